@@ -1,0 +1,148 @@
+/**
+ * One connection to the server: opened, greeted, and then frames both ways. Owned by a ServerSession, which opens a new
+ * one when it breaks. The mask of a client's frames is zero: `ws` then skips the masking loop (twice the throughput).
+ */
+import { WebSocket } from 'ws';
+import { errno, FsError } from '../../shared/errno.ts';
+import { limits } from '../../shared/limits.ts';
+import { decodeFrame, encodeFrame } from '../../shared/protocol/frame.ts';
+import { frameKind, operations, PROTOCOL_VERSION, type ReplyOf } from '../../shared/protocol/messages.ts';
+import { ProtocolError } from '../../shared/protocol/schema.ts';
+import type { Transport } from '../../shared/transport/transport.ts';
+import { WebSocketTransport, webSocketOptions } from '../../shared/transport/websocket-transport.ts';
+import type { ServerAddress } from './server-address.ts';
+
+export type HelloReply = ReplyOf<'hello'>;
+
+export interface LinkEvents {
+  /** A frame from the server, its kind already checked to be REPLY. */
+  reply(frame: unknown[]): void;
+  /** Once, after it was open. */
+  closed(reason: string): void;
+}
+
+/** The server was reached and said no; trying again later changes nothing. */
+export class RefusedError extends Error {
+  override readonly name = 'RefusedError';
+}
+
+const HELLO_SEQ = 0;
+
+export class Link {
+  readonly #transport: Transport;
+  readonly hello: HelloReply;
+
+  private constructor(transport: Transport, hello: HelloReply) {
+    this.#transport = transport;
+    this.hello = hello;
+  }
+
+  /**
+   * Connects and says hello, going on with `session` if the server still knows it. Rejects with RefusedError when the
+   * server says no, with FsError (errno of the network) otherwise.
+   */
+  static async open(
+    address: ServerAddress,
+    client: string,
+    session: Uint8Array | undefined,
+    events: LinkEvents,
+  ): Promise<Link> {
+    const socket = await openSocket(address);
+    return new Promise<Link>((resolve, reject) => {
+      let link: Link | undefined;
+      let bye: string | undefined;
+      const fail = (error: Error) => {
+        clearTimeout(timer);
+        reject(error);
+        transport.terminate();
+      };
+      const timer = setTimeout(() => fail(new FsError(errno.ETIMEDOUT, 'hello')), limits.helloTimeoutMs);
+      const transport = new WebSocketTransport(socket, {
+        message: (fragments) => {
+          try {
+            const frame = decodeFrame(fragments);
+            if (frame[0] === frameKind.BYE) bye = String(frame[1]);
+            else if (frame[0] !== frameKind.REPLY)
+              throw new ProtocolError(`frame kind ${String(frame[0])} is not known`);
+            else if (link) events.reply(frame);
+            else {
+              link = new Link(transport, helloReplyOf(frame));
+              clearTimeout(timer);
+              resolve(link);
+            }
+          } catch (error) {
+            if (link) transport.close(String(error));
+            else fail(error as Error);
+          }
+        },
+        closed: (reason) => {
+          if (link) events.closed(bye ?? reason);
+          else fail(new FsError(errno.ECONNRESET, bye ?? reason));
+        },
+        drained: () => {},
+      });
+      transport.send(encodeFrame(helloFrame(address, client, session)).head);
+    });
+  }
+
+  send(elements: unknown[], bulk?: Uint8Array): void {
+    const frame = encodeFrame(elements, bulk);
+    this.#transport.send(frame.head, frame.bulk);
+  }
+
+  close(): void {
+    this.#transport.close('unmounted');
+  }
+
+  terminate(): void {
+    this.#transport.terminate();
+  }
+}
+
+function helloFrame(address: ServerAddress, client: string, session: Uint8Array | undefined): unknown[] {
+  const { code, request } = operations.hello;
+  const body = request.encode({ protocol: PROTOCOL_VERSION, export: address.exportName, session, client });
+  return [frameKind.REQUEST, HELLO_SEQ, 0, code, [], body];
+}
+
+function helloReplyOf(frame: unknown[]): HelloReply {
+  const [, , code, result] = frame;
+  if (code !== 0) throw new RefusedError(typeof result === 'string' ? result : `refused with errno ${String(code)}`);
+  const reply = operations.hello.reply.decode(result);
+  if (reply.protocol !== PROTOCOL_VERSION) {
+    throw new RefusedError(
+      `the server speaks version ${reply.protocol} of the protocol, this client ${PROTOCOL_VERSION}`,
+    );
+  }
+  // The frame's buffer goes away with the frame; these stay.
+  return {
+    ...reply,
+    session: Buffer.from(reply.session),
+    instance: Buffer.from(reply.instance),
+    root: { ...reply.root, inode: Buffer.from(reply.root.inode) },
+  };
+}
+
+function openSocket(address: ServerAddress): Promise<WebSocket> {
+  return new Promise((resolve, reject) => {
+    const socket = new WebSocket(address.url, {
+      ...webSocketOptions,
+      handshakeTimeout: limits.helloTimeoutMs,
+      generateMask: (mask: Buffer) => {
+        mask.fill(0);
+      },
+    });
+    socket.once('open', () => {
+      socket.removeAllListeners('error');
+      resolve(socket);
+    });
+    socket.once('unexpected-response', (_request, response) => {
+      socket.terminate();
+      reject(new RefusedError(`HTTP ${response.statusCode}: something else than a weft server answers there`));
+    });
+    socket.once('error', (error: NodeJS.ErrnoException) => {
+      const code = error.code as keyof typeof errno | undefined;
+      reject(new FsError(code && code in errno ? errno[code] : errno.EHOSTUNREACH, 'connect', { cause: error }));
+    });
+  });
+}

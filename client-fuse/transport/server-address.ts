@@ -1,0 +1,27 @@
+/** Where a server is and which export is meant: `ws://HOST:PORT/EXPORT`, as the command line and fstab give it. */
+export interface ServerAddress {
+  readonly host: string;
+  readonly port: number;
+  /** `/` for a server's only export. */
+  readonly exportName: string;
+  /** What the WebSocket connects to. */
+  readonly url: string;
+}
+
+export const DEFAULT_PORT = 7333;
+
+/** Throws an Error whose message says what is wrong with `text`. */
+export function parseServerAddress(text: string): ServerAddress {
+  const example = 'an address looks like ws://HOST:7333/ or ws://HOST:7333/EXPORT';
+  let url: URL;
+  try {
+    url = new URL(text.includes('://') ? text : `ws://${text}`);
+  } catch {
+    throw new Error(`"${text}" is not an address: ${example}`);
+  }
+  if (url.protocol !== 'ws:') throw new Error(`"${text}": ${url.protocol}// is not supported: ${example}`);
+  if (url.hostname === '') throw new Error(`"${text}" names no host: ${example}`);
+  const port = url.port === '' ? DEFAULT_PORT : Number(url.port);
+  const exportName = decodeURIComponent(url.pathname).replace(/^\/+|\/+$/g, '') || '/';
+  return { host: url.hostname, port, exportName, url: `ws://${url.hostname}:${port}/` };
+}

@@ -1,0 +1,245 @@
+/**
+ * The client's session with a server: requests out, replies to whoever waits, over two connections (lanes), so that
+ * bulk data never hold up a small reply. A broken connection is opened again; unanswered requests are then sent again
+ * under their old sequence number, and the server answers what it has already done from its memory. Callers wait
+ * meanwhile (a hard mount), they are not told.
+ *
+ * Owned by the mount (or a test). Invariant: a request is in `#pending` from its first sending to its reply.
+ */
+import { hostname } from 'node:os';
+import { Mutex } from 'async-mutex';
+import type { Logger } from 'pino';
+import { errno, FsError } from '../../shared/errno.ts';
+import { KiB, limits } from '../../shared/limits.ts';
+import {
+  frameKind,
+  type OperationName,
+  operations,
+  type ReplyOf,
+  type RequestOf,
+} from '../../shared/protocol/messages.ts';
+import { ProtocolError } from '../../shared/protocol/schema.ts';
+import { reconnectDelayMs } from './backoff.ts';
+import { type HelloReply, Link, RefusedError } from './link.ts';
+import type { ServerAddress } from './server-address.ts';
+
+/** uid, gid, then supplementary groups. */
+export type CallerIdentity = readonly number[];
+
+type Lane = 'small' | 'bulk';
+
+/** Requests and replies with more data than this travel on the bulk lane. */
+const BULK_BYTES = 64 * KiB;
+
+interface Pending {
+  readonly seq: number;
+  readonly operation: OperationName;
+  readonly caller: CallerIdentity;
+  readonly body: unknown;
+  readonly bulk: Uint8Array | undefined;
+  readonly lane: Lane;
+  readonly resolve: (reply: Answer<OperationName>) => void;
+  readonly reject: (error: unknown) => void;
+}
+
+export interface Answer<N extends OperationName> {
+  readonly reply: ReplyOf<N>;
+  /** A view of the received message; empty for operations without bulk data. */
+  readonly bulk: Uint8Array;
+}
+
+export interface CallOptions {
+  readonly bulk?: Uint8Array;
+  /** When aborted, the server is asked to give up the wait; the reply (EINTR, or success after all) still comes. */
+  readonly signal?: AbortSignal;
+}
+
+const NO_BULK = new Uint8Array(0);
+
+export class ServerSession {
+  readonly address: ServerAddress;
+  readonly #log: Logger;
+  readonly #client = `${hostname()}:${process.pid}`;
+  readonly #links = new Map<Lane, Link>();
+  readonly #pending = new Map<number, Pending>();
+  /** Waiting for a place among the requests in flight. */
+  readonly #queued: Pending[] = [];
+  /** Lanes are opened one after the other: the second must join the session that the first was given. */
+  readonly #opening = new Mutex();
+  #hello!: HelloReply;
+  #lastSeq = 0;
+  #closed = false;
+  /** Counts the sessions this client has had: handles of an earlier one are gone. */
+  epoch = 0;
+  /** When the server went away (milliseconds since 1970), for status; undefined while it is there. */
+  unreachableSinceMs: number | undefined;
+
+  private constructor(address: ServerAddress, log: Logger) {
+    this.address = address;
+    this.#log = log;
+  }
+
+  /** Rejects with an Error whose message names the address and the next step. */
+  static async connect(address: ServerAddress, log: Logger): Promise<ServerSession> {
+    const session = new ServerSession(address, log);
+    try {
+      await session.#open('small');
+      await session.#open('bulk');
+    } catch (error) {
+      session.close();
+      throw new Error(explainConnectError(address, error), { cause: error });
+    }
+    return session;
+  }
+
+  /** What the server said when the session was opened. */
+  get hello(): HelloReply {
+    return this.#hello;
+  }
+
+  get inFlight(): number {
+    return this.#pending.size + this.#queued.length;
+  }
+
+  /** Sends a request and resolves with its reply. Rejects with FsError: the server's errno. */
+  async call<N extends OperationName>(
+    operation: N,
+    caller: CallerIdentity,
+    request: RequestOf<N>,
+    options: CallOptions = {},
+  ): Promise<ReplyOf<N>> {
+    return (await this.callForBulk(operation, caller, request, options)).reply;
+  }
+
+  /** The same, with the reply's bulk data. */
+  callForBulk<N extends OperationName>(
+    operation: N,
+    caller: CallerIdentity,
+    request: RequestOf<N>,
+    { bulk, signal }: CallOptions = {},
+  ): Promise<Answer<N>> {
+    if (this.#closed) return Promise.reject(new FsError(errno.ESHUTDOWN, operation));
+    const seq = ++this.#lastSeq;
+    const { encode } = operations[operation].request as { encode(value: unknown): unknown };
+    const expected = 'size' in request && operation === 'read' ? (request.size as number) : 0;
+    const lane = Math.max(bulk?.length ?? 0, expected) > BULK_BYTES ? 'bulk' : 'small';
+    return new Promise<Answer<N>>((resolve, reject) => {
+      const settle = resolve as unknown as Pending['resolve'];
+      const pending: Pending = { seq, operation, caller, body: encode(request), bulk, lane, resolve: settle, reject };
+      if (this.#pending.size >= limits.maxRequestsInFlight) this.#queued.push(pending);
+      else this.#start(pending);
+      signal?.addEventListener('abort', () => this.#cancel(pending), { once: true });
+    });
+  }
+
+  /** Ends the session: the server lets go of its handles, callers that wait get ESHUTDOWN. */
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    for (const link of this.#links.values()) link.close();
+    const waiting = [...this.#pending.values(), ...this.#queued];
+    this.#pending.clear();
+    this.#queued.length = 0;
+    for (const { operation, reject } of waiting) reject(new FsError(errno.ESHUTDOWN, operation));
+  }
+
+  #start(pending: Pending): void {
+    this.#pending.set(pending.seq, pending);
+    this.#send(pending);
+  }
+
+  #send({ seq, operation, caller, body, bulk, lane }: Pending): void {
+    // Nothing before the oldest unanswered request will be asked again. Sequence numbers enter #pending in order.
+    const [oldest] = this.#pending.keys();
+    const acknowledged = (oldest ?? seq) - 1;
+    this.#links.get(lane)?.send([frameKind.REQUEST, seq, acknowledged, operations[operation].code, caller, body], bulk);
+  }
+
+  #cancel(pending: Pending): void {
+    if (this.#pending.has(pending.seq)) this.#links.get(pending.lane)?.send([frameKind.CANCEL, pending.seq]);
+  }
+
+  #reply(frame: unknown[]): void {
+    const [, seq, code, result, bulk] = frame;
+    const pending = this.#pending.get(seq as number);
+    if (pending === undefined) return; // answered already, over an earlier connection
+    this.#pending.delete(pending.seq);
+    const next = this.#queued.shift();
+    if (next) this.#start(next);
+    if (code !== 0) {
+      pending.reject(new FsError(Number(code), pending.operation));
+      return;
+    }
+    try {
+      const reply = operations[pending.operation].reply.decode(result) as ReplyOf<OperationName>;
+      pending.resolve({ reply, bulk: bulk instanceof Uint8Array ? bulk : NO_BULK });
+    } catch (error) {
+      pending.reject(new FsError(errno.EPROTO, pending.operation, { cause: error }));
+      if (error instanceof ProtocolError) throw error; // ends this connection
+    }
+  }
+
+  #open(lane: Lane): Promise<void> {
+    return this.#opening.runExclusive(() => this.#openLane(lane));
+  }
+
+  async #openLane(lane: Lane): Promise<void> {
+    const session = this.#hello?.session;
+    const link: Link = await Link.open(this.address, this.#client, session, {
+      reply: (frame) => this.#reply(frame),
+      closed: (reason) => this.#lost(lane, link, reason),
+    });
+    if (this.#closed) return link.close();
+    if (this.#hello && !link.hello.resumed && !Buffer.from(link.hello.session).equals(this.#hello.session)) {
+      this.epoch++;
+      this.#log.warn({ server: this.address.url }, 'the server has forgotten this session; files are opened anew');
+    }
+    this.#hello = link.hello;
+    this.#links.set(lane, link);
+  }
+
+  #lost(lane: Lane, link: Link, reason: string): void {
+    if (this.#closed || this.#links.get(lane) !== link) return;
+    this.#links.delete(lane);
+    if (this.unreachableSinceMs === undefined) {
+      this.unreachableSinceMs = Date.now();
+      this.#log.warn({ server: this.address.url, reason }, 'connection lost; callers wait while it is opened again');
+    }
+    void this.#reconnect(lane);
+  }
+
+  /** Never rejects: it tries until it is connected, or the session is closed. */
+  async #reconnect(lane: Lane): Promise<void> {
+    for (let attempt = 0; !this.#closed; attempt++) {
+      try {
+        await this.#open(lane);
+        break;
+      } catch (error) {
+        if (error instanceof RefusedError && attempt === 0) {
+          this.#log.error({ server: this.address.url, reason: error.message }, 'the server refuses this client');
+        }
+        const delayMs = reconnectDelayMs(attempt);
+        await new Promise((resolve) => setTimeout(resolve, delayMs));
+      }
+    }
+    if (this.#closed) return;
+    for (const pending of this.#pending.values()) if (pending.lane === lane) this.#send(pending);
+    if (this.#links.size < 2 || this.unreachableSinceMs === undefined) return;
+    const seconds = (Date.now() - this.unreachableSinceMs) / 1000;
+    this.unreachableSinceMs = undefined;
+    this.#log.info({ server: this.address.url, seconds }, 'connected again');
+  }
+}
+
+/** One line for whoever typed the address. */
+export function explainConnectError(address: ServerAddress, error: unknown): string {
+  const at = `${address.host}:${address.port}`;
+  if (error instanceof RefusedError) return `${at}: ${error.message}`;
+  const code = error instanceof FsError ? error.code : undefined;
+  if (code === errno.ECONNREFUSED) {
+    return `${at}: nothing listens there; start the server with \`weft serve DIR --listen ${at}\`, or correct the address`;
+  }
+  if (code === errno.ETIMEDOUT) return `${at}: no answer; check the address and whether a firewall is in between`;
+  const cause = error instanceof Error && error.cause instanceof Error ? error.cause.message : String(error);
+  return `${at}: cannot connect (${cause}); check the host name and the network`;
+}

@@ -1,0 +1,22 @@
+/** The program's log: JSON lines on standard error, for journald and people with `jq`. Nothing per request by default. */
+import { InvalidArgumentError, Option } from 'commander';
+import pino, { type Logger } from 'pino';
+
+const LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'silent'] as const;
+
+export const logLevelOption = new Option('--log-level <LEVEL>', 'what goes to the log on standard error')
+  .choices(LEVELS)
+  .default('info');
+
+export function openLog(level: string, name: string): Logger {
+  return pino({ level, name, base: { pid: process.pid } }, pino.destination({ dest: 2, sync: true }));
+}
+
+/** Parses a whole number for commander. */
+export function wholeNumber(min: number, max: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (Number.isInteger(value) && value >= min && value <= max) return value;
+    throw new InvalidArgumentError(`a whole number from ${min} to ${max} is needed.`);
+  };
+}

@@ -1,0 +1,139 @@
+/**
+ * `weft mount URL MOUNTPOINT`: parses, then supervises (in the background unless -f); and the hidden `mount-client`, the
+ * supervised process that talks to the server and the kernel.
+ */
+import { resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { type Command, Option } from 'commander';
+import type { Logger } from 'pino';
+import { backgroundParent, mountInBackground } from '../../client-fuse/mount/background.ts';
+import { type MountOptions, parseMountOptions } from '../../client-fuse/mount/mount-options.ts';
+import { failMount, serveMount } from '../../client-fuse/mount/serve-mount.ts';
+import { superviseMount } from '../../client-fuse/mount/supervisor.ts';
+import { parseServerAddress } from '../../client-fuse/transport/server-address.ts';
+import { ServerSession } from '../../client-fuse/transport/server-session.ts';
+import { RemoteFilesystem } from '../../client-fuse/vfs/remote-filesystem.ts';
+import { logLevelOption, openLog } from './log.ts';
+
+interface MountCommandOptions {
+  readonly foreground?: true;
+  readonly o: string[];
+  readonly driver: 'kernel' | 'fuse-native';
+  readonly logFile?: string;
+  readonly logLevel: string;
+}
+
+const collect = (text: string, earlier: string[]): string[] => [...earlier, text];
+const mountOption = () =>
+  new Option('-o <OPTIONS>', 'as mount(8): ro, allow_other, uid=, gid=, umask=, noatime, ...')
+    .argParser(collect)
+    .default([]);
+const driverOption = () =>
+  new Option('--driver <NAME>', 'how to talk to the kernel; fuse-native needs libfuse2')
+    .choices(['kernel', 'fuse-native'])
+    .default('kernel');
+
+export function addMountCommand(program: Command): void {
+  program
+    .command('mount')
+    .description('mount an export of a server; returns when the mount answers')
+    .argument('URL', 'ws://HOST:PORT/ or ws://HOST:PORT/EXPORT')
+    .argument('MOUNTPOINT', 'an empty directory')
+    .option('-f, --foreground', 'stay in the foreground; Ctrl-C unmounts')
+    .addOption(mountOption())
+    .addOption(driverOption())
+    .option('--log-file <FILE>', 'in the background: where the log goes (default: nowhere)')
+    .addOption(logLevelOption)
+    .addHelpText('after', '\nExample:\n  weft mount ws://127.0.0.1:7333/ /mnt/projects -o allow_other,noatime')
+    .action(mount);
+  program
+    .command('mount-client', { hidden: true })
+    .argument('URL')
+    .addOption(mountOption())
+    .addOption(driverOption())
+    .addOption(logLevelOption)
+    .action(mountClient);
+}
+
+function self(...args: string[]): string[] {
+  return [process.execPath, fileURLToPath(new URL('../weft.cjs', import.meta.url)), ...args];
+}
+
+async function mount(url: string, mountpoint: string, options: MountCommandOptions): Promise<void> {
+  // What can be wrong with the command line is said at once, by the process that has the terminal.
+  parseServerAddress(url);
+  const parsed = parseMountOptions(options.o);
+  const passed = [...options.o.flatMap((one) => ['-o', one]), '--driver', parsed.client.driver ?? options.driver];
+  passed.push('--log-level', options.logLevel);
+  const path = resolve(mountpoint);
+  if (!options.foreground) {
+    const report = (line: string) => console.error(`weft: ${line}`);
+    const place = options.logFile === undefined ? {} : { logFile: resolve(options.logFile) };
+    process.exitCode = await mountInBackground(self('mount', url, path, '-f', ...passed), { report, ...place });
+    return;
+  }
+  await superviseInForeground(url, path, parsed, options, self('mount-client', url, ...passed));
+}
+
+async function superviseInForeground(
+  url: string,
+  mountpoint: string,
+  options: MountOptions,
+  { logLevel }: MountCommandOptions,
+  clientCommand: string[],
+): Promise<void> {
+  const parent = backgroundParent();
+  const report = (line: string) => {
+    if (parent) void parent.report(line);
+    else console.error(`weft: ${line}`);
+  };
+  try {
+    process.exitCode = await superviseMount({
+      source: url,
+      mountpoint,
+      options,
+      clientCommand,
+      log: openLog(logLevel, 'weft mount'),
+      report,
+      onMounted: () => void parent?.mounted(),
+    });
+  } catch (error) {
+    if (parent === undefined) throw error;
+    await parent.report((error as Error).message);
+    process.exitCode = 1;
+  }
+}
+
+async function mountClient(url: string, options: MountCommandOptions): Promise<void> {
+  const log = openLog(options.logLevel, 'weft client');
+  const { client, allowOther } = parseMountOptions(options.o);
+  let session: ServerSession | undefined;
+  try {
+    session = await ServerSession.connect(parseServerAddress(url), log);
+    const filesystem = new RemoteFilesystem(session, client);
+    await serveMount({ filesystem, log, ...client, checkPermissions: needsKernelChecks(session, allowOther) });
+    process.exitCode = 0;
+  } catch (error) {
+    await failMount((error as Error).message);
+    process.exitCode = 1;
+  } finally {
+    session?.close();
+  }
+  endWhenIdle(log);
+}
+
+/**
+ * The server enforces every request's rights, but the kernel opens fifos, sockets and devices without a request: it must
+ * know the rights too, unless only the mounting user can come here and the server does not tell users apart anyway.
+ */
+function needsKernelChecks(session: ServerSession, allowOther: boolean): boolean {
+  return allowOther || session.hello.identity === 'caller';
+}
+
+/** A connection that lingers must not keep a process whose mount is gone. */
+function endWhenIdle(log: Logger): void {
+  setTimeout(() => {
+    log.debug('ending with something still open');
+    process.exit();
+  }, 1000).unref();
+}

@@ -1,0 +1,14 @@
+/** `weft umount MOUNTPOINT`. */
+import { resolve } from 'node:path';
+import type { Command } from 'commander';
+import { unmount } from '../../client-fuse/mount/unmount.ts';
+
+export function addUmountCommand(program: Command): void {
+  program
+    .command('umount')
+    .description('unmount; waits until everything written has reached the server')
+    .argument('MOUNTPOINT')
+    .option('--lazy', 'take it out of the tree now, and let programs that still use it finish')
+    .addHelpText('after', '\nExample:\n  weft umount /mnt/projects')
+    .action((mountpoint: string, { lazy }: { lazy?: true }) => unmount(resolve(mountpoint), { lazy: lazy ?? false }));
+}

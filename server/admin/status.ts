@@ -1,0 +1,81 @@
+/** What `weft status` shows of a server: a snapshot as plain data, read by people and by scripts (`--json`). */
+import type { Export } from '../export.ts';
+import type { Session } from '../session/session.ts';
+
+/** What the snapshot is taken of; the server is one. */
+export interface StatusSource {
+  readonly startedMs: number;
+  readonly connectionCount: number;
+  readonly dispatcher: { readonly unexpectedErrors: number; readonly counts: ReadonlyMap<string, number> };
+  readonly exports: ReadonlyMap<string, Export>;
+  readonly sessions: { readonly all: Iterable<Session> };
+}
+
+export interface ServerStatus {
+  readonly pid: number;
+  readonly uptimeSeconds: number;
+  readonly memoryBytes: number;
+  readonly connections: number;
+  readonly unexpectedErrors: number;
+  readonly requests: Readonly<Record<string, number>>;
+  readonly exports: readonly {
+    name: string;
+    directory: string;
+    readOnly: boolean;
+    squash: string;
+    guarantees: string[];
+  }[];
+  readonly sessions: readonly {
+    client: string;
+    export: string;
+    sinceSeconds: number;
+    connections: number;
+    absentSeconds: number | null;
+    openFiles: number;
+    requestsInFlight: number;
+    requests: number;
+    bytesRead: number;
+    bytesWritten: number;
+  }[];
+}
+
+export function statusOf(server: StatusSource): ServerStatus {
+  const nowMs = Date.now();
+  return {
+    pid: process.pid,
+    uptimeSeconds: Math.round((nowMs - server.startedMs) / 1000),
+    memoryBytes: process.memoryUsage.rss(),
+    connections: server.connectionCount,
+    unexpectedErrors: server.dispatcher.unexpectedErrors,
+    requests: Object.fromEntries(server.dispatcher.counts),
+    exports: [...server.exports.values()].map((one) => ({
+      name: one.name,
+      directory: one.directory,
+      readOnly: one.readOnly,
+      squash: one.squash,
+      guarantees: guaranteesOf(one.usesKernelHandles),
+    })),
+    sessions: [...server.sessions.all].map((session) => ({
+      client: session.client,
+      export: session.exported.name,
+      sinceSeconds: Math.round((nowMs - session.createdMs) / 1000),
+      connections: session.connections,
+      absentSeconds: session.absentSinceMs === undefined ? null : Math.round((nowMs - session.absentSinceMs) / 1000),
+      openFiles: session.openFiles,
+      requestsInFlight: session.inFlight,
+      requests: session.requests,
+      bytesRead: session.bytesRead,
+      bytesWritten: session.bytesWritten,
+    })),
+  };
+}
+
+function guaranteesOf(usesKernelHandles: boolean): string[] {
+  return [
+    'whole writes: one write(2) up to max_write never interleaves with another, on any mount or on disk',
+    'coherence: clients ask the server each time, no caches',
+    usesKernelHandles
+      ? 'handles survive renames and a restart of the server'
+      : 'handles end with the server, and when a local program renames a file (no kernel handles here)',
+  ];
+}

@@ -1,0 +1,229 @@
+/**
+ * Handlers of operations on a file's data. Each takes the page-range lock of what it touches, for as long as it runs:
+ * read shared, everything else exclusive; append from the page of the end of file on, copies both ranges in a fixed order.
+ */
+import { fdatasync, fsync } from 'node:fs';
+import { promisify } from 'node:util';
+import { BufferPool } from '../../shared/buffer-pool.ts';
+import { errno, errnoOf, FsError } from '../../shared/errno.ts';
+import type { Eventually } from '../../shared/eventually.ts';
+import { limits, MiB } from '../../shared/limits.ts';
+import { FALLOC, SEEK } from '../../shared/linux/constants.ts';
+import { copyFileRangeAsync, fallocateAsync, fstat, lseek } from '../../shared/linux/libc.ts';
+import type { ReplyOf, RequestOf } from '../../shared/protocol/messages.ts';
+import { type Cancellable, type Grant, pagesFrom, pagesOf } from '../state/page-range-lock-queue.ts';
+import { type OpenFile, readFully, writeFully } from '../store/open-file.ts';
+import { wrongKind } from './attributes.ts';
+import { BulkReply, DONE, type Handlers, type RequestContext } from './handler.ts';
+
+/** Enough for the replies that a few clients have queued. */
+const buffers = new BufferPool(64 * MiB);
+const UNVERSIONED = 0;
+/** The largest file offset of ext4 and xfs is below it; beyond, Linux says EFBIG. */
+const MAX_OFFSET = Number.MAX_SAFE_INTEGER;
+
+const dataSync = promisify(fdatasync);
+const fullSync = promisify(fsync);
+
+export const dataHandlers: Handlers<'read' | 'write' | 'fsync' | 'fallocate' | 'lseek' | 'copyFileRange' | 'syncfs'> = {
+  read: { mutates: false, handle: read },
+  write: { mutates: true, handle: write },
+  fsync: {
+    mutates: false,
+    handle: async ({ session }, { handle, dataOnly }) => {
+      const file = session.file(handle);
+      using _use = file.use();
+      await synchronize(file.fd, dataOnly ? 'data' : 'all');
+      return DONE;
+    },
+  },
+  fallocate: { mutates: true, handle: fallocate },
+  lseek: {
+    mutates: false,
+    handle: ({ session }, { handle, offset, whence }) => {
+      if (whence !== SEEK.DATA && whence !== SEEK.HOLE) throw new FsError(errno.EINVAL, 'lseek');
+      return { offset: lseek(regular(session.file(handle)).fd, offset, whence) };
+    },
+  },
+  copyFileRange: { mutates: true, handle: copyFileRange },
+  syncfs: {
+    mutates: false,
+    handle: async ({ store }) => {
+      await store.sync();
+      return DONE;
+    },
+  },
+};
+
+function regular(file: OpenFile): OpenFile {
+  if (file.isDirectory) throw wrongKind(true);
+  return file;
+}
+
+type ReadReply = BulkReply<ReplyOf<'read'>>;
+
+/** Without contention, and with the data in the page cache, it answers without an await. */
+function read(context: RequestContext, request: RequestOf<'read'>): Eventually<ReadReply> {
+  const file = regular(context.session.file(request.handle));
+  if (request.size > limits.maxDataBytes) throw new FsError(errno.EINVAL, 'read');
+  const range = pagesOf(request.offset, request.size);
+  const grant = file.inode.rangeLocks.acquire('shared', range, context.request);
+  if (grant instanceof Promise) return grant.then((held) => readLocked(context, file, request, held));
+  return readLocked(context, file, request, grant);
+}
+
+function readLocked(
+  context: RequestContext,
+  file: OpenFile,
+  request: RequestOf<'read'>,
+  grant: Grant,
+): Eventually<ReadReply> {
+  const use = file.use();
+  const release = () => {
+    use[Symbol.dispose]();
+    grant[Symbol.dispose]();
+  };
+  let pending: Promise<number>;
+  let version = UNVERSIONED;
+  const buffer = buffers.take(request.size);
+  const target = buffer.subarray(0, request.size);
+  const reply = (count: number): ReadReply => {
+    context.session.bytesRead += count;
+    return new BulkReply({ version, unchanged: false }, target.subarray(0, count), () => buffers.giveBack(buffer));
+  };
+  try {
+    if (request.knownVersion !== undefined) {
+      version = versionOf(file);
+      if (version === request.knownVersion) {
+        buffers.giveBack(buffer);
+        release();
+        return new BulkReply({ version, unchanged: true }, target.subarray(0, 0), () => {});
+      }
+    }
+    const count = readFully(file.fd, target, request.offset);
+    if (typeof count === 'number') {
+      release();
+      return reply(count);
+    }
+    pending = count;
+  } catch (error) {
+    release();
+    throw error;
+  }
+  return pending.finally(release).then(reply);
+}
+
+/** A local program's change shows in the size or the change time. */
+function versionOf(file: OpenFile): number {
+  const { size, ctime, mtime } = fstat(file.fd);
+  return file.inode.versionAt(`${size} ${ctime.sec}.${ctime.nsec} ${mtime.sec}.${mtime.nsec}`);
+}
+
+async function write(
+  context: RequestContext,
+  request: RequestOf<'write'>,
+  data: Uint8Array,
+): Promise<ReplyOf<'write'>> {
+  const file = regular(context.session.file(request.handle));
+  if (data.length > limits.maxDataBytes) throw new FsError(errno.EINVAL, 'write');
+  if (!request.append && request.offset + data.length > MAX_OFFSET) throw new FsError(errno.EFBIG, 'write');
+  using _use = file.use();
+  using _grant = request.append
+    ? await lockEndOfFile(file, context.request)
+    : await file.inode.rangeLocks.acquire('exclusive', pagesOf(request.offset, data.length), context.request);
+  if (request.killSuidgid) context.store.killSuidgid(file.inode);
+  const written = request.append
+    ? await writeFully(file.appendDescriptor(), data, null)
+    : await writeFully(file.fd, data, request.offset);
+  file.inode.dataChanged();
+  if (request.sync !== 'none') await synchronize(file.fd, request.sync);
+  context.session.bytesWritten += written;
+  return { written };
+}
+
+/**
+ * The end of the file can move while the lock is waited for, so it is looked at again under the lock: growth leaves the
+ * locked range right, only a file that shrank below it needs an earlier start.
+ */
+async function lockEndOfFile(file: OpenFile, cancellable: Cancellable): Promise<Grant> {
+  for (;;) {
+    const size = fstat(file.fd).size;
+    const grant = await file.inode.rangeLocks.acquire('exclusive', pagesFrom(size), cancellable);
+    if (fstat(file.fd).size >= size) return grant;
+    grant[Symbol.dispose]();
+  }
+}
+
+async function synchronize(fd: number, what: 'data' | 'all'): Promise<void> {
+  try {
+    await (what === 'data' ? dataSync(fd) : fullSync(fd));
+  } catch (error) {
+    throw new FsError(errnoOf(error), 'fsync', { cause: error });
+  }
+}
+
+/** Collapsing and inserting move everything behind `offset`; the other modes change their own range, and the size. */
+async function fallocate(context: RequestContext, request: RequestOf<'fallocate'>): Promise<Record<string, never>> {
+  const { mode, offset, length } = request;
+  const file = regular(context.session.file(request.handle));
+  if (offset + length > MAX_OFFSET) throw new FsError(errno.EFBIG, 'fallocate');
+  const keepsSize = (mode & FALLOC.KEEP_SIZE) !== 0;
+  const range = keepsSize ? pagesOf(offset, length) : pagesFrom(Math.min(offset, fstat(file.fd).size));
+  using _use = file.use();
+  using _grant = await file.inode.rangeLocks.acquire('exclusive', range, context.request);
+  await fallocateAsync(file.fd, mode, offset, length);
+  file.inode.dataChanged();
+  return DONE;
+}
+
+/** Locks source and target in the order of inode and offset, so that two copies cannot wait for each other. */
+async function copyFileRange(
+  context: RequestContext,
+  request: RequestOf<'copyFileRange'>,
+): Promise<ReplyOf<'copyFileRange'>> {
+  const { offsetIn, offsetOut } = request;
+  const source = regular(context.session.file(request.handleIn));
+  const target = regular(context.session.file(request.handleOut));
+  // A piece at a time: the lock is held, and a copy on a disk without reflinks takes its time.
+  const length = Math.min(request.length, limits.maxDataBytes);
+  if (length === 0) return { copied: 0 };
+  using _useSource = source.use();
+  using _useTarget = target.use();
+  using _grants = await lockBoth(source, target, offsetIn, offsetOut, length, context.request);
+  const copied = await copyFileRangeAsync(source.fd, offsetIn, target.fd, offsetOut, length);
+  target.inode.dataChanged();
+  return { copied };
+}
+
+async function lockBoth(
+  source: OpenFile,
+  target: OpenFile,
+  offsetIn: number,
+  offsetOut: number,
+  length: number,
+  cancellable: Cancellable,
+): Promise<Disposable> {
+  const from = pagesOf(offsetIn, length);
+  const to = pagesOf(offsetOut, length);
+  if (source.inode === target.inode) {
+    const whole = { start: Math.min(from.start, to.start), end: Math.max(from.end, to.end) };
+    return source.inode.rangeLocks.acquire('exclusive', whole, cancellable);
+  }
+  const lockSource = () => source.inode.rangeLocks.acquire('shared', from, cancellable);
+  const lockTarget = () => target.inode.rangeLocks.acquire('exclusive', to, cancellable);
+  const [lockFirst, lockSecond] =
+    source.inode.key < target.inode.key ? [lockSource, lockTarget] : [lockTarget, lockSource];
+  const first = await lockFirst();
+  try {
+    const second = await lockSecond();
+    return {
+      [Symbol.dispose]: () => {
+        second[Symbol.dispose]();
+        first[Symbol.dispose]();
+      },
+    };
+  } catch (error) {
+    first[Symbol.dispose]();
+    throw error;
+  }
+}

@@ -1,0 +1,52 @@
+/**
+ * What a handler is: one function an operation, from a validated request to a reply. It throws FsError for an expected
+ * failure. A handler that awaits holds nothing but `using` resources across the await.
+ */
+import type { Eventually } from '../../shared/eventually.ts';
+import type { OperationName, ReplyOf, RequestOf, WireEntry } from '../../shared/protocol/messages.ts';
+import type { InFlightRequest } from '../session/in-flight-request.ts';
+import type { Session } from '../session/session.ts';
+import type { Identity } from '../store/identity.ts';
+import type { FoundInode } from '../store/inode-table.ts';
+import type { Store } from '../store/store.ts';
+
+export interface RequestContext {
+  readonly session: Session;
+  readonly store: Store;
+  readonly identity: Identity;
+  /** Says when the caller gave up, to whoever waits for a lock. */
+  readonly request: InFlightRequest;
+}
+
+/** A reply with bulk data, and what to do when it has left. */
+export class BulkReply<R> {
+  readonly reply: R;
+  readonly bulk: Uint8Array;
+  readonly flushed: () => void;
+
+  constructor(reply: R, bulk: Uint8Array, flushed: () => void) {
+    this.reply = reply;
+    this.bulk = bulk;
+    this.flushed = flushed;
+  }
+}
+
+export interface Handler<N extends OperationName> {
+  /** Refused with EROFS on a read-only export. */
+  readonly mutates: boolean;
+  handle(
+    context: RequestContext,
+    request: RequestOf<N>,
+    bulk: Uint8Array,
+  ): Eventually<ReplyOf<N> | BulkReply<ReplyOf<N>>>;
+}
+
+export type Handlers<N extends OperationName> = { readonly [K in N]: Handler<K> };
+
+export const DONE = {};
+
+/** The wire's form of an inode that was found; the session remembers it where the server needs that. */
+export function entryOf(context: RequestContext, found: FoundInode): WireEntry {
+  if (!context.session.exported.usesKernelHandles) context.session.remember(found.inode);
+  return { inode: found.inode.handle, attributes: found.attributes };
+}

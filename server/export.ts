@@ -1,0 +1,14 @@
+/** A directory that the server exports: its name, its rules, and its store. Lives as long as the server. */
+import type { Squash } from './store/identity.ts';
+import type { Store } from './store/store.ts';
+
+export interface Export {
+  /** `/` for a server's only export, else a name without slashes. */
+  readonly name: string;
+  readonly directory: string;
+  readonly readOnly: boolean;
+  readonly squash: Squash;
+  readonly store: Store;
+  /** False: clients must say which inodes they forgot. */
+  readonly usesKernelHandles: boolean;
+}

@@ -1,0 +1,37 @@
+/** Opens the directories that a server is to export; used by `weft serve` and by tests. */
+import { realpathSync, statSync } from 'node:fs';
+import { raiseOpenFileLimit, umask } from '../shared/linux/libc.ts';
+import type { Export } from './export.ts';
+import { DirectoryStore } from './store/directory-store.ts';
+import type { Squash } from './store/identity.ts';
+import { HandleSigner } from './store/inode-handle.ts';
+
+export interface ExportRequest {
+  readonly name: string;
+  readonly directory: string;
+  readonly readOnly: boolean;
+}
+
+/** Throws an Error that names the directory and what is wrong with it. */
+export function openExports(requests: readonly ExportRequest[], squash: Squash, key: Buffer): Export[] {
+  umask(0); // each creation brings its caller's
+  // Half of the descriptors for handles that clients hold open, half to come back to inodes quickly.
+  const descriptors = Math.max(64, Math.floor(raiseOpenFileLimit() / 2 / requests.length));
+  return requests.map(({ name, directory, readOnly }) => {
+    const path = checkedDirectory(directory);
+    const store = new DirectoryStore(path, new HandleSigner(key, name), descriptors);
+    return { name, directory: path, readOnly, squash, store, usesKernelHandles: store.inodes.usesKernelHandles };
+  });
+}
+
+function checkedDirectory(directory: string): string {
+  try {
+    const path = realpathSync(directory);
+    if (statSync(path).isDirectory()) return path;
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException;
+    if (code === 'ENOENT') throw new Error(`${directory} does not exist; make it, or name another directory`);
+    throw new Error(`${directory} cannot be exported: ${message}`);
+  }
+  throw new Error(`${directory} is not a directory; name the directory that holds it`);
+}

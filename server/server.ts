@@ -1,0 +1,125 @@
+/**
+ * The server: its exports, sessions and listener, put together and taken apart. Everything with a clock or a socket is
+ * started here; the rooms below know nothing of each other but what they are handed.
+ */
+import { randomBytes } from 'node:crypto';
+import type { Logger } from 'pino';
+import { limits } from '../shared/limits.ts';
+import { LoopPoll } from '../shared/loop-poll.ts';
+import { operations, PROTOCOL_VERSION } from '../shared/protocol/messages.ts';
+import { statusOf } from './admin/status.ts';
+import { Dispatcher } from './dispatch/dispatcher.ts';
+import type { Export } from './export.ts';
+import type { Session } from './session/session.ts';
+import { SessionTable } from './session/session-table.ts';
+import { actsAsCallers } from './store/identity.ts';
+import { Connection, type ConnectionHost, type HelloRequest } from './transport/connection.ts';
+import { type ListenAddress, Listener } from './transport/listener.ts';
+
+export interface ServerOptions {
+  readonly exports: readonly Export[];
+  readonly listen: ListenAddress;
+  readonly log: Logger;
+  /** How long the event loop stays awake after a message, in microseconds; 0: never. */
+  readonly pollUs: number;
+}
+
+const EXPIRY_CHECK_MS = 5_000;
+const DRAIN_MS = 2_000;
+
+export class Server implements ConnectionHost {
+  readonly instance = randomBytes(16);
+  readonly startedMs = Date.now();
+  readonly sessions = new SessionTable();
+  readonly exports: ReadonlyMap<string, Export>;
+  readonly dispatcher: Dispatcher;
+  readonly log: Logger;
+  readonly #connections = new Set<Connection>();
+  readonly #poll: LoopPoll;
+  readonly #expiry: NodeJS.Timeout;
+  #listener: Listener | undefined;
+  #wake: (() => void) | undefined;
+
+  private constructor(options: ServerOptions) {
+    this.log = options.log;
+    this.exports = new Map(options.exports.map((one) => [one.name, one]));
+    this.#poll = new LoopPoll(options.pollUs);
+    this.dispatcher = new Dispatcher(() => JSON.stringify(statusOf(this)), options.log);
+    this.#expiry = setInterval(() => this.#expireSessions(), EXPIRY_CHECK_MS);
+    this.#expiry.unref();
+  }
+
+  /** Resolves when it listens. Rejects with a Node error (EADDRINUSE, EACCES) when it cannot. */
+  static async start(options: ServerOptions): Promise<Server> {
+    const server = new Server(options);
+    server.#listener = await Listener.open(options.listen, (transport, peer) => {
+      const connection = new Connection(server, peer);
+      connection.attach(transport(connection));
+      server.#connections.add(connection);
+    });
+    return server;
+  }
+
+  get port(): number {
+    return this.#listener?.port ?? 0;
+  }
+
+  get connectionCount(): number {
+    return this.#connections.size;
+  }
+
+  active(): void {
+    this.#poll.active();
+  }
+
+  greet(request: HelloRequest): { session: Session; reply: unknown } | { refusal: string } {
+    const exported = this.exports.get(request.export);
+    if (exported === undefined) {
+      const names = [...this.exports.keys()].map((name) => `"${name}"`).join(', ');
+      return { refusal: `no export "${request.export}" here; this server exports ${names}` };
+    }
+    const { session, resumed } = this.sessions.attach(request.session, exported, request.client, Date.now());
+    if (!resumed) this.log.info({ client: request.client, export: exported.name }, 'session opened');
+    const { root } = exported.store;
+    const reply = operations.hello.reply.encode({
+      protocol: PROTOCOL_VERSION,
+      instance: this.instance,
+      session: session.id,
+      resumed,
+      root: { inode: root.handle, attributes: exported.store.attributes(root) },
+      readOnly: exported.readOnly,
+      identity: actsAsCallers && exported.squash !== 'all' ? 'caller' : 'server',
+      wantsForget: !exported.usesKernelHandles,
+      maxDataBytes: limits.maxDataBytes,
+    });
+    return { session, reply };
+  }
+
+  closed(connection: Connection, session: Session | undefined): void {
+    this.#connections.delete(connection);
+    if (session) this.sessions.detach(session, Date.now());
+    if (this.#connections.size === 0) this.#wake?.();
+  }
+
+  #expireSessions(): void {
+    for (const session of this.sessions.expire(Date.now())) {
+      this.log.info({ client: session.client, openFiles: session.openFiles }, 'session ended: its client stayed away');
+    }
+  }
+
+  /** Tells the clients, waits a moment for what is under way, and lets go of everything. */
+  async close(): Promise<void> {
+    clearInterval(this.#expiry);
+    this.#listener?.stopAccepting();
+    for (const connection of this.#connections) connection.close('the server is shutting down');
+    if (this.#connections.size > 0) {
+      await new Promise<void>((resolve) => {
+        this.#wake = resolve;
+        setTimeout(resolve, DRAIN_MS).unref();
+      });
+    }
+    await this.#listener?.close();
+    for (const session of [...this.sessions.all]) this.sessions.end(session);
+    for (const exported of this.exports.values()) exported.store.close();
+  }
+}

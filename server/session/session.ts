@@ -1,0 +1,133 @@
+/**
+ * A client's session: its open handles, and the replies it may ask for again. It outlives its connections for the
+ * session lease, so a request that was sent again after a broken connection is answered from here and applied once.
+ */
+import { randomBytes } from 'node:crypto';
+import { errno, FsError } from '../../shared/errno.ts';
+import { limits } from '../../shared/limits.ts';
+import type { Export } from '../export.ts';
+import type { Inode } from '../store/inode.ts';
+import type { OpenFile } from '../store/open-file.ts';
+import { InFlightRequest } from './in-flight-request.ts';
+import type { Outcome } from './outcome.ts';
+
+/** The header of a reply that is kept; bulk replies belong to idempotent operations and are made again. */
+export type KeptReply = readonly unknown[];
+
+export class Session {
+  readonly id: Buffer = randomBytes(16);
+  readonly exported: Export;
+  readonly client: string;
+  readonly createdMs: number;
+  /** When the last connection went away; undefined while there is one. */
+  absentSinceMs: number | undefined;
+  connections = 0;
+  requests = 0;
+  bytesRead = 0;
+  bytesWritten = 0;
+  readonly #files = new Map<number, OpenFile>();
+  #lastHandle = 0;
+  readonly #inFlight = new Map<number, InFlightRequest>();
+  readonly #kept = new Map<number, KeptReply>();
+  readonly #remembered = new Map<Inode, number>();
+
+  constructor(exported: Export, client: string, nowMs: number) {
+    this.exported = exported;
+    this.client = client;
+    this.createdMs = nowMs;
+  }
+
+  get openFiles(): number {
+    return this.#files.size;
+  }
+
+  get inFlight(): number {
+    return this.#inFlight.size;
+  }
+
+  // handles
+
+  addFile(file: OpenFile): number {
+    if (this.#files.size >= limits.maxOpenHandles) {
+      file.release();
+      throw new FsError(errno.EMFILE, 'open');
+    }
+    this.#files.set(++this.#lastHandle, file);
+    return this.#lastHandle;
+  }
+
+  file(handle: number): OpenFile {
+    const file = this.#files.get(handle);
+    if (file === undefined) throw new FsError(errno.EBADF, `handle ${handle}`);
+    return file;
+  }
+
+  releaseFile(handle: number): void {
+    this.file(handle).release();
+    this.#files.delete(handle);
+  }
+
+  // requests
+
+  /** Undefined: the request is known already, under way or answered; it must not be applied again. */
+  begin(seq: number): InFlightRequest | undefined {
+    if (this.#inFlight.has(seq) || this.#kept.has(seq)) return undefined;
+    const request = new InFlightRequest();
+    this.#inFlight.set(seq, request);
+    this.requests++;
+    return request;
+  }
+
+  end(seq: number, keep: KeptReply | undefined, outcome: Outcome): void {
+    const askedAgain = this.#inFlight.get(seq)?.askedAgain ?? [];
+    this.#inFlight.delete(seq);
+    if (keep) this.#kept.set(seq, keep);
+    for (const answer of askedAgain) answer(outcome);
+  }
+
+  /** `answer` is called with the outcome of a request under way, beside the connection that brought it first. */
+  onceAnswered(seq: number, answer: (outcome: Outcome) => void): void {
+    this.#inFlight.get(seq)?.askedAgain.push(answer);
+  }
+
+  keptReply(seq: number): KeptReply | undefined {
+    return this.#kept.get(seq);
+  }
+
+  /** The client has taken every reply up to `seq`. */
+  acknowledge(seq: number): void {
+    for (const kept of this.#kept.keys()) if (kept <= seq) this.#kept.delete(kept);
+  }
+
+  cancel(seq: number): void {
+    this.#inFlight.get(seq)?.cancel();
+  }
+
+  // inodes named to this client (only for servers without kernel handles)
+
+  remember(inode: Inode): void {
+    const count = this.#remembered.get(inode) ?? 0;
+    if (count === 0) this.exported.store.pin(inode);
+    this.#remembered.set(inode, count + 1);
+  }
+
+  forget(inode: Inode, entries: number): void {
+    const count = this.#remembered.get(inode) ?? 0;
+    if (count > entries) {
+      this.#remembered.set(inode, count - entries);
+    } else if (count > 0) {
+      this.#remembered.delete(inode);
+      this.exported.store.unpin(inode);
+    }
+  }
+
+  /** Lets go of everything. Requests under way are cancelled where they wait. */
+  close(): void {
+    for (const request of this.#inFlight.values()) request.cancel();
+    for (const file of this.#files.values()) file.release();
+    for (const inode of this.#remembered.keys()) this.exported.store.unpin(inode);
+    this.#files.clear();
+    this.#kept.clear();
+    this.#remembered.clear();
+  }
+}

@@ -1,0 +1,39 @@
+/**
+ * Reads entries from an open directory. The position is the server filesystem's own cookie (d_off), as NFS passes it
+ * on: seekdir works, and what is created or removed meanwhile neither repeats nor hides other entries.
+ *
+ * struct linux_dirent64:  0 ino u64   8 off s64   16 reclen u16   18 type u8   19 name, ended by NUL
+ */
+import type { U64 } from '../../shared/attributes.ts';
+import { getdents, readU64, seekDirectory } from '../../shared/linux/libc.ts';
+
+export interface StreamEntry {
+  readonly name: Buffer;
+  readonly ino: U64;
+  readonly type: number;
+  readonly cookie: U64;
+}
+
+const NAME_OFFSET = 19;
+const MIN_BUFFER_BYTES = 4096;
+const records = Buffer.alloc(256 * 1024);
+
+/** About `sizeBytes` worth of entries after `cookie`; `end` when there are no more. */
+export function readEntries(fd: number, cookie: U64, sizeBytes: number): { entries: StreamEntry[]; end: boolean } {
+  seekDirectory(fd, cookie);
+  const target = records.subarray(0, Math.min(records.length, Math.max(MIN_BUFFER_BYTES, sizeBytes)));
+  const used = getdents(fd, target);
+  const entries: StreamEntry[] = [];
+  for (let at = 0; at < used; ) {
+    const next = at + target.readUInt16LE(at + 16);
+    const nameEnd = target.indexOf(0, at + NAME_OFFSET);
+    entries.push({
+      name: Buffer.from(target.subarray(at + NAME_OFFSET, nameEnd)),
+      ino: readU64(target, at),
+      type: target[at + 18] as number,
+      cookie: readU64(target, at + 8),
+    });
+    at = next;
+  }
+  return { entries, end: used === 0 };
+}

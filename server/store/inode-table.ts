@@ -1,0 +1,232 @@
+/**
+ * Finds inodes by descriptor and by wire handle, and holds their O_PATH descriptors within the limit of open files. One
+ * table an export. Two ways to come back to an inode whose descriptor was closed:
+ *
+ * - kernel handles (name_to_handle_at): exact, over renames and restarts of the server. Needs CAP_DAC_READ_SEARCH.
+ * - counters: the name it was last seen under, checked by device and inode number. For servers of ordinary users and
+ *   filesystems without handles; after a restart, or when a local program renamed it, the handle is stale (ESTALE).
+ */
+import { randomBytes } from 'node:crypto';
+import { assert } from '../../shared/assert.ts';
+import { errno, FsError } from '../../shared/errno.ts';
+import { limits } from '../../shared/limits.ts';
+import { O } from '../../shared/linux/constants.ts';
+import { close, fstat, handleOf, type LocalAttributes, openat, openByHandle, reopen } from '../../shared/linux/libc.ts';
+import { Inode, type NameHint } from './inode.ts';
+import { type HandleContent, type HandleSigner, handleKind, keyOfHandle } from './inode-handle.ts';
+
+const ROOT_FILESYSTEM = 0;
+const EMPTY = new Uint8Array(0);
+
+export interface FoundInode {
+  readonly inode: Inode;
+  readonly attributes: LocalAttributes;
+}
+
+export class InodeTable {
+  readonly #signer: HandleSigner;
+  readonly #maxDescriptors: number;
+  /** By identity (`key`), in the order of last use: the first is the one to forget. */
+  readonly #byKey = new Map<string, Inode>();
+  readonly #byHandle = new Map<string, Inode>();
+  /** Inodes with an open descriptor, in the order of last use. */
+  readonly #described = new Set<Inode>();
+  /** Directory descriptors through which kernel handles of a filesystem are opened. */
+  readonly #filesystems = new Map<number, number>();
+  readonly #rootDevice: number;
+  readonly #instance = randomBytes(8);
+  #counter = 0n;
+  readonly usesKernelHandles: boolean;
+  readonly root: Inode;
+
+  /** `rootFd` is an O_PATH descriptor of the exported directory, the table's from now on. */
+  constructor(rootFd: number, signer: HandleSigner, maxDescriptors: number) {
+    this.#signer = signer;
+    this.#maxDescriptors = maxDescriptors;
+    const attributes = fstat(rootFd);
+    this.#rootDevice = attributes.device;
+    const mountFd = reopen(rootFd, O.RDONLY | O.DIRECTORY | O.CLOEXEC);
+    this.usesKernelHandles = handlesWork(rootFd, mountFd);
+    if (this.usesKernelHandles) this.#filesystems.set(ROOT_FILESYSTEM, mountFd);
+    else close(mountFd);
+    this.root = this.found(rootFd).inode;
+    this.root.pins++;
+  }
+
+  get size(): number {
+    return this.#byKey.size;
+  }
+
+  get openDescriptors(): number {
+    return this.#described.size;
+  }
+
+  /** The inode behind an O_PATH descriptor, which is the table's from now on. */
+  found(fd: number, hint?: NameHint): FoundInode {
+    try {
+      const attributes = fstat(fd);
+      const content = this.usesKernelHandles ? this.#kernelContent(fd, attributes.device) : undefined;
+      const key = content ? contentKey(content) : `${attributes.device}:${attributes.ino}:${birth(attributes)}`;
+      let inode = this.#byKey.get(key);
+      if (inode === undefined) {
+        const handle = this.#signer.sign(content ?? this.#counterContent());
+        inode = new Inode(handle, key, attributes.device, attributes.ino);
+        this.#add(inode);
+      }
+      if (hint && !this.usesKernelHandles) inode.hint = hint;
+      this.#adopt(inode, fd);
+      return { inode, attributes };
+    } catch (error) {
+      close(fd);
+      throw error;
+    }
+  }
+
+  /** The inode that a wire handle names. ESTALE when it is gone, or the handle was not made by this server. */
+  resolve(handle: Uint8Array): Inode {
+    const known = this.#byHandle.get(keyOfHandle(handle));
+    if (known !== undefined) return known;
+    const content = this.#signer.open(handle);
+    if (content?.kind !== handleKind.KERNEL) throw new FsError(errno.ESTALE, 'file handle');
+    const { inode } = this.found(this.#openContent(content));
+    return inode;
+  }
+
+  /** An O_PATH descriptor of the inode; good until the next await. */
+  descriptorOf(inode: Inode): number {
+    if (inode.descriptor >= 0) {
+      this.#described.delete(inode);
+      this.#described.add(inode);
+      return inode.descriptor;
+    }
+    const fd = this.#reach(inode);
+    this.#adopt(inode, fd);
+    return fd;
+  }
+
+  pin(inode: Inode): void {
+    inode.pins++;
+  }
+
+  unpin(inode: Inode): void {
+    assert(inode.pins > 0, 'an inode is unpinned as often as it was pinned');
+    inode.pins--;
+  }
+
+  close(): void {
+    for (const inode of this.#described) close(inode.descriptor);
+    for (const fd of this.#filesystems.values()) close(fd);
+    this.#described.clear();
+    this.#byKey.clear();
+    this.#byHandle.clear();
+  }
+
+  #reach(inode: Inode): number {
+    if (this.usesKernelHandles) {
+      const content = this.#signer.open(inode.handle);
+      assert(content, 'the table holds only handles that it signed');
+      return this.#openContent(content);
+    }
+    if (inode.hint === undefined) throw new FsError(errno.ESTALE, 'file handle');
+    const flags = O.PATH | O.NOFOLLOW | O.CLOEXEC;
+    let fd: number;
+    try {
+      fd = openat(this.descriptorOf(inode.hint.parent), inode.hint.name, flags);
+    } catch (error) {
+      throw new FsError(errno.ESTALE, 'file handle', { cause: error });
+    }
+    const attributes = fstat(fd);
+    if (attributes.device === inode.device && attributes.ino === inode.ino) return fd;
+    close(fd);
+    throw new FsError(errno.ESTALE, 'file handle');
+  }
+
+  #openContent(content: HandleContent): number {
+    const mountFd = this.#filesystems.get(content.filesystem);
+    if (mountFd === undefined) throw new FsError(errno.ESTALE, 'file handle');
+    return openByHandle(mountFd, content.body, O.PATH | O.NOFOLLOW | O.CLOEXEC);
+  }
+
+  #kernelContent(fd: number, device: number): HandleContent {
+    const filesystem = device === this.#rootDevice ? ROOT_FILESYSTEM : device;
+    if (!this.#filesystems.has(filesystem)) this.#filesystems.set(filesystem, this.#mountDescriptor(fd));
+    return { kind: handleKind.KERNEL, filesystem, body: handleOf(fd) };
+  }
+
+  /** Of a filesystem mounted inside the export, which is entered at its root directory. */
+  #mountDescriptor(fd: number): number {
+    return reopen(fd, O.RDONLY | O.DIRECTORY | O.CLOEXEC);
+  }
+
+  #counterContent(): HandleContent {
+    const body = Buffer.alloc(16);
+    this.#instance.copy(body);
+    body.writeBigUInt64LE(++this.#counter, 8);
+    return { kind: handleKind.COUNTER, filesystem: ROOT_FILESYSTEM, body };
+  }
+
+  #add(inode: Inode): void {
+    this.#byKey.set(inode.key, inode);
+    this.#byHandle.set(keyOfHandle(inode.handle), inode);
+    if (this.#byKey.size > limits.maxIdleInodes) this.#forgetIdle();
+  }
+
+  /** Forgets the idle ones among the oldest tenth; what is in use goes to the young end. */
+  #forgetIdle(): void {
+    let looked = 0;
+    for (const [key, inode] of this.#byKey) {
+      if (++looked > limits.maxIdleInodes / 10) return;
+      this.#byKey.delete(key);
+      if (!inode.isIdle) {
+        this.#byKey.set(key, inode);
+        continue;
+      }
+      this.#byHandle.delete(keyOfHandle(inode.handle));
+      this.#closeDescriptor(inode);
+    }
+  }
+
+  #adopt(inode: Inode, fd: number): void {
+    if (inode.descriptor >= 0) {
+      close(fd);
+      return;
+    }
+    inode.descriptor = fd;
+    this.#described.add(inode);
+    if (this.#described.size <= this.#maxDescriptors) return;
+    for (const oldest of this.#described) {
+      if (oldest === inode || (oldest === this.root && !this.usesKernelHandles)) continue;
+      this.#closeDescriptor(oldest);
+      return;
+    }
+  }
+
+  #closeDescriptor(inode: Inode): void {
+    if (inode.descriptor < 0) return;
+    close(inode.descriptor);
+    inode.descriptor = -1;
+    this.#described.delete(inode);
+  }
+}
+
+function contentKey(content: HandleContent): string {
+  return `${content.filesystem}:${content.body.toString('latin1')}`;
+}
+
+function birth(attributes: LocalAttributes): string {
+  return `${attributes.btime.sec}.${attributes.btime.nsec}`;
+}
+
+function handlesWork(rootFd: number, mountFd: number): boolean {
+  try {
+    close(openByHandle(mountFd, handleOf(rootFd), O.PATH | O.CLOEXEC));
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** Opens a directory that is to be exported, as O_PATH. */
+export function openExportDirectory(path: string): number {
+  return openat(-100, path === '' ? EMPTY : Buffer.from(path), O.PATH | O.DIRECTORY | O.CLOEXEC);
+}

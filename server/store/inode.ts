@@ -1,0 +1,59 @@
+/**
+ * An inode of an export, as the server holds it in memory: the place of everything that belongs to the file and not to
+ * a name or a handle. Owned by the InodeTable, which forgets it when it is idle; pinned while a handle is open.
+ */
+import { PageRangeLockQueue } from '../state/page-range-lock-queue.ts';
+
+let lastVersion = 0;
+
+/** Where an inode was last seen; the way back to it for servers without kernel handles. */
+export interface NameHint {
+  readonly parent: Inode;
+  readonly name: Uint8Array;
+}
+
+export class Inode {
+  /** Its handle on the wire. */
+  readonly handle: Buffer;
+  /** Key of the kernel's identity of the inode in the table. */
+  readonly key: string;
+  /** Device and inode number, compared when it is found again by name. */
+  readonly device: number;
+  readonly ino: number | bigint;
+  readonly rangeLocks = new PageRangeLockQueue();
+  /** O_PATH descriptor, or -1 while the table has closed it. Only the table sets it. */
+  descriptor = -1;
+  /** Open handles and remembered entries: while there are any, the table keeps the inode. */
+  pins = 0;
+  hint: NameHint | undefined;
+  #version = ++lastVersion;
+  #stamp = '';
+
+  constructor(handle: Buffer, key: string, device: number, ino: number | bigint) {
+    this.handle = handle;
+    this.key = key;
+    this.device = device;
+    this.ino = ino;
+  }
+
+  get isIdle(): boolean {
+    return this.pins === 0 && this.rangeLocks.locks.isIdle;
+  }
+
+  /**
+   * The version of the file's data, never 0 and never one that it had before. `stamp` is the size and change time as
+   * they are now: when they differ from what was seen last, a local program changed the file, and the version is new.
+   */
+  versionAt(stamp: string): number {
+    if (stamp !== this.#stamp) {
+      this.#stamp = stamp;
+      this.#version = ++lastVersion;
+    }
+    return this.#version;
+  }
+
+  /** Called under the exclusive page-range lock of what changes. */
+  dataChanged(): void {
+    this.#version = ++lastVersion;
+  }
+}

@@ -1,0 +1,109 @@
+/**
+ * An open handle of a session: a descriptor and the inode it keeps in memory. Owned by the session's handle table, and
+ * closed by it when the client releases it or the session ends; an operation under way finishes first.
+ */
+import { read as readPooled, write as writePooled } from 'node:fs';
+import { assert } from '../../shared/assert.ts';
+import { errno, FsError } from '../../shared/errno.ts';
+import { O } from '../../shared/linux/constants.ts';
+import { close, preadCached, reopen } from '../../shared/linux/libc.ts';
+import type { Inode } from './inode.ts';
+import type { Store } from './store.ts';
+
+export class OpenFile {
+  readonly inode: Inode;
+  readonly fd: number;
+  readonly isDirectory: boolean;
+  readonly #store: Store;
+  #appendFd = -1;
+  #users = 0;
+  #released = false;
+
+  /** `fd` is this handle's from now on. */
+  constructor(store: Store, inode: Inode, fd: number, isDirectory: boolean) {
+    this.#store = store;
+    this.inode = inode;
+    this.fd = fd;
+    this.isDirectory = isDirectory;
+    store.pin(inode);
+  }
+
+  /** Keeps the descriptor open while an operation that awaits uses it. */
+  use(): Disposable {
+    assert(!this.#released, 'a released handle is not used again');
+    this.#users++;
+    return {
+      [Symbol.dispose]: () => {
+        this.#users--;
+        if (this.#released && this.#users === 0) this.#close();
+      },
+    };
+  }
+
+  release(): void {
+    if (this.#released) return;
+    this.#released = true;
+    if (this.#users === 0) this.#close();
+  }
+
+  #close(): void {
+    close(this.fd);
+    if (this.#appendFd >= 0) close(this.#appendFd);
+    this.#store.unpin(this.inode);
+  }
+
+  /**
+   * A descriptor whose writes go to the end of the file in one step of the kernel, so that local programs that append
+   * cannot slip in between. Opened with the server's own rights: the handle was opened for writing already.
+   */
+  appendDescriptor(): number {
+    if (this.#appendFd < 0) this.#appendFd = reopen(this.fd, O.WRONLY | O.APPEND | O.CLOEXEC);
+    return this.#appendFd;
+  }
+}
+
+/**
+ * Fills `buffer` from `offset` on; the bytes read are fewer only at the end of the file. What the page cache holds is
+ * read at once (a trip to the pool costs more than the copy), the rest through the pool.
+ */
+export function readFully(fd: number, buffer: Buffer, offset: number): number | Promise<number> {
+  const cached = preadCached(fd, buffer, offset);
+  if (cached === buffer.length || cached === 0) return cached;
+  return readRest(fd, buffer, offset, Math.max(cached, 0));
+}
+
+function readRest(fd: number, buffer: Buffer, offset: number, done: number): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const step = (have: number): void => {
+      readPooled(fd, buffer, have, buffer.length - have, offset + have, (error, count) => {
+        if (error) reject(new FsError(errnoOfNode(error), 'read', { cause: error }));
+        else if (count === 0 || have + count === buffer.length) resolve(have + count);
+        else step(have + count);
+      });
+    };
+    step(done);
+  });
+}
+
+/**
+ * Writes all of `data` at `offset` (null: where the descriptor appends). Resolves to the bytes written: fewer when the
+ * disk fills up in the middle, as write(2) would say; an error when nothing was written.
+ */
+export function writeFully(fd: number, data: Uint8Array, offset: number | null): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const step = (done: number): void => {
+      const position = offset === null ? null : offset + done;
+      writePooled(fd, data, done, data.length - done, position, (error, count) => {
+        if (error && done > 0) resolve(done);
+        else if (error) reject(new FsError(errnoOfNode(error), 'write', { cause: error }));
+        else if (count === 0 || done + count === data.length) resolve(done + count);
+        else step(done + count);
+      });
+    };
+    step(0);
+  });
+}
+
+function errnoOfNode(error: NodeJS.ErrnoException): number {
+  return error.errno === undefined ? errno.EIO : -error.errno;
+}

@@ -1,0 +1,68 @@
+/**
+ * What the dispatcher asks of storage: the operations of a filesystem on inodes, names and descriptors. Implemented for
+ * an ordinary directory (DirectoryStore); later for a snapshot's view. Namespace operations are synchronous, so each
+ * is atomic against every other request; data operations take their page-range locks before they come here.
+ * All throw FsError with the errno that the client's caller sees.
+ */
+import type { FilesystemStatistics, Timespec } from '../../shared/attributes.ts';
+import type { LocalAttributes } from '../../shared/linux/libc.ts';
+import type { Identity } from './identity.ts';
+import type { Inode } from './inode.ts';
+import type { FoundInode } from './inode-table.ts';
+
+/** Changes of attributes other than the size, which needs a lock and time. */
+export interface MetadataChanges {
+  readonly mode: number | undefined;
+  readonly uid: number | undefined;
+  readonly gid: number | undefined;
+  readonly atime: Timespec | 'now' | undefined;
+  readonly mtime: Timespec | 'now' | undefined;
+}
+
+export interface CreatedFile extends FoundInode {
+  readonly fd: number;
+}
+
+export interface Store {
+  readonly root: Inode;
+  resolve(handle: Uint8Array): Inode;
+  pin(inode: Inode): void;
+  unpin(inode: Inode): void;
+
+  lookup(as: Identity, parent: Inode, name: Uint8Array): FoundInode;
+  readlink(inode: Inode): Buffer;
+  mknod(as: Identity, parent: Inode, name: Uint8Array, mode: number, rdev: number, umask: number): FoundInode;
+  mkdir(as: Identity, parent: Inode, name: Uint8Array, mode: number, umask: number): FoundInode;
+  symlink(as: Identity, parent: Inode, name: Uint8Array, target: Uint8Array): FoundInode;
+  link(as: Identity, inode: Inode, parent: Inode, name: Uint8Array): FoundInode;
+  unlink(as: Identity, parent: Inode, name: Uint8Array): void;
+  rmdir(as: Identity, parent: Inode, name: Uint8Array): void;
+  rename(as: Identity, parent: Inode, name: Uint8Array, newParent: Inode, newName: Uint8Array, flags: number): void;
+
+  attributes(inode: Inode): LocalAttributes;
+  change(as: Identity, inode: Inode, changes: MetadataChanges): void;
+  /** Clears set-user-ID, and set-group-ID of a file that its group may execute. */
+  killSuidgid(inode: Inode): void;
+  access(as: Identity, inode: Inode, mask: number): void;
+  getxattr(as: Identity, inode: Inode, name: Uint8Array): Buffer;
+  listxattr(as: Identity, inode: Inode): Buffer;
+  setxattr(as: Identity, inode: Inode, name: Uint8Array, value: Uint8Array, flags: number): void;
+  removexattr(as: Identity, inode: Inode, name: Uint8Array): void;
+  statistics(inode: Inode): FilesystemStatistics;
+
+  /** A descriptor that is the caller's to close. `flags`: access mode, O_TRUNC, O_NOATIME, or O.EXEC. */
+  open(as: Identity, inode: Inode, flags: number): number;
+  openDirectory(as: Identity, inode: Inode): number;
+  /** A new file, with its descriptor; undefined when the name is there already. */
+  create(
+    as: Identity,
+    parent: Inode,
+    name: Uint8Array,
+    mode: number,
+    umask: number,
+    flags: number,
+  ): CreatedFile | undefined;
+  tmpfile(as: Identity, parent: Inode, mode: number, umask: number, flags: number): CreatedFile;
+  sync(): Promise<void>;
+  close(): void;
+}

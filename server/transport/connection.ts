@@ -1,0 +1,188 @@
+/**
+ * One connection of a client: frames in, requests to the dispatcher, replies out. The first request must be `hello`,
+ * which attaches the connection to a session. A frame that does not fit the protocol ends this connection with a reason
+ * and nothing else; requests under way go on, since the session may come back for their replies.
+ */
+import type { Logger } from 'pino';
+import { errno } from '../../shared/errno.ts';
+import { limits } from '../../shared/limits.ts';
+import { decodeFrame, encodeFrame } from '../../shared/protocol/frame.ts';
+import {
+  callerIdentity,
+  frameKind,
+  operationByCode,
+  operations,
+  PROTOCOL_VERSION,
+} from '../../shared/protocol/messages.ts';
+import { counter, ProtocolError } from '../../shared/protocol/schema.ts';
+import type { Transport, TransportEvents } from '../../shared/transport/transport.ts';
+import { type DispatchedOperation, type Dispatcher, NO_BULK } from '../dispatch/dispatcher.ts';
+import type { Outcome } from '../session/outcome.ts';
+import type { Session } from '../session/session.ts';
+
+/** What a connection needs of the server around it. */
+export interface ConnectionHost {
+  readonly dispatcher: Dispatcher;
+  readonly log: Logger;
+  /** The session for a hello and its reply, or why it is refused. */
+  greet(request: HelloRequest): { session: Session; reply: unknown } | { refusal: string };
+  /** A frame was handled: keeps the event loop awake for the next one. */
+  active(): void;
+  closed(connection: Connection, session: Session | undefined): void;
+}
+
+export type HelloRequest = ReturnType<typeof operations.hello.request.decode>;
+
+export class Connection implements TransportEvents {
+  readonly #host: ConnectionHost;
+  #transport!: Transport;
+  readonly peer: string;
+  #session: Session | undefined;
+  #helloTimer: NodeJS.Timeout;
+  #bytesInFlight = 0;
+  #paused = false;
+  #heldBack: (() => void)[] = [];
+
+  constructor(host: ConnectionHost, peer: string) {
+    this.#host = host;
+    this.peer = peer;
+    this.#helloTimer = setTimeout(() => this.#end('no hello in time'), limits.helloTimeoutMs);
+  }
+
+  /** The transport is this connection's from now on. */
+  attach(transport: Transport): void {
+    this.#transport = transport;
+  }
+
+  message(fragments: readonly Buffer[]): void {
+    this.#host.active();
+    try {
+      const frame = decodeFrame(fragments);
+      if (frame[0] === frameKind.REQUEST) this.#request(frame);
+      else if (frame[0] === frameKind.CANCEL) this.#session?.cancel(counter.decode(frame[1]));
+      else throw new ProtocolError(`frame kind ${String(frame[0])} is not known`);
+    } catch (error) {
+      if (!(error instanceof ProtocolError)) this.#host.log.error({ err: error, peer: this.peer }, 'connection failed');
+      this.#end(error instanceof ProtocolError ? error.message : 'internal error');
+    }
+  }
+
+  drained(): void {
+    const held = this.#heldBack;
+    this.#heldBack = [];
+    for (const send of held) send();
+  }
+
+  closed(reason: string): void {
+    clearTimeout(this.#helloTimer);
+    this.#heldBack = [];
+    this.#host.log.debug({ peer: this.peer, reason }, 'connection closed');
+    this.#host.closed(this, this.#session);
+  }
+
+  /** Says why, and closes. */
+  #end(reason: string): void {
+    this.#host.log.info({ peer: this.peer, reason }, 'connection ended by the server');
+    this.#transport.send(encodeFrame([frameKind.BYE, reason]).head);
+    this.#transport.close(reason);
+  }
+
+  /** For a server that shuts down. */
+  close(reason: string): void {
+    this.#transport.send(encodeFrame([frameKind.BYE, reason]).head);
+    this.#transport.close(reason);
+  }
+
+  #request(frame: unknown[]): void {
+    if (frame.length < 6 || frame.length > 7) throw new ProtocolError('a request has six or seven elements');
+    const seq = counter.decode(frame[1]);
+    const acknowledged = counter.decode(frame[2]);
+    const operation = operationByCode(frame[3]);
+    if (operation === undefined) throw new ProtocolError(`operation ${String(frame[3])} is not known`);
+    if (operation === 'hello') return this.#hello(seq, frame[5]);
+    const session = this.#session;
+    if (session === undefined) throw new ProtocolError('the first request is hello');
+    session.acknowledge(acknowledged);
+    const bulk = frame[6] ?? NO_BULK;
+    if (!(bulk instanceof Uint8Array)) throw new ProtocolError('bulk data are bytes');
+    this.#apply(session, seq, operation, callerIdentity.decode(frame[4]), frame[5], bulk);
+  }
+
+  #hello(seq: number, body: unknown): void {
+    if (this.#session) throw new ProtocolError('hello comes once');
+    const version = Array.isArray(body) ? (body[0] as unknown) : undefined;
+    if (version !== PROTOCOL_VERSION) {
+      const text = `this server speaks version ${PROTOCOL_VERSION} of the protocol, the client version ${String(version)}: install the same release of weftfs on both`;
+      return this.#refuse(seq, errno.EPROTONOSUPPORT, text);
+    }
+    const greeting = this.#host.greet(operations.hello.request.decode(body));
+    if ('refusal' in greeting) return this.#refuse(seq, errno.ENOENT, greeting.refusal);
+    clearTimeout(this.#helloTimer);
+    this.#session = greeting.session;
+    this.#send(seq, { errno: 0, result: greeting.reply });
+  }
+
+  #refuse(seq: number, code: number, text: string): void {
+    this.#send(seq, { errno: code, result: text });
+    this.#transport.close('refused');
+  }
+
+  #apply(
+    session: Session,
+    seq: number,
+    operation: DispatchedOperation,
+    caller: readonly number[],
+    body: unknown,
+    bulk: Uint8Array,
+  ): void {
+    const request = session.begin(seq);
+    if (request === undefined) {
+      // Sent again after a broken connection. If it is still under way, its reply goes to all of the session's connections.
+      const kept = session.keptReply(seq);
+      if (kept) this.#transport.send(encodeFrame([...kept]).head);
+      else session.onceAnswered(seq, (outcome) => this.#send(seq, outcome));
+      return;
+    }
+    if (session.inFlight > limits.maxRequestsInFlight) throw new ProtocolError('too many requests in flight');
+    this.#received(bulk.length);
+    const answer = (outcome: Outcome) => {
+      this.#answered(bulk.length);
+      const keep = operations[operation].idempotent ? undefined : [frameKind.REPLY, seq, outcome.errno, outcome.result];
+      session.end(seq, keep, outcome);
+      this.#send(seq, outcome);
+      this.#host.active();
+    };
+    const outcome = this.#host.dispatcher.dispatch({
+      session,
+      operation,
+      caller,
+      body,
+      bulk,
+      request,
+    });
+    if (outcome instanceof Promise) void outcome.then(answer);
+    else answer(outcome);
+  }
+
+  /** Bulk replies wait while the client does not read what is queued: it slows itself down, and small replies pass. */
+  #send(seq: number, outcome: Outcome): void {
+    const { head, bulk } = encodeFrame([frameKind.REPLY, seq, outcome.errno, outcome.result], outcome.bulk);
+    const send = () => this.#transport.send(head, bulk, outcome.flushed);
+    if (bulk && this.#transport.queuedBytes > limits.maxQueuedReplyBytes) this.#heldBack.push(send);
+    else send();
+  }
+
+  #received(bytes: number): void {
+    this.#bytesInFlight += bytes;
+    if (this.#paused || this.#bytesInFlight <= limits.maxBytesInFlight) return;
+    this.#paused = true;
+    this.#transport.pause();
+  }
+
+  #answered(bytes: number): void {
+    this.#bytesInFlight -= bytes;
+    if (!this.#paused || this.#bytesInFlight > limits.maxBytesInFlight / 2) return;
+    this.#paused = false;
+    this.#transport.resume();
+  }
+}

@@ -1,0 +1,49 @@
+/**
+ * Every bound of weft in one place, each with its reason. Sizes are bytes, times milliseconds.
+ */
+
+export const KiB = 1024;
+export const MiB = 1024 * KiB;
+
+/** The unit of page-range locks: the page size of every machine weft runs on. */
+export const PAGE_SIZE = 4096;
+
+export const limits = {
+  /** One write(2) or read(2) that stays whole. 16 MiB: the largest that a raised fs.fuse.max_pages_limit is useful for. */
+  maxDataBytes: 16 * MiB,
+  /** Arguments or results beside the bulk data: the largest are a 64 KiB xattr and a directory chunk. */
+  maxHeaderBytes: 512 * KiB,
+  /** Values in one message: a directory chunk of the shortest names, each looked up, has 11,000 entries of 30 values. */
+  maxMessageValues: 1 << 19,
+  /** NAME_MAX of Linux. */
+  maxNameBytes: 255,
+  /** PATH_MAX - 1: the longest target of a symbolic link. */
+  maxLinkTargetBytes: 4095,
+  /** XATTR_NAME_MAX and XATTR_SIZE_MAX of Linux. */
+  maxXattrNameBytes: 255,
+  maxXattrValueBytes: 64 * KiB,
+  /** Kernel handles are at most 128 bytes (MAX_HANDLE_SZ), and ours add a type and a MAC. */
+  maxHandleBytes: 192,
+  /** NGROUPS_MAX is 65536; who is in more than 1024 groups gets the first 1024. */
+  maxGroups: 1024,
+  /** Directory listings come in chunks of this size: some thousand names, one round trip. */
+  maxDirectoryBytes: 256 * KiB,
+  /** Requests one session may have unanswered; the next one waits in the client. Above any sensible FUSE max_background. */
+  maxRequestsInFlight: 1024,
+  /** Bytes of write payload that one session may have unanswered at the server; more is read from the socket later. */
+  maxBytesInFlight: 64 * MiB,
+  /** Reply bytes queued in one socket before the server holds back further bulk replies of that client. */
+  maxQueuedReplyBytes: 8 * MiB,
+  /** Handles one session may hold open: beyond any process' own limit, below what would hurt the server's memory. */
+  maxOpenHandles: 1 << 17,
+  /** Inodes the server remembers without a reason (no open handle, no lock): memory is about 400 bytes each. */
+  maxIdleInodes: 100_000,
+  /** A lease of the session: how long a client may be away before the server lets go of its handles. */
+  sessionLeaseMs: 90_000,
+  /** Replies kept for a client that may ask again; as many as it may have in flight. */
+  maxCachedReplies: 1024,
+  /** How long `hello` may take on either side. */
+  helloTimeoutMs: 10_000,
+  /** A connection that is silent for this long is asked (ping); silent for twice as long, it is dead. */
+  heartbeatMs: 15_000,
+} as const;

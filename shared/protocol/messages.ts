@@ -1,0 +1,273 @@
+/**
+ * Every message of the protocol: the one place where an operation's arguments and results are declared, with their
+ * units. Encoders, validators, metrics labels and docs/PROTOCOL.md (scripts/generate-protocol-doc) come from here.
+ *
+ * Frames (each a msgpack array, one binary WebSocket message; bulk data is the last element):
+ *
+ *   client -> server   [REQUEST, seq, ack, op, caller, arguments, bulk?]     ack: all replies up to here were taken
+ *                      [CANCEL, seq]                                         the caller gave up; the reply still comes
+ *   server -> client   [REPLY, seq, errno, result, bulk?]                    errno 0: result; else text or nil
+ *                      [BYE, reason]                                         before the server closes a connection
+ */
+import type { Attributes, FilesystemStatistics } from '../attributes.ts';
+import { limits } from '../limits.ts';
+import {
+  bool,
+  bytes,
+  counter,
+  either,
+  type Fields,
+  inodeHandle,
+  linkTarget,
+  list,
+  name,
+  offset,
+  optional,
+  type RecordOf,
+  type RecordType,
+  record,
+  text,
+  timespec,
+  u32,
+  u64,
+  type WireType,
+  word,
+  xattrName,
+} from './schema.ts';
+
+/** Counts up with every change that an older peer would not understand. */
+export const PROTOCOL_VERSION = 1;
+
+export const frameKind = { REQUEST: 1, CANCEL: 2, REPLY: 3, BYE: 4 } as const;
+
+/** Who asks, as the client's kernel says: uid, gid, then the supplementary groups. */
+export const callerIdentity = list(u32, limits.maxGroups + 2);
+
+export const attributes: WireType<Attributes> = record({
+  ino: u64,
+  mode: u32,
+  nlink: u32,
+  uid: u32,
+  gid: u32,
+  rdev: u32,
+  size: offset,
+  blocks: offset,
+  blksize: u32,
+  atime: timespec,
+  mtime: timespec,
+  ctime: timespec,
+  btime: timespec,
+});
+
+/** An inode as it was found by name. */
+export const entry = record({ inode: inodeHandle, attributes });
+export type WireEntry = RecordOf<(typeof entry)['fields']>;
+
+const directoryEntry = record({
+  name: bytes(limits.maxNameBytes),
+  ino: u64,
+  /** DT_* of dirent.h. */
+  type: u32,
+  /** Position after this entry. */
+  cookie: u64,
+  /** With `plus`: the entry looked up, unless it is `.` or `..` or has gone meanwhile. */
+  entry: optional(entry),
+});
+
+const statistics: WireType<FilesystemStatistics> = record({
+  blocks: offset,
+  bfree: offset,
+  bavail: offset,
+  files: offset,
+  ffree: offset,
+  bsize: u32,
+  frsize: u32,
+  namelen: u32,
+});
+
+const timeChange = optional(either(word('now'), (wire) => typeof wire === 'string', timespec));
+
+const nothing = record({});
+
+interface Operation<Q extends Fields, R extends Fields> {
+  readonly code: number;
+  /** Applied again without harm when its reply was lost: no reply needs to be kept for it. */
+  readonly idempotent: boolean;
+  /** Which side sends bulk data as the frame's last element. */
+  readonly bulk: 'none' | 'request' | 'reply';
+  readonly request: RecordType<Q>;
+  readonly reply: RecordType<R>;
+}
+
+function operation<const Q extends Fields, const R extends Fields>(
+  code: number,
+  request: RecordType<Q>,
+  reply: RecordType<R>,
+  traits: { idempotent?: boolean; bulk?: 'request' | 'reply' } = {},
+): Operation<Q, R> {
+  return { code, request, reply, idempotent: traits.idempotent ?? false, bulk: traits.bulk ?? 'none' };
+}
+
+const idempotent = { idempotent: true };
+const opened = record({ handle: counter });
+const created = record({ entry, handle: counter });
+const where = { parent: inodeHandle, name } as const;
+
+export const operations = {
+  /** First on every connection. Names both versions when they do not fit. */
+  hello: operation(
+    1,
+    record({
+      protocol: u32,
+      /** Name of the export, `/` for the only one. */
+      export: text(255),
+      /** The session to go on with, from an earlier hello; nil for a new one. */
+      session: optional(bytes(16)),
+      /** Shown by status: host name and process id. */
+      client: text(255),
+    }),
+    record({
+      protocol: u32,
+      /** Changes with every start of the server: handles of an earlier one are gone. */
+      instance: bytes(16),
+      session: bytes(16),
+      /** False when the session that was asked for had ended: its open handles and locks are gone. */
+      resumed: bool,
+      root: entry,
+      readOnly: bool,
+      /** `caller`: operations run as the calling user; `server`: all run as one user of the server. */
+      identity: word('caller', 'server'),
+      /** True: the server remembers what it named to this session, and wants `forget`. */
+      wantsForget: bool,
+      maxDataBytes: u32,
+    }),
+    idempotent,
+  ),
+
+  // names
+  lookup: operation(10, record(where), entry, idempotent),
+  readlink: operation(
+    11,
+    record({ inode: inodeHandle }),
+    record({ target: bytes(limits.maxLinkTargetBytes + 1) }),
+    idempotent,
+  ),
+  mknod: operation(12, record({ ...where, mode: u32, rdev: u32, umask: u32 }), entry),
+  mkdir: operation(13, record({ ...where, mode: u32, umask: u32 }), entry),
+  symlink: operation(14, record({ ...where, target: linkTarget }), entry),
+  link: operation(15, record({ inode: inodeHandle, ...where }), entry),
+  unlink: operation(16, record(where), nothing),
+  rmdir: operation(17, record(where), nothing),
+  /** flags: renameat2(2). */
+  rename: operation(18, record({ ...where, newParent: inodeHandle, newName: name, flags: u32 }), nothing),
+  /** The client dropped these inodes; `entries`: how many entries that named the inode it had received. */
+  forget: operation(19, record({ inodes: list(record({ inode: inodeHandle, entries: u32 }), 1024) }), nothing),
+
+  // attributes
+  /** handle: 0 for none, else the open file whose inode is meant. */
+  getattr: operation(30, record({ inode: inodeHandle, handle: counter }), record({ attributes }), idempotent),
+  setattr: operation(
+    31,
+    record({
+      inode: inodeHandle,
+      handle: counter,
+      mode: optional(u32),
+      uid: optional(u32),
+      gid: optional(u32),
+      size: optional(offset),
+      atime: timeChange,
+      mtime: timeChange,
+      /** Clear set-user-ID and set-group-ID, as a write by an unprivileged user would. */
+      killSuidgid: bool,
+    }),
+    record({ attributes }),
+  ),
+  access: operation(32, record({ inode: inodeHandle, mask: u32 }), nothing, idempotent),
+  getxattr: operation(
+    33,
+    record({ inode: inodeHandle, name: xattrName }),
+    record({ value: bytes(limits.maxXattrValueBytes) }),
+    idempotent,
+  ),
+  listxattr: operation(
+    34,
+    record({ inode: inodeHandle }),
+    record({ names: bytes(limits.maxXattrValueBytes) }),
+    idempotent,
+  ),
+  setxattr: operation(
+    35,
+    record({
+      inode: inodeHandle,
+      name: xattrName,
+      value: bytes(limits.maxXattrValueBytes),
+      flags: u32,
+      /** An access ACL is set by someone outside of the file's group: clear set-group-ID. */
+      killSgid: bool,
+    }),
+    nothing,
+  ),
+  removexattr: operation(36, record({ inode: inodeHandle, name: xattrName }), nothing),
+  statfs: operation(37, record({ inode: inodeHandle }), record({ statistics }), idempotent),
+
+  // open files
+  /** flags: open(2), O_TRUNC included. */
+  open: operation(50, record({ inode: inodeHandle, flags: u32, killSuidgid: bool }), opened),
+  create: operation(51, record({ ...where, mode: u32, umask: u32, flags: u32 }), created),
+  tmpfile: operation(52, record({ parent: inodeHandle, mode: u32, umask: u32, flags: u32 }), created),
+  release: operation(53, record({ handle: counter }), nothing),
+  /**
+   * Reply: bulk holds the bytes, fewer than `size` only at the end of the file. With `knownVersion` the reply says the
+   * version of the file's data, which changes with every change of them; when it equals `knownVersion`, `unchanged` is
+   * true and no bytes are sent. 0 is never a version; without `knownVersion` the reply says 0.
+   */
+  read: operation(
+    54,
+    record({ handle: counter, offset, size: u32, knownVersion: optional(counter) }),
+    record({ version: counter, unchanged: bool }),
+    { idempotent: true, bulk: 'reply' },
+  ),
+  /** append: at the end of the file as it is when the lock is held; `offset` then means nothing. */
+  write: operation(
+    55,
+    record({ handle: counter, offset, append: bool, sync: word('none', 'data', 'all'), killSuidgid: bool }),
+    record({ written: u32 }),
+    { bulk: 'request' },
+  ),
+  fsync: operation(56, record({ handle: counter, dataOnly: bool }), nothing, idempotent),
+  fallocate: operation(57, record({ handle: counter, mode: u32, offset, length: offset }), nothing),
+  lseek: operation(58, record({ handle: counter, offset, whence: u32 }), record({ offset }), idempotent),
+  copyFileRange: operation(
+    59,
+    record({ handleIn: counter, offsetIn: offset, handleOut: counter, offsetOut: offset, length: offset }),
+    record({ copied: offset }),
+  ),
+  syncfs: operation(60, nothing, nothing, idempotent),
+
+  // directories
+  opendir: operation(70, record({ inode: inodeHandle }), opened),
+  readdir: operation(
+    71,
+    record({ handle: counter, cookie: u64, sizeBytes: u32, plus: bool }),
+    record({ entries: list(directoryEntry, 1 << 16), end: bool }),
+    idempotent,
+  ),
+
+  // administration
+  /** What `weft status` shows, as JSON text. */
+  status: operation(90, nothing, record({ json: text(16 * 1024 * 1024) }), idempotent),
+} as const;
+
+export type OperationName = keyof typeof operations;
+export type RequestOf<N extends OperationName> =
+  (typeof operations)[N] extends Operation<infer Q, Fields> ? RecordOf<Q> : never;
+export type ReplyOf<N extends OperationName> =
+  (typeof operations)[N] extends Operation<Fields, infer R> ? RecordOf<R> : never;
+
+export const operationNames = Object.keys(operations) as OperationName[];
+
+const byCode = new Map<number, OperationName>(operationNames.map((one) => [operations[one].code, one]));
+
+export function operationByCode(code: unknown): OperationName | undefined {
+  return typeof code === 'number' ? byCode.get(code) : undefined;
+}

@@ -1,0 +1,177 @@
+/** A server on a real socket and sessions of the real client: the way of a request from end to end, without a mount. */
+import { readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import { request } from 'node:http';
+import { expect, test } from 'vitest';
+import { parseServerAddress } from '../../client-fuse/transport/server-address.ts';
+import { ServerSession } from '../../client-fuse/transport/server-session.ts';
+import { errno } from '../../shared/errno.ts';
+import { ROOT, silent, TemporaryDirectory, TestServer } from '../support/fixture.ts';
+
+const RDWR = 2;
+const ORDINARY = { append: false, sync: 'none', killSuidgid: false } as const;
+
+test('what one session writes, the disk and another session have', async () => {
+  using directory = new TemporaryDirectory();
+  await using server = await TestServer.start(directory.path);
+  const writer = await server.connect();
+  const reader = await server.connect();
+  const where = { parent: writer.hello.root.inode, name: Buffer.from('hello') };
+
+  const created = await writer.call('create', ROOT, { ...where, mode: 0o640, umask: 0o22, flags: RDWR });
+  const data = Buffer.alloc(1 << 20, 'weft');
+  await writer.call('write', ROOT, { handle: created.handle, offset: 0, ...ORDINARY }, { bulk: data });
+  expect(readFileSync(directory.join('hello')).equals(data)).toBe(true);
+  expect(statSync(directory.join('hello')).mode & 0o7777).toBe(0o640);
+
+  const found = await reader.call('lookup', ROOT, where);
+  expect(found.inode).toEqual(created.entry.inode);
+  expect(found.attributes.size).toBe(data.length);
+  const { handle } = await reader.call('open', ROOT, { inode: found.inode, flags: 0, killSuidgid: false });
+  const read = (offset: number, size: number) =>
+    reader.callForBulk('read', ROOT, { handle, offset, size, knownVersion: undefined });
+  expect(Buffer.from((await read(4, 1 << 20)).bulk).equals(data.subarray(4))).toBe(true);
+  expect((await read(1 << 20, 4096)).bulk.length).toBe(0);
+  expect((await read(0, 0)).bulk.length).toBe(0);
+
+  await writer.call('unlink', ROOT, where);
+  await expect(reader.call('lookup', ROOT, where)).rejects.toMatchObject({ code: errno.ENOENT });
+  expect((await read(0, 4)).bulk).toEqual(data.subarray(0, 4)); // open, though it has no name any more
+  await reader.call('release', ROOT, { handle });
+  await expect(read(0, 4)).rejects.toMatchObject({ code: errno.EBADF });
+  writer.close();
+  reader.close();
+});
+
+test('replies come in any order: a small request is answered while a large one waits for its lock', async () => {
+  using directory = new TemporaryDirectory();
+  await using server = await TestServer.start(directory.path);
+  const session = await server.connect();
+  const parent = session.hello.root.inode;
+  const created = { parent, name: Buffer.from('f'), mode: 0o644, umask: 0, flags: RDWR };
+  const { handle, entry } = await session.call('create', ROOT, created);
+  const { store } = server.server.exports.get('/') as NonNullable<ReturnType<typeof server.server.exports.get>>;
+  const held = await store.resolve(entry.inode).rangeLocks.acquire('exclusive', { start: 0, end: 1 });
+
+  const abort = new AbortController();
+  const write = { handle, offset: 0, ...ORDINARY };
+  const waits = session.call('write', ROOT, write, { bulk: Buffer.from('x') });
+  const interrupted = session.call('write', ROOT, write, { bulk: Buffer.from('y'), signal: abort.signal });
+  expect((await session.call('getattr', ROOT, { inode: parent, handle: 0 })).attributes.mode & 0o40000).toBe(0o40000);
+  abort.abort();
+  await expect(interrupted).rejects.toMatchObject({ code: errno.EINTR });
+  held[Symbol.dispose]();
+  expect(await waits).toEqual({ written: 1 });
+  expect(readFileSync(directory.join('f'), 'utf8')).toBe('x');
+  session.close();
+});
+
+test('a request whose caller gave up before it was sent is not sent', async () => {
+  using directory = new TemporaryDirectory();
+  await using server = await TestServer.start(directory.path);
+  const session = await server.connect();
+  const request = { parent: session.hello.root.inode, name: Buffer.from('d'), mode: 0o755, umask: 0 };
+  const call = session.call('mkdir', ROOT, request, { signal: AbortSignal.abort() });
+  await expect(call).rejects.toMatchObject({ code: errno.EINTR });
+  await expect(session.call('lookup', ROOT, request)).rejects.toMatchObject({ code: errno.ENOENT });
+  session.close();
+});
+
+test('more requests than may be in flight are answered all the same, in their order', async () => {
+  using directory = new TemporaryDirectory();
+  await using server = await TestServer.start(directory.path);
+  const session = await server.connect();
+  const parent = session.hello.root.inode;
+  const names = Array.from({ length: 3000 }, (_, index) => Buffer.from(`d${index}`));
+  await Promise.all(names.map((name) => session.call('mkdir', ROOT, { parent, name, mode: 0o755, umask: 0 })));
+  expect(session.inFlight).toBe(0);
+  const answers = await Promise.all(names.map((name) => session.call('rmdir', ROOT, { parent, name })));
+  expect(answers).toHaveLength(3000);
+  session.close();
+});
+
+const refused = [
+  { what: 'nothing listens', url: 'ws://127.0.0.1:1/', says: /127\.0\.0\.1:1: nothing listens there; start the server/ },
+  { what: 'an unknown host', url: 'ws://no-such-host.invalid/', says: /no-such-host\.invalid:7333: cannot connect/ },
+];
+
+test.each(refused)('connecting fails with one clear line: $what', async ({ url, says }) => {
+  const error = await ServerSession.connect(parseServerAddress(url), silent).catch((reason: Error) => reason);
+  expect(error).toBeInstanceOf(Error);
+  expect((error as Error).message).toMatch(says);
+  expect((error as Error).message).not.toContain('\n');
+});
+
+test('an unknown export is refused with the names of those that are there', async () => {
+  using directory = new TemporaryDirectory();
+  await using server = await TestServer.start(directory.path);
+  const address = parseServerAddress(`ws://127.0.0.1:${server.server.port}/music`);
+  await expect(ServerSession.connect(address, silent)).rejects.toThrow(/no export "music" here.*exports "\/"/);
+});
+
+test('who speaks plain HTTP is told what this is', async () => {
+  using directory = new TemporaryDirectory();
+  await using server = await TestServer.start(directory.path);
+  const [status, text] = await new Promise<[number | undefined, string]>((resolve, reject) => {
+    const call = request({ host: '127.0.0.1', port: server.server.port, path: '/' }, (response) => {
+      let body = '';
+      response.on('data', (chunk: Buffer) => {
+        body += chunk.toString();
+      });
+      response.on('end', () => resolve([response.statusCode, body]));
+    });
+    call.on('error', reject);
+    call.end();
+  });
+  expect(status).toBe(426);
+  expect(text).toContain('weft mount ws://');
+});
+
+test('a read-only export refuses every change and serves every read', async () => {
+  using directory = new TemporaryDirectory();
+  writeFileSync(directory.join('file'), 'content');
+  symlinkSync('file', directory.join('link'));
+  await using server = await TestServer.start(directory.path, { readOnly: true });
+  const session = await server.connect();
+  expect(session.hello.readOnly).toBe(true);
+  const parent = session.hello.root.inode;
+  const name = Buffer.from('new');
+  const { inode } = await session.call('lookup', ROOT, { parent, name: Buffer.from('file') });
+  const changes = [
+    session.call('mkdir', ROOT, { parent, name, mode: 0o755, umask: 0 }),
+    session.call('create', ROOT, { parent, name, mode: 0o644, umask: 0, flags: 0 }),
+    session.call('tmpfile', ROOT, { parent, mode: 0o644, umask: 0, flags: RDWR }),
+    session.call('symlink', ROOT, { parent, name, target: Buffer.from('x') }),
+    session.call('link', ROOT, { inode, parent, name }),
+    session.call('unlink', ROOT, { parent, name: Buffer.from('file') }),
+    session.call('open', ROOT, { inode, flags: 1, killSuidgid: false }),
+    session.call('open', ROOT, { inode, flags: 0o1000, killSuidgid: false }),
+    session.call('setxattr', ROOT, { inode, name: Buffer.from('user.a'), value: name, flags: 0, killSgid: false }),
+  ];
+  for (const change of changes) await expect(change).rejects.toMatchObject({ code: errno.EROFS });
+  const { handle } = await session.call('open', ROOT, { inode, flags: 0, killSuidgid: false });
+  const { bulk } = await session.callForBulk('read', ROOT, { handle, offset: 0, size: 99, knownVersion: undefined });
+  expect(Buffer.from(bulk).toString()).toBe('content');
+  session.close();
+});
+
+test('status lists sessions, requests and guarantees', async () => {
+  using directory = new TemporaryDirectory();
+  await using server = await TestServer.start(directory.path);
+  const session = await server.connect();
+  const status = JSON.parse((await session.call('status', ROOT, {})).json);
+  expect(status.exports).toMatchObject([{ name: '/', directory: directory.path, readOnly: false }]);
+  expect(status.sessions).toMatchObject([{ export: '/', connections: 2, absentSeconds: null, openFiles: 0 }]);
+  expect(status.unexpectedErrors).toBe(0);
+  session.close();
+});
+
+test('a server that shuts down says so, and whoever waits is told when the session is closed', async () => {
+  using directory = new TemporaryDirectory();
+  const server = await TestServer.start(directory.path);
+  const session = await server.connect();
+  await server[Symbol.asyncDispose]();
+  const waits = session.call('statfs', ROOT, { inode: session.hello.root.inode });
+  session.close();
+  await expect(waits).rejects.toMatchObject({ code: errno.ESHUTDOWN });
+  await expect(session.call('syncfs', ROOT, {})).rejects.toMatchObject({ code: errno.ESHUTDOWN });
+});

@@ -1,0 +1,24 @@
+import { defineConfig } from 'vitest/config';
+
+/**
+ * unit: tables of rows, and the server over sockets of 127.0.0.1. model: properties against small references.
+ * e2e: real mounts, one file after the other. Unit and model together take less than a minute on two cores.
+ */
+export default defineConfig({
+  test: {
+    projects: [
+      { test: { name: 'unit', include: ['test/unit/**/*.test.ts'], testTimeout: 20_000, pool: 'forks' } },
+      { test: { name: 'model', include: ['test/model/**/*.test.ts'], testTimeout: 30_000, pool: 'forks' } },
+      {
+        test: {
+          name: 'e2e',
+          include: ['test/e2e/**/*.test.ts'],
+          testTimeout: 120_000,
+          hookTimeout: 60_000,
+          pool: 'forks',
+          fileParallelism: false,
+        },
+      },
+    ],
+  },
+});
