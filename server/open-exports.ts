@@ -19,9 +19,18 @@ export function openExports(requests: readonly ExportRequest[], squash: Squash, 
   const descriptors = Math.max(64, Math.floor(raiseOpenFileLimit() / 2 / requests.length));
   return requests.map(({ name, directory, readOnly }) => {
     const path = checkedDirectory(directory);
-    const store = new DirectoryStore(path, new HandleSigner(key, name), descriptors);
+    const store = new DirectoryStore(path, new HandleSigner(key, scopeOf(name, path)), descriptors);
     return { name, directory: path, readOnly, squash, store, usesKernelHandles: store.inodes.usesKernelHandles };
   });
+}
+
+/**
+ * What handles are good for: this export of this directory. Another directory that is exported under the same name later
+ * must not honour them. Without the device number, which may be another after a restart of the machine.
+ */
+function scopeOf(name: string, path: string): string {
+  const { ino, birthtimeNs } = statSync(path, { bigint: true });
+  return `${name} ${ino} ${birthtimeNs}`;
 }
 
 function checkedDirectory(directory: string): string {

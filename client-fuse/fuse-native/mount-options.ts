@@ -18,7 +18,7 @@ const ALWAYS = [
   'subtype=weft',
   // The caller of a request is not known here: the kernel checks permissions by the attributes.
   'default_permissions',
-  // Without these a write arrives in pieces of one page.
+  // Without big_writes a write that is not direct_io arrives in pieces of one page.
   'big_writes',
   `max_read=${MAX_DATA_BYTES}`,
   // Nothing is remembered: there are no leases to take it back.

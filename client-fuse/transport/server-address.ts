@@ -21,7 +21,16 @@ export function parseServerAddress(text: string): ServerAddress {
   }
   if (url.protocol !== 'ws:') throw new Error(`"${text}": ${url.protocol}// is not supported: ${example}`);
   if (url.hostname === '') throw new Error(`"${text}" names no host: ${example}`);
-  const port = url.port === '' ? DEFAULT_PORT : Number(url.port);
-  const exportName = decodeURIComponent(url.pathname).replace(/^\/+|\/+$/g, '') || '/';
+  // The URL leaves out a port that is the scheme's own.
+  const port = url.port === '' ? (/:0*80(?:\/|$)/.test(text) ? 80 : DEFAULT_PORT) : Number(url.port);
+  const exportName = decoded(url.pathname, text).replace(/^\/+|\/+$/g, '') || '/';
   return { host: url.hostname, port, exportName, url: `ws://${url.hostname}:${port}/` };
+}
+
+function decoded(pathname: string, text: string): string {
+  try {
+    return decodeURIComponent(pathname);
+  } catch {
+    throw new Error(`"${text}" is not an address: a % in an export's name is written %25`);
+  }
 }

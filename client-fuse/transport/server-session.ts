@@ -38,6 +38,7 @@ interface Pending {
   readonly body: unknown;
   readonly bulk: Uint8Array | undefined;
   readonly lane: Lane;
+  readonly signal: AbortSignal | undefined;
   readonly resolve: (reply: Answer<OperationName>) => void;
   readonly reject: (error: unknown) => void;
 }
@@ -119,13 +120,15 @@ export class ServerSession {
     { bulk, signal }: CallOptions = {},
   ): Promise<Answer<N>> {
     if (this.#closed) return Promise.reject(new FsError(errno.ESHUTDOWN, operation));
+    if (signal?.aborted) return Promise.reject(new FsError(errno.EINTR, operation));
     const seq = ++this.#lastSeq;
     const { encode } = operations[operation].request as { encode(value: unknown): unknown };
     const expected = 'size' in request && operation === 'read' ? (request.size as number) : 0;
     const lane = Math.max(bulk?.length ?? 0, expected) > BULK_BYTES ? 'bulk' : 'small';
     return new Promise<Answer<N>>((resolve, reject) => {
       const settle = resolve as unknown as Pending['resolve'];
-      const pending: Pending = { seq, operation, caller, body: encode(request), bulk, lane, resolve: settle, reject };
+      const body = encode(request);
+      const pending: Pending = { seq, operation, caller, body, bulk, lane, signal, resolve: settle, reject };
       if (this.#pending.size >= limits.maxRequestsInFlight) this.#queued.push(pending);
       else this.#start(pending);
       signal?.addEventListener('abort', () => this.#cancel(pending), { once: true });
@@ -156,7 +159,13 @@ export class ServerSession {
   }
 
   #cancel(pending: Pending): void {
-    if (this.#pending.has(pending.seq)) this.#links.get(pending.lane)?.send([frameKind.CANCEL, pending.seq]);
+    const index = this.#queued.indexOf(pending);
+    if (index >= 0) {
+      this.#queued.splice(index, 1);
+      pending.reject(new FsError(errno.EINTR, pending.operation));
+    } else if (this.#pending.has(pending.seq)) {
+      this.#links.get(pending.lane)?.send([frameKind.CANCEL, pending.seq]);
+    }
   }
 
   #reply(frame: unknown[]): void {
@@ -223,7 +232,11 @@ export class ServerSession {
       }
     }
     if (this.#closed) return;
-    for (const pending of this.#pending.values()) if (pending.lane === lane) this.#send(pending);
+    for (const pending of this.#pending.values()) {
+      if (pending.lane !== lane) continue;
+      this.#send(pending);
+      if (pending.signal?.aborted) this.#cancel(pending);
+    }
     if (this.#links.size < 2 || this.unreachableSinceMs === undefined) return;
     const seconds = (Date.now() - this.unreachableSinceMs) / 1000;
     this.unreachableSinceMs = undefined;

@@ -29,7 +29,7 @@ export class FileData {
   read(open: OpenHandle, offset: number, size: number): Promise<Uint8Array> {
     const ahead = open.readAhead?.read(offset, size);
     if (ahead) return ahead;
-    return this.#shared.read(`${open.node.id} ${offset} ${size}`, () => this.#read(open, offset, size));
+    return this.#shared.read(`${open.node.id} ${open.epoch} ${offset} ${size}`, () => this.#read(open, offset, size));
   }
 
   async #read(open: OpenHandle, offset: number, size: number): Promise<Uint8Array> {

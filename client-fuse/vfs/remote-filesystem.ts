@@ -126,25 +126,18 @@ export class RemoteFilesystem implements Filesystem {
   // --- attributes
 
   async getattr(caller: Caller, node: NodeId, handle?: number): Promise<AttributesReply> {
-    const open = handle === undefined ? undefined : await this.#open(handle);
-    const request = { inode: this.#inode(node), handle: open?.server ?? 0 };
-    return this.#attributes(await this.#call('getattr', caller, request));
+    const ask = async (server: number) =>
+      this.#attributes(await this.#call('getattr', caller, { inode: this.#inode(node), handle: server }));
+    return handle === undefined ? ask(0) : this.#withOpen(handle, ({ server }) => ask(server));
   }
 
   async setattr(caller: Caller, node: NodeId, changes: AttributeChanges, handle?: number): Promise<AttributesReply> {
-    const open = handle === undefined ? undefined : await this.#open(handle);
-    const reply = await this.#call('setattr', caller, {
-      inode: this.#inode(node),
-      handle: open?.server ?? 0,
-      mode: changes.mode,
-      uid: changes.uid,
-      gid: changes.gid,
-      size: changes.size,
-      atime: changes.atime,
-      mtime: changes.mtime,
-      killSuidgid: changes.killSuidgid ?? false,
-    });
-    return this.#attributes(reply);
+    const ask = async (server: number) => {
+      const { mode, uid, gid, size, atime, mtime, killSuidgid = false } = changes;
+      const request = { inode: this.#inode(node), handle: server, mode, uid, gid, size, atime, mtime, killSuidgid };
+      return this.#attributes(await this.#call('setattr', caller, request));
+    };
+    return handle === undefined ? ask(0) : this.#withOpen(handle, ({ server }) => ask(server));
   }
 
   async statfs(caller: Caller, node: NodeId): Promise<FilesystemStatistics> {
@@ -211,7 +204,7 @@ export class RemoteFilesystem implements Filesystem {
   }
 
   async read(_caller: Caller, handle: number, offset: number, size: number): Promise<Uint8Array> {
-    return this.#data.read(await this.#open(handle), offset, size);
+    return this.#withOpen(handle, (open) => this.#data.read(open, offset, size));
   }
 
   async write(
@@ -222,25 +215,25 @@ export class RemoteFilesystem implements Filesystem {
     flags: number,
     killSuidgid: boolean,
   ): Promise<number> {
-    return this.#data.write(await this.#open(handle), offset, data, flags, killSuidgid);
+    return this.#withOpen(handle, (open) => this.#data.write(open, offset, data, flags, killSuidgid));
   }
 
   /** Every write has been answered by the server: nothing is left to flush. */
   flush(): void {}
 
   async fsync(caller: Caller, handle: number, dataOnly: boolean): Promise<void> {
-    const open = await this.#open(handle);
-    await this.#call('fsync', caller, { handle: open.server, dataOnly });
+    await this.#withOpen(handle, ({ server }) => this.#call('fsync', caller, { handle: server, dataOnly }));
   }
 
   async fallocate(caller: Caller, handle: number, mode: number, offset: number, length: number): Promise<void> {
-    const open = await this.#open(handle);
-    await this.#call('fallocate', caller, { handle: open.server, mode, offset, length });
+    await this.#withOpen(handle, ({ server }) => {
+      return this.#call('fallocate', caller, { handle: server, mode, offset, length });
+    });
   }
 
   async lseek(caller: Caller, handle: number, offset: number, whence: number): Promise<number> {
-    const open = await this.#open(handle);
-    return (await this.#call('lseek', caller, { handle: open.server, offset, whence })).offset;
+    const ask = ({ server }: OpenHandle) => this.#call('lseek', caller, { handle: server, offset, whence });
+    return (await this.#withOpen(handle, ask)).offset;
   }
 
   async copyFileRange(
@@ -251,10 +244,12 @@ export class RemoteFilesystem implements Filesystem {
     offsetOut: number,
     length: number,
   ): Promise<number> {
-    const source = await this.#open(handleIn);
-    const target = await this.#open(handleOut);
-    const request = { handleIn: source.server, offsetIn, handleOut: target.server, offsetOut, length };
-    return (await this.#call('copyFileRange', caller, request)).copied;
+    return this.#withOpen(handleIn, (source) =>
+      this.#withOpen(handleOut, async (target) => {
+        const request = { handleIn: source.server, offsetIn, handleOut: target.server, offsetOut, length };
+        return (await this.#call('copyFileRange', caller, request)).copied;
+      }),
+    );
   }
 
   async syncfs(caller: Caller): Promise<void> {
@@ -287,8 +282,8 @@ export class RemoteFilesystem implements Filesystem {
     sizeBytes: number,
     plus: boolean,
   ): Promise<readonly DirectoryEntry[]> {
-    const open = await this.#open(handle);
-    const { entries } = await this.#call('readdir', caller, { handle: open.server, cookie, sizeBytes, plus });
+    const ask = ({ server }: OpenHandle) => this.#call('readdir', caller, { handle: server, cookie, sizeBytes, plus });
+    const { entries } = await this.#withOpen(handle, ask);
     return entries.map(({ entry, ...listed }) => (entry ? { ...listed, entry: this.#entry(entry) } : listed));
   }
 
@@ -338,10 +333,22 @@ export class RemoteFilesystem implements Filesystem {
     };
   }
 
-  async #open(handle: number): Promise<OpenHandle> {
+  /**
+   * Uses an open handle. A request that was under way while the server was restarted went to the new one with a handle
+   * that it does not know (EBADF): then the file is opened again, and the request made again.
+   */
+  async #withOpen<T>(handle: number, use: (open: OpenHandle) => Promise<T>): Promise<T> {
     const open = this.#handles.get(handle);
-    if (open.epoch !== this.#session.epoch) await ensureOpen(open, this.#session);
-    return open;
+    for (;;) {
+      if (open.epoch !== this.#session.epoch) await ensureOpen(open, this.#session);
+      const { epoch } = open;
+      try {
+        return await use(open);
+      } catch (error) {
+        const wasForgotten = error instanceof FsError && error.code === errno.EBADF && epoch !== this.#session.epoch;
+        if (!wasForgotten) throw error;
+      }
+    }
   }
 
   #opened(caller: Caller, node: Node, flags: number, server: number, epoch: number): OpenedFile {

@@ -52,6 +52,8 @@ export class LocalDriver implements OverlapDriver {
       opened.map(async ({ plan, file }) => {
         const watch = new CallerWatch(this.#stallMs);
         const working = runCaller({ ...plan.job, endNs }, file, clock, (report) => {
+          // Given up: what comes late ends the caller instead of counting.
+          if (watch.isOver) return Promise.reject(new StalledError('given up'));
           watch.heard();
           phase.report(report);
           // The other callers, sockets and signals of this process get their turn even if no call ever waits.
@@ -106,6 +108,7 @@ class CallerWatch {
   readonly stalled: Promise<never>;
   readonly #timer: NodeJS.Timeout;
   #lastHeardMs = Date.now();
+  isOver = false;
 
   constructor(stallMs: number) {
     let reject: (error: Error) => void = () => {};
@@ -123,6 +126,7 @@ class CallerWatch {
   }
 
   end(): void {
+    this.isOver = true;
     clearInterval(this.#timer);
   }
 }

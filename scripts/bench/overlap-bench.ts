@@ -98,12 +98,14 @@ function reportOf(options: OverlapOptions, labels: readonly string[], outcome: O
   const { counts, examples } = outcome.checker;
   const [writes, reads] = [outcome.writes.summary(outcome.elapsedMs), outcome.reads.summary(outcome.elapsedMs)];
   const finalFaults = outcome.finalStates.filter((state) => state.fault !== null).length;
+  const unreadable = outcome.finalStates.filter((state) => state.fault === 'unreadable').length;
   const hung = outcome.failures.filter((failure) => failure.hung).length;
   const facts = {
     counts,
     reads,
     writes,
     finalFaults,
+    unreadable,
     hung,
     targets: labels.length,
     failed: outcome.failures.length - hung,

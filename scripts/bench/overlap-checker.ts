@@ -35,7 +35,7 @@ export class OverlapChecker {
   readonly counts: FaultCounts = { torn: 0, stale: 0, backward: 0, mixedPages: 0, mixedReads: 0 };
   /** The first of each kind. */
   readonly examples = new Map<FaultExample['fault'], FaultExample>();
-  /** Writes that some read has shown: how much the readers really looked at. */
+  /** Reads judged so far; at the end, all of them. */
   judgedReads = 0;
   readonly #watermarks = new Map<number, number>();
   #pending: ReadRecord[] = [];

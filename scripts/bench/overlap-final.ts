@@ -12,7 +12,7 @@ import type { WriteHistory } from './write-history.ts';
 
 /** `hung`: targets that are not asked any more. */
 export async function finalStates(
-  driver: OverlapDriver,
+  driver: Pick<OverlapDriver, 'labels' | 'inspect'>,
   history: WriteHistory,
   hung: ReadonlySet<number>,
 ): Promise<FinalState[]> {
@@ -32,7 +32,7 @@ export async function finalStates(
 }
 
 async function finalState(
-  driver: OverlapDriver,
+  driver: Pick<OverlapDriver, 'labels' | 'inspect'>,
   target: number,
   label: string,
   history: WriteHistory,

@@ -10,6 +10,8 @@ export interface VerdictFacts {
   readonly reads: CallSummary;
   readonly writes: CallSummary;
   readonly finalFaults: number;
+  /** Of these, places that could not be read at all. */
+  readonly unreadable: number;
   readonly targets: number;
   readonly hung: number;
   readonly failed: number;
@@ -22,16 +24,19 @@ export function verdictText({
   reads,
   writes,
   finalFaults,
+  unreadable,
   targets,
   hung,
   failed,
   elapsedSeconds,
 }: VerdictFacts): string {
+  const finalWrong = finalFaults - unreadable;
   const wrong = [
     ...(counts.stale > 0 ? [`${formatCount(counts.stale)} stale`] : []),
     ...(counts.backward > 0 ? [`${formatCount(counts.backward)} back in time`] : []),
     ...(counts.mixedPages > 0 ? [`${plural(counts.mixedPages, 'mixed page')}`] : []),
-    ...(finalFaults > 0 ? [`final content wrong in ${finalFaults} of ${plural(targets, 'place')}`] : []),
+    ...(finalWrong > 0 ? [`final content wrong in ${finalWrong} of ${plural(targets, 'place')}`] : []),
+    ...(unreadable > 0 ? [`final content not read in ${unreadable} of ${plural(targets, 'place')}`] : []),
     ...(reads.errors + writes.errors > 0 ? [plural(reads.errors + writes.errors, 'error')] : []),
     ...(reads.short + writes.short > 0 ? [plural(reads.short + writes.short, 'short call')] : []),
     ...(hung > 0 ? [`${plural(hung, 'caller')} hung`] : []),

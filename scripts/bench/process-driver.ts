@@ -64,6 +64,8 @@ export class ProcessDriver implements OverlapDriver {
         .filter((plan) => plan.job.role === role)
         .map((plan) => this.#startCaller(plan, phase, callers, ends, failures));
       await Promise.all(opened);
+      // Without all callers it would not be the run that was asked for.
+      if (failures.length > 0) return this.#abandon(callers, failures);
     }
     const startNs = monotonicClock(this.#clockBase)();
     phase.started(startNs);
@@ -71,6 +73,12 @@ export class ProcessDriver implements OverlapDriver {
     for (const child of callers) child.send(start);
     await Promise.all(ends);
     return failures;
+  }
+
+  #abandon(callers: Set<Child>, failures: readonly CallerFailure[]): readonly CallerFailure[] {
+    const why = [...failures];
+    for (const child of callers) child.kill('another caller could not begin');
+    return why;
   }
 
   /** Resolves when the caller has the file open, or has failed. */

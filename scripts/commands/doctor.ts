@@ -1,11 +1,10 @@
 /** `weft doctor`: looks at this machine, and says of each finding what it means and what to do. */
 
-import { execFileSync } from 'node:child_process';
 import { accessSync, constants, existsSync, readFileSync, symlinkSync, unlinkSync } from 'node:fs';
-import { createRequire } from 'node:module';
 import { release } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import type { Command } from 'commander';
+import { loadFuseNative } from '../../client-fuse/fuse-native/binding.ts';
 import { raiseOpenFileLimit } from '../../shared/linux/libc.ts';
 
 type Verdict = 'ok' | 'note' | 'fail';
@@ -121,12 +120,9 @@ function linkHelper(): void {
 function secondDriver(): Finding {
   const subject = 'fuse-native (second driver)';
   try {
-    createRequire(import.meta.url).resolve('fuse-native');
-  } catch {
-    return { subject, verdict: 'note', meaning: 'not installed; it is needed only for --driver fuse-native' };
-  }
-  const libraries = execFileSync('/sbin/ldconfig', ['-p'], { encoding: 'utf8' });
-  if (libraries.includes('libfuse.so.2'))
+    loadFuseNative();
     return { subject, verdict: 'ok', meaning: 'usable with --driver fuse-native' };
-  return { subject, verdict: 'note', meaning: 'needs the package libfuse2 for --driver fuse-native' };
+  } catch (error) {
+    return { subject, verdict: 'note', meaning: (error as Error).message };
+  }
 }

@@ -14,6 +14,7 @@ import { parseServerAddress } from '../../client-fuse/transport/server-address.t
 import { ServerSession } from '../../client-fuse/transport/server-session.ts';
 import { RemoteFilesystem } from '../../client-fuse/vfs/remote-filesystem.ts';
 import { logLevelOption, openLog } from './log.ts';
+import { failNativeMount, serveNativeMount, superviseNativeMount } from './mount-native.ts';
 
 interface MountCommandOptions {
   readonly foreground?: true;
@@ -51,6 +52,7 @@ export function addMountCommand(program: Command): void {
     .argument('URL')
     .addOption(mountOption())
     .addOption(driverOption())
+    .option('--at <MOUNTPOINT>', 'for the driver that mounts by itself')
     .addOption(logLevelOption)
     .action(mountClient);
 }
@@ -63,8 +65,8 @@ async function mount(url: string, mountpoint: string, options: MountCommandOptio
   // What can be wrong with the command line is said at once, by the process that has the terminal.
   parseServerAddress(url);
   const parsed = parseMountOptions(options.o);
-  const passed = [...options.o.flatMap((one) => ['-o', one]), '--driver', parsed.client.driver ?? options.driver];
-  passed.push('--log-level', options.logLevel);
+  const driver = parsed.client.driver ?? options.driver;
+  const passed = [...options.o.flatMap((one) => ['-o', one]), '--driver', driver, '--log-level', options.logLevel];
   const path = resolve(mountpoint);
   if (!options.foreground) {
     const report = (line: string) => console.error(`weft: ${line}`);
@@ -72,14 +74,14 @@ async function mount(url: string, mountpoint: string, options: MountCommandOptio
     process.exitCode = await mountInBackground(self('mount', url, path, '-f', ...passed), { report, ...place });
     return;
   }
-  await superviseInForeground(url, path, parsed, options, self('mount-client', url, ...passed));
+  await superviseInForeground(url, path, parsed, { ...options, driver }, self('mount-client', url, ...passed));
 }
 
 async function superviseInForeground(
   url: string,
   mountpoint: string,
   options: MountOptions,
-  { logLevel }: MountCommandOptions,
+  { driver, logLevel }: MountCommandOptions,
   clientCommand: string[],
 ): Promise<void> {
   const parent = backgroundParent();
@@ -87,16 +89,12 @@ async function superviseInForeground(
     if (parent) void parent.report(line);
     else console.error(`weft: ${line}`);
   };
+  const common = { mountpoint, clientCommand, report, onMounted: () => void parent?.mounted() };
   try {
-    process.exitCode = await superviseMount({
-      source: url,
-      mountpoint,
-      options,
-      clientCommand,
-      log: openLog(logLevel, 'weft mount'),
-      report,
-      onMounted: () => void parent?.mounted(),
-    });
+    process.exitCode =
+      driver === 'fuse-native'
+        ? await superviseNativeMount({ ...common, nonempty: options.nonempty })
+        : await superviseMount({ ...common, source: url, options, log: openLog(logLevel, 'weft mount') });
   } catch (error) {
     if (parent === undefined) throw error;
     await parent.report((error as Error).message);
@@ -104,17 +102,23 @@ async function superviseInForeground(
   }
 }
 
-async function mountClient(url: string, options: MountCommandOptions): Promise<void> {
+async function mountClient(url: string, options: MountCommandOptions & { at?: string }): Promise<void> {
   const log = openLog(options.logLevel, 'weft client');
-  const { client, allowOther } = parseMountOptions(options.o);
+  const { client, allowOther, generic } = parseMountOptions(options.o);
   let session: ServerSession | undefined;
   try {
     session = await ServerSession.connect(parseServerAddress(url), log);
     const filesystem = new RemoteFilesystem(session, client);
-    await serveMount({ filesystem, log, ...client, checkPermissions: needsKernelChecks(session, allowOther) });
+    if (options.at !== undefined) {
+      const mountOptions = [...generic, ...(allowOther ? ['allow_other'] : [])];
+      await serveNativeMount({ filesystem, url, mountpoint: options.at, mountOptions, log });
+    } else {
+      await serveMount({ filesystem, log, ...client, checkPermissions: needsKernelChecks(session, allowOther) });
+    }
     process.exitCode = 0;
   } catch (error) {
-    await failMount((error as Error).message);
+    const { message } = error as Error;
+    await (options.at === undefined ? failMount(message) : failNativeMount(message));
     process.exitCode = 1;
   } finally {
     session?.close();

@@ -68,8 +68,19 @@ function read(context: RequestContext, request: RequestOf<'read'>): Eventually<R
   if (request.size > limits.maxDataBytes) throw new FsError(errno.EINVAL, 'read');
   const range = pagesOf(request.offset, request.size);
   const grant = file.inode.rangeLocks.acquire('shared', range, context.request);
-  if (grant instanceof Promise) return grant.then((held) => readLocked(context, file, request, held));
+  if (grant instanceof Promise) return readAfterWait(context, file, request, grant);
   return readLocked(context, file, request, grant);
+}
+
+/** The handle may be released while its lock is waited for. */
+async function readAfterWait(
+  context: RequestContext,
+  file: OpenFile,
+  request: RequestOf<'read'>,
+  grant: Promise<Grant>,
+): Promise<ReadReply> {
+  using _use = file.use();
+  return await readLocked(context, file, request, await grant);
 }
 
 function readLocked(

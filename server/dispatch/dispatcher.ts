@@ -66,10 +66,9 @@ export class Dispatcher {
     try {
       const reply = handler.handle(context, body, request.bulk);
       if (!(reply instanceof Promise)) return outcomeOf(operation, reply);
-      return reply.then(
-        (value) => outcomeOf(operation, value),
-        (error: unknown) => this.#failed(operation, error),
-      );
+      return reply
+        .then((value) => outcomeOf(operation, value))
+        .catch((error: unknown) => this.#failed(operation, error));
     } catch (error) {
       return this.#failed(operation, error);
     }

@@ -1,5 +1,18 @@
 /** Handlers of operations on names: one call of the store each, synchronous, hence atomic against each other. */
+import { FsError } from '../../shared/errno.ts';
+import type { Inode } from '../store/inode.ts';
+import type { Store } from '../store/store.ts';
 import { DONE, entryOf, type Handlers } from './handler.ts';
+
+/** A client may forget what an earlier server named to it; the others of its list count all the same. */
+function resolveIfKnown(store: Store, handle: Uint8Array): Inode | undefined {
+  try {
+    return store.resolve(handle);
+  } catch (error) {
+    if (error instanceof FsError) return undefined;
+    throw error;
+  }
+}
 
 export const nameHandlers: Handlers<
   'lookup' | 'readlink' | 'mknod' | 'mkdir' | 'symlink' | 'link' | 'unlink' | 'rmdir' | 'rename' | 'forget'
@@ -68,7 +81,10 @@ export const nameHandlers: Handlers<
     mutates: false,
     handle: ({ session, store }, { inodes }) => {
       if (session.exported.usesKernelHandles) return DONE;
-      for (const { inode, entries } of inodes) session.forget(store.resolve(inode), entries);
+      for (const { inode, entries } of inodes) {
+        const known = resolveIfKnown(store, inode);
+        if (known) session.forget(known, entries);
+      }
       return DONE;
     },
   },

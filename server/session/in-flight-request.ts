@@ -7,8 +7,8 @@ import type { Outcome } from './outcome.ts';
 export class InFlightRequest {
   #controller: AbortController | undefined;
   #cancelled = false;
-  /** Connections that brought the request again meanwhile, and want its outcome too. */
-  readonly askedAgain: ((outcome: Outcome) => void)[] = [];
+  /** The connection that brought the request, and those that brought it again meanwhile: all want its outcome. */
+  readonly answers: ((outcome: Outcome) => void)[] = [];
 
   /** Aborted when the caller gave up, or the session ended. */
   get signal(): AbortSignal {

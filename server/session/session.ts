@@ -2,7 +2,7 @@
  * A client's session: its open handles, and the replies it may ask for again. It outlives its connections for the
  * session lease, so a request that was sent again after a broken connection is answered from here and applied once.
  */
-import { randomBytes } from 'node:crypto';
+import { randomBytes, randomInt } from 'node:crypto';
 import { errno, FsError } from '../../shared/errno.ts';
 import { limits } from '../../shared/limits.ts';
 import type { Export } from '../export.ts';
@@ -10,6 +10,9 @@ import type { Inode } from '../store/inode.ts';
 import type { OpenFile } from '../store/open-file.ts';
 import { InFlightRequest } from './in-flight-request.ts';
 import type { Outcome } from './outcome.ts';
+
+/** A new session's handles start at random, so that a handle of an earlier session names no other file in this one. */
+const FIRST_HANDLE_BELOW = 2 ** 47;
 
 /** The header of a reply that is kept; bulk replies belong to idempotent operations and are made again. */
 export type KeptReply = readonly unknown[];
@@ -26,9 +29,11 @@ export class Session {
   bytesRead = 0;
   bytesWritten = 0;
   readonly #files = new Map<number, OpenFile>();
-  #lastHandle = 0;
+  #lastHandle = randomInt(FIRST_HANDLE_BELOW);
   readonly #inFlight = new Map<number, InFlightRequest>();
   readonly #kept = new Map<number, KeptReply>();
+  /** The client has taken every reply up to this one. */
+  #acknowledged = -1;
   readonly #remembered = new Map<Inode, number>();
 
   constructor(exported: Export, client: string, nowMs: number) {
@@ -69,25 +74,36 @@ export class Session {
 
   // requests
 
-  /** Undefined: the request is known already, under way or answered; it must not be applied again. */
-  begin(seq: number): InFlightRequest | undefined {
-    if (this.#inFlight.has(seq) || this.#kept.has(seq)) return undefined;
+  /**
+   * Undefined: the request is known already and must not be applied again. It is under way (then `answer` is called with
+   * its outcome too), answered, or a late copy of one whose reply the client has taken.
+   */
+  begin(seq: number, answer: (outcome: Outcome) => void): InFlightRequest | undefined {
+    const underWay = this.#inFlight.get(seq);
+    if (underWay) underWay.answers.push(answer);
+    if (underWay || seq <= this.#acknowledged || this.#kept.has(seq)) return undefined;
     const request = new InFlightRequest();
+    request.answers.push(answer);
     this.#inFlight.set(seq, request);
     this.requests++;
     return request;
   }
 
+  /** The request is done: everyone who asked is answered, and the bulk data are free when all have sent them. */
   end(seq: number, keep: KeptReply | undefined, outcome: Outcome): void {
-    const askedAgain = this.#inFlight.get(seq)?.askedAgain ?? [];
+    const answers = this.#inFlight.get(seq)?.answers ?? [];
     this.#inFlight.delete(seq);
     if (keep) this.#kept.set(seq, keep);
-    for (const answer of askedAgain) answer(outcome);
+    let sending = answers.length;
+    const flushed = () => {
+      if (--sending === 0) outcome.flushed?.();
+    };
+    for (const answer of answers) answer(answers.length === 1 ? outcome : { ...outcome, flushed });
   }
 
-  /** `answer` is called with the outcome of a request under way, beside the connection that brought it first. */
-  onceAnswered(seq: number, answer: (outcome: Outcome) => void): void {
-    this.#inFlight.get(seq)?.askedAgain.push(answer);
+  /** The request did not fit the protocol: it is not under way any more, and has no answer. */
+  abandon(seq: number): void {
+    this.#inFlight.delete(seq);
   }
 
   keptReply(seq: number): KeptReply | undefined {
@@ -96,6 +112,8 @@ export class Session {
 
   /** The client has taken every reply up to `seq`. */
   acknowledge(seq: number): void {
+    if (seq <= this.#acknowledged) return;
+    this.#acknowledged = seq;
     for (const kept of this.#kept.keys()) if (kept <= seq) this.#kept.delete(kept);
   }
 

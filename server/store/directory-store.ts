@@ -6,9 +6,9 @@
 import type { FilesystemStatistics, Timespec } from '../../shared/attributes.ts';
 import { isDirectory, isRegular, mode as modeBits } from '../../shared/attributes.ts';
 import { errno, FsError } from '../../shared/errno.ts';
-import { AT, O, UTIME } from '../../shared/linux/constants.ts';
+import { AT, O, RENAME, UTIME } from '../../shared/linux/constants.ts';
 import * as libc from '../../shared/linux/libc.ts';
-import { type Identity, runAs, runAsCreator } from './identity.ts';
+import { actsAsCallers, type Identity, runAs, runAsCreator } from './identity.ts';
 import type { Inode } from './inode.ts';
 import type { HandleSigner } from './inode-handle.ts';
 import { type FoundInode, InodeTable, openExportDirectory } from './inode-table.ts';
@@ -22,6 +22,8 @@ const OPEN_FLAGS = O.ACCMODE | O.TRUNC | O.NOATIME;
 const SAFE_FLAGS = O.CLOEXEC | O.NONBLOCK;
 const FIND_FLAGS = O.PATH | O.NOFOLLOW | O.CLOEXEC;
 const DOT = Buffer.from('.');
+/** Changing them needs CAP_SYS_ADMIN or CAP_SETFCAP. */
+const ROOT_XATTRS = ['trusted.', 'security.'];
 
 export class DirectoryStore implements Store {
   readonly #inodes: InodeTable;
@@ -95,7 +97,7 @@ export class DirectoryStore implements Store {
 
   unlink(as: Identity, parent: Inode, name: Uint8Array): void {
     const directory = this.#fd(parent);
-    runAs(as, () => libc.unlinkat(directory, name, 0));
+    this.#replacing(directory, name, () => runAs(as, () => libc.unlinkat(directory, name, 0)));
   }
 
   rmdir(as: Identity, parent: Inode, name: Uint8Array): void {
@@ -106,8 +108,28 @@ export class DirectoryStore implements Store {
   rename(as: Identity, parent: Inode, name: Uint8Array, newParent: Inode, newName: Uint8Array, flags: number): void {
     const from = this.#fd(parent);
     const to = this.#fd(newParent);
-    runAs(as, () => libc.renameat2(from, name, to, newName, flags));
-    if (!this.#inodes.usesKernelHandles) this.#find(newParent, newName); // its new name is the way back to it
+    const rename = () => runAs(as, () => libc.renameat2(from, name, to, newName, flags));
+    if (flags & (RENAME.NOREPLACE | RENAME.EXCHANGE)) rename();
+    else this.#replacing(to, newName, rename);
+    if (this.#inodes.usesKernelHandles) return;
+    this.#find(newParent, newName); // its new name is the way back to it
+    if (flags & RENAME.EXCHANGE) this.#find(parent, name);
+  }
+
+  /** Runs `work`, which may take away the last name of what is called `name` now. */
+  #replacing(directory: number, name: Uint8Array, work: () => void): void {
+    let victim: number;
+    try {
+      victim = libc.openat(directory, name, FIND_FLAGS);
+    } catch {
+      return work(); // there is none, as a rule; if there is, the work says what is wrong with it
+    }
+    try {
+      work();
+      this.#inodes.removed(victim);
+    } finally {
+      libc.close(victim);
+    }
   }
 
   // attributes
@@ -144,21 +166,27 @@ export class DirectoryStore implements Store {
 
   getxattr(as: Identity, inode: Inode, name: Uint8Array): Buffer {
     const fd = this.#fd(inode);
+    if (isRestricted(as, name, ['trusted.'])) throw new FsError(errno.ENODATA, 'getxattr');
     return runAs(as, () => libc.getxattr(fd, name));
   }
 
   listxattr(as: Identity, inode: Inode): Buffer {
     const fd = this.#fd(inode);
-    return runAs(as, () => libc.listxattr(fd));
+    const names = runAs(as, () => libc.listxattr(fd));
+    if (!names.includes('trusted.') || !isRestricted(as, names, [''])) return names;
+    const shown = names.toString('latin1').match(/[^\0]+\0/g)?.filter((name) => !name.startsWith('trusted.'));
+    return Buffer.from(shown?.join('') ?? '', 'latin1');
   }
 
   setxattr(as: Identity, inode: Inode, name: Uint8Array, value: Uint8Array, flags: number): void {
     const fd = this.#fd(inode);
+    if (isRestricted(as, name, ROOT_XATTRS)) throw new FsError(errno.EPERM, 'setxattr');
     runAs(as, () => libc.setxattr(fd, name, value, flags));
   }
 
   removexattr(as: Identity, inode: Inode, name: Uint8Array): void {
     const fd = this.#fd(inode);
+    if (isRestricted(as, name, ROOT_XATTRS)) throw new FsError(errno.EPERM, 'removexattr');
     runAs(as, () => libc.removexattr(fd, name));
   }
 
@@ -239,6 +267,13 @@ export class DirectoryStore implements Store {
   #fd(inode: Inode): number {
     return this.#inodes.descriptorOf(inode);
   }
+}
+
+/** setfsuid(2) takes only some capabilities away: the others, which these attributes need, are the server's, not the caller's. */
+function isRestricted(as: Identity, name: Uint8Array, prefixes: readonly string[]): boolean {
+  if (!actsAsCallers || as.uid === 0) return false;
+  const text = Buffer.from(name.buffer, name.byteOffset, name.length).toString('latin1');
+  return prefixes.some((prefix) => text.startsWith(prefix));
 }
 
 function utimeOf(time: Timespec | 'now' | undefined): Timespec {

@@ -3,6 +3,7 @@
  * system calls of one operation, so its own kernel enforces permissions; otherwise everything runs as the server's user.
  * The switch is per thread (raw calls) and never spans an await: `runAs` takes a synchronous function.
  */
+import { errno, FsError } from '../../shared/errno.ts';
 import { setfsgid, setfsuid, setThreadGroups, umask } from '../../shared/linux/libc.ts';
 
 /** Which callers lose their identity: `root` maps uid and gid 0 to nobody, `all` maps everyone, `none` nobody. */
@@ -16,6 +17,9 @@ export interface Identity {
 
 /** nobody and nogroup, as NFS uses them. */
 export const ANONYMOUS: Identity = { uid: 65534, gid: 65534, groups: [] };
+
+/** Nobody has it: a change to it changes nothing, and returns who it is. */
+const NO_ID = 0xffffffff;
 
 const SERVER: Identity = { uid: 0, gid: 0, groups: [] };
 
@@ -34,10 +38,13 @@ export function identityOf(caller: readonly number[], squash: Squash): Identity 
 /** Runs `work` with the caller's identity, and gives the thread its own back whatever happens. */
 export function runAs<T>(identity: Identity, work: () => T): T {
   if (!actsAsCallers || (identity.uid === 0 && identity.gid === 0)) return work();
-  setThreadGroups(identity.groups);
-  setfsgid(identity.gid);
-  setfsuid(identity.uid);
   try {
+    setThreadGroups(identity.groups);
+    setfsgid(identity.gid);
+    setfsuid(identity.uid);
+    // The calls do not say whether they worked: with an id that this system does not know, the work would be root's.
+    if (setfsuid(NO_ID) !== identity.uid || setfsgid(NO_ID) !== identity.gid)
+      throw new FsError(errno.EPERM, 'setfsuid');
     return work();
   } finally {
     setfsuid(SERVER.uid);

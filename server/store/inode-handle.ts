@@ -26,9 +26,9 @@ export interface HandleContent {
 export class HandleSigner {
   readonly #key: Buffer;
 
-  /** `key` is the server's secret; the export's name keeps handles of two exports apart. */
-  constructor(key: Buffer, exportName: string) {
-    this.#key = createHmac('sha256', key).update(exportName).digest();
+  /** `key` is the server's secret; the scope names the export and its directory, and keeps handles of two exports apart. */
+  constructor(key: Buffer, scope: string) {
+    this.#key = createHmac('sha256', key).update(scope).digest();
   }
 
   sign(content: HandleContent): Buffer {

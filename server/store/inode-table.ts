@@ -16,6 +16,7 @@ import { Inode, type NameHint } from './inode.ts';
 import { type HandleContent, type HandleSigner, handleKind, keyOfHandle } from './inode-handle.ts';
 
 const ROOT_FILESYSTEM = 0;
+const FORGET_AT_ONCE = 8;
 const EMPTY = new Uint8Array(0);
 
 export interface FoundInode {
@@ -66,7 +67,7 @@ export class InodeTable {
     try {
       const attributes = fstat(fd);
       const content = this.usesKernelHandles ? this.#kernelContent(fd, attributes.device) : undefined;
-      const key = content ? contentKey(content) : `${attributes.device}:${attributes.ino}:${birth(attributes)}`;
+      const key = keyOf(content, attributes);
       let inode = this.#byKey.get(key);
       if (inode === undefined) {
         const handle = this.#signer.sign(content ?? this.#counterContent());
@@ -111,12 +112,27 @@ export class InodeTable {
   unpin(inode: Inode): void {
     assert(inode.pins > 0, 'an inode is unpinned as often as it was pinned');
     inode.pins--;
+    if (inode.isRemoved && inode.pins === 0) this.#closeDescriptor(inode);
+  }
+
+  /**
+   * The inode behind `fd` may have lost its last name. Its space is free only when no descriptor is left, so the table
+   * does not keep one longer than the last open handle.
+   */
+  removed(fd: number): void {
+    const attributes = fstat(fd);
+    if (attributes.nlink > 0) return;
+    const content = this.usesKernelHandles ? this.#kernelContent(fd, attributes.device) : undefined;
+    const inode = this.#byKey.get(keyOf(content, attributes));
+    if (inode === undefined) return;
+    inode.isRemoved = true;
+    if (inode.pins === 0) this.#closeDescriptor(inode);
   }
 
   close(): void {
-    for (const inode of this.#described) close(inode.descriptor);
+    for (const inode of [...this.#described]) this.#closeDescriptor(inode);
     for (const fd of this.#filesystems.values()) close(fd);
-    this.#described.clear();
+    this.#filesystems.clear();
     this.#byKey.clear();
     this.#byHandle.clear();
   }
@@ -127,13 +143,22 @@ export class InodeTable {
       assert(content, 'the table holds only handles that it signed');
       return this.#openContent(content);
     }
+    return this.#reachByName(inode);
+  }
+
+  /** Directories on the way are opened for this one step, so that no descriptor in use has to make room for them. */
+  #reachByName(inode: Inode): number {
     if (inode.hint === undefined) throw new FsError(errno.ESTALE, 'file handle');
-    const flags = O.PATH | O.NOFOLLOW | O.CLOEXEC;
+    const { parent, name } = inode.hint;
+    const isOpen = parent.descriptor >= 0;
+    const directory = isOpen ? parent.descriptor : this.#reachByName(parent);
     let fd: number;
     try {
-      fd = openat(this.descriptorOf(inode.hint.parent), inode.hint.name, flags);
+      fd = openat(directory, name, O.PATH | O.NOFOLLOW | O.CLOEXEC);
     } catch (error) {
       throw new FsError(errno.ESTALE, 'file handle', { cause: error });
+    } finally {
+      if (!isOpen) close(directory);
     }
     const attributes = fstat(fd);
     if (attributes.device === inode.device && attributes.ino === inode.ino) return fd;
@@ -171,11 +196,11 @@ export class InodeTable {
     if (this.#byKey.size > limits.maxIdleInodes) this.#forgetIdle();
   }
 
-  /** Forgets the idle ones among the oldest tenth; what is in use goes to the young end. */
+  /** Forgets the idle ones among the oldest few; what is in use goes to the young end. A few each time keep up with any growth. */
   #forgetIdle(): void {
     let looked = 0;
     for (const [key, inode] of this.#byKey) {
-      if (++looked > limits.maxIdleInodes / 10) return;
+      if (++looked > FORGET_AT_ONCE) return;
       this.#byKey.delete(key);
       if (!inode.isIdle) {
         this.#byKey.set(key, inode);
@@ -213,8 +238,9 @@ function contentKey(content: HandleContent): string {
   return `${content.filesystem}:${content.body.toString('latin1')}`;
 }
 
-function birth(attributes: LocalAttributes): string {
-  return `${attributes.btime.sec}.${attributes.btime.nsec}`;
+/** The kernel's identity of an inode: its handle, or what comes closest. */
+function keyOf(content: HandleContent | undefined, { device, ino, btime }: LocalAttributes): string {
+  return content ? contentKey(content) : `${device}:${ino}:${btime.sec}.${btime.nsec}`;
 }
 
 function handlesWork(rootFd: number, mountFd: number): boolean {

@@ -4,7 +4,8 @@
  */
 import { PageRangeLockQueue } from '../state/page-range-lock-queue.ts';
 
-let lastVersion = 0;
+/** Versions of an earlier run of the server do not come again: it counts from the time, and never a million a second. */
+let lastVersion = Date.now() * 1000;
 
 /** Where an inode was last seen; the way back to it for servers without kernel handles. */
 export interface NameHint {
@@ -26,6 +27,8 @@ export class Inode {
   /** Open handles and remembered entries: while there are any, the table keeps the inode. */
   pins = 0;
   hint: NameHint | undefined;
+  /** Its last name is gone. Only the table sets it. */
+  isRemoved = false;
   #version = ++lastVersion;
   #stamp = '';
 

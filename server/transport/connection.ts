@@ -41,6 +41,8 @@ export class Connection implements TransportEvents {
   #helloTimer: NodeJS.Timeout;
   #bytesInFlight = 0;
   #paused = false;
+  /** The server has ended it: what still arrives is ignored. */
+  #ended = false;
   #heldBack: (() => void)[] = [];
 
   constructor(host: ConnectionHost, peer: string) {
@@ -55,6 +57,7 @@ export class Connection implements TransportEvents {
   }
 
   message(fragments: readonly Buffer[]): void {
+    if (this.#ended) return;
     this.#host.active();
     try {
       const frame = decodeFrame(fragments);
@@ -80,15 +83,14 @@ export class Connection implements TransportEvents {
     this.#host.closed(this, this.#session);
   }
 
-  /** Says why, and closes. */
   #end(reason: string): void {
     this.#host.log.info({ peer: this.peer, reason }, 'connection ended by the server');
-    this.#transport.send(encodeFrame([frameKind.BYE, reason]).head);
-    this.#transport.close(reason);
+    this.close(reason);
   }
 
-  /** For a server that shuts down. */
+  /** Says why, and closes. */
   close(reason: string): void {
+    this.#ended = true;
     this.#transport.send(encodeFrame([frameKind.BYE, reason]).head);
     this.#transport.close(reason);
   }
@@ -123,6 +125,7 @@ export class Connection implements TransportEvents {
   }
 
   #refuse(seq: number, code: number, text: string): void {
+    this.#ended = true;
     this.#send(seq, { errno: code, result: text });
     this.#transport.close('refused');
   }
@@ -135,33 +138,29 @@ export class Connection implements TransportEvents {
     body: unknown,
     bulk: Uint8Array,
   ): void {
-    const request = session.begin(seq);
+    if (session.inFlight >= limits.maxRequestsInFlight) throw new ProtocolError('too many requests in flight');
+    const request = session.begin(seq, (outcome) => this.#send(seq, outcome));
     if (request === undefined) {
-      // Sent again after a broken connection. If it is still under way, its reply goes to all of the session's connections.
+      // Sent again after a broken connection: answered from memory, or together with the first when it is done.
       const kept = session.keptReply(seq);
       if (kept) this.#transport.send(encodeFrame([...kept]).head);
-      else session.onceAnswered(seq, (outcome) => this.#send(seq, outcome));
       return;
     }
-    if (session.inFlight > limits.maxRequestsInFlight) throw new ProtocolError('too many requests in flight');
     this.#received(bulk.length);
     const answer = (outcome: Outcome) => {
       this.#answered(bulk.length);
       const keep = operations[operation].idempotent ? undefined : [frameKind.REPLY, seq, outcome.errno, outcome.result];
       session.end(seq, keep, outcome);
-      this.#send(seq, outcome);
       this.#host.active();
     };
-    const outcome = this.#host.dispatcher.dispatch({
-      session,
-      operation,
-      caller,
-      body,
-      bulk,
-      request,
-    });
-    if (outcome instanceof Promise) void outcome.then(answer);
-    else answer(outcome);
+    try {
+      const outcome = this.#host.dispatcher.dispatch({ session, operation, caller, body, bulk, request });
+      if (outcome instanceof Promise) void outcome.then(answer);
+      else answer(outcome);
+    } catch (error) {
+      session.abandon(seq);
+      throw error;
+    }
   }
 
   /** Bulk replies wait while the client does not read what is queued: it slows itself down, and small replies pass. */

@@ -37,6 +37,8 @@ export class Listener {
       listener.#sockets.once('error', reject);
       listener.#http.listen(address.port, address.host, () => {
         listener.#sockets.off('error', reject);
+        // An accept that fails (too many open files) is the business of whoever connects, who sees it closed.
+        listener.#sockets.on('error', () => {});
         resolve(listener);
       });
     });

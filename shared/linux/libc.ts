@@ -225,6 +225,7 @@ const statxBuffer = Buffer.alloc(256);
 
 function timespecAt(offset: number): Timespec {
   const sec = statxBuffer.readInt32LE(offset + 4) * 0x100000000 + statxBuffer.readUInt32LE(offset);
+  if (!Number.isSafeInteger(sec)) throw new FsError(errno.EOVERFLOW, 'statx');
   return { sec, nsec: statxBuffer.readUInt32LE(offset + 8) };
 }
 
@@ -306,7 +307,8 @@ const statvfsBuffer = Buffer.alloc(112);
 export function fstatvfs(fd: number): FilesystemStatistics {
   check(c.fstatvfs(fd, statvfsBuffer), 'fstatvfs');
   // struct statvfs: eleven 64-bit words (bsize frsize blocks bfree bavail files ffree favail fsid flag namemax)
-  const word = (index: number) => Number(statvfsBuffer.readBigUInt64LE(index * 8));
+  // Some filesystems say "all that 64 bits can count" for "no limit".
+  const word = (index: number) => Math.min(Number(statvfsBuffer.readBigUInt64LE(index * 8)), Number.MAX_SAFE_INTEGER);
   return {
     bsize: word(0),
     frsize: word(1),

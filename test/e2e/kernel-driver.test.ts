@@ -179,7 +179,7 @@ describe('the end of a mount', { timeout: 40_000 }, () => {
 
   it('a busy mount is unmounted lazily, and says so', async () => {
     await using mount = await MountFixture.mount();
-    const user = mount.start('sh', ['-c', `cd ${mount.mountpoint}; echo > ${mount.directory}/used; sleep 60`]);
+    const user = mount.start('sh', ['-c', `cd ${mount.mountpoint}; echo > ${mount.directory}/used; exec sleep 60`]);
     await until('it is used', async () => existsSync(`${mount.directory}/used`));
     await expect(unmount(mount.mountpoint)).rejects.toThrow('mount point busy');
     mount.supervisor.kill('SIGINT');

@@ -185,7 +185,8 @@ test('the queue: a grant is released exactly once', () => {
 test('the queue: a signal that is aborted already interrupts a wait, but not a lock that is free', async () => {
   const queue = new PageRangeLockQueue();
   const grant = queue.acquire('exclusive', { start: 0, end: 1 }, { signal: AbortSignal.abort() }) as Grant;
-  await expect(queue.acquire('exclusive', { start: 0, end: 1 }, { signal: AbortSignal.abort() })).rejects.toMatchObject({ code: 4 });
+  const waits = queue.acquire('exclusive', { start: 0, end: 1 }, { signal: AbortSignal.abort() });
+  await expect(waits).rejects.toMatchObject({ code: 4 });
   grant[Symbol.dispose]();
   expect(queue.locks.isIdle).toBe(true);
 });

@@ -161,7 +161,7 @@ describe('ranges', () => {
 });
 
 describe('latencies', () => {
-  test('percentiles are those of the sorted values, within 1.6 %', () => {
+  test('percentiles are those of the sorted values, or up to 1.6 % above', () => {
     const values = fc.array(fc.integer({ min: 1, max: 2 ** 40 }), { minLength: 1, maxLength: 300 });
     fc.assert(
       fc.property(values, fc.integer({ min: 1, max: 100 }), (nanoseconds, percent) => {
@@ -169,7 +169,7 @@ describe('latencies', () => {
         for (const value of nanoseconds) histogram.add(value);
         const sorted = [...nanoseconds].sort((a, b) => a - b);
         const exact = sorted[Math.ceil((percent / 100) * sorted.length) - 1] as number;
-        expect(histogram.percentileNs(percent)).toBeGreaterThanOrEqual(exact * 0.984);
+        expect(histogram.percentileNs(percent)).toBeGreaterThanOrEqual(exact);
         expect(histogram.percentileNs(percent)).toBeLessThanOrEqual(exact * 1.016 + 1);
       }),
     );

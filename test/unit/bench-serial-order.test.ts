@@ -1,6 +1,8 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { OverlapChecker } from '../../scripts/bench/overlap-checker.ts';
+import type { FileInspection } from '../../scripts/bench/overlap-file.ts';
+import { finalStates } from '../../scripts/bench/overlap-final.ts';
 import { judgeRead, type ReadFault, type ReadRecord } from '../../scripts/bench/serial-order.ts';
 import { GARBLED, type UnitRun, type WriteTag } from '../../scripts/bench/tagged-unit.ts';
 import { WriteHistory, type WriteRecord } from '../../scripts/bench/write-history.ts';
@@ -173,6 +175,16 @@ describe('several reads', () => {
     expect(checker.counts.backward).toBe(0);
   });
 
+  test('reads are judged in the order of their ends, however they are reported', () => {
+    const checker = new OverlapChecker();
+    const young = write(1, 1, 0, 1, 10, 1000);
+    for (const each of [initial, young]) checker.addWrite(each);
+    checker.addRead(readOf([initial], 300, 400));
+    checker.addRead(readOf([young], 100, 200));
+    checker.finish();
+    expect(checker.counts.backward).toBe(1);
+  });
+
   test('a read waits for every caller to have reported', () => {
     const checker = new OverlapChecker();
     checker.addWrite(initial);
@@ -223,6 +235,50 @@ describe('mixed pages', () => {
     for (const each of [initial, a]) checker.addWrite(each);
     checker.judge(inPage([{ ...a, unitCount: 3 }]));
     expect(checker.counts.mixedPages).toBe(1);
+  });
+});
+
+describe('the final content', () => {
+  const [a, b] = [write(1, 1, 0, 2, 10, 50), write(2, 1, 0, 2, 20, 60)];
+  const inspect = (tags: readonly WriteTag[], sha256: string) => ({
+    read: readOf(tags, 900, 910),
+    sizeBytes: 64,
+    sha256,
+  });
+  const states = (...found: FileInspection[]) => {
+    const driver = {
+      labels: found.map((_, index) => `place ${index}`),
+      inspect: async (target: number) => found[target] as FileInspection,
+    };
+    return finalStates(driver, historyOf([a, b]), new Set()).then((all) => all.map((state) => state.fault));
+  };
+
+  test.each([
+    [
+      'either of two writes at the same time, the same everywhere',
+      [
+        [a, a],
+        [a, a],
+      ],
+      [null, null],
+    ],
+    [
+      'each explained, but not the same',
+      [
+        [a, a],
+        [b, b],
+      ],
+      [null, 'differs'],
+    ],
+    ['nothing of either', [[initial, initial]], ['lost']],
+    ['a half of each', [[a, b]], ['unexplained']],
+    ['the end is missing', [[a]], ['lost']],
+  ] as const)('%s', async (_, shown, faults) => {
+    const whole = shown.map((tags) => {
+      const found = inspect(tags, tags.map((tag) => tag.writer).join());
+      return { ...found, read: { ...found.read, unitCount: 2 } };
+    });
+    expect(await states(...whole)).toEqual(faults);
   });
 });
 

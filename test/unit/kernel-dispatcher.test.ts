@@ -100,7 +100,13 @@ function start(): void {
   dispatcher = new Dispatcher({
     channel,
     filesystem,
-    wishes: { maxWriteBytes: 1 << 20, maxPagesLimit: 256, cacheSymlinks: false, checkPermissions: false, maxBackground: 64 },
+    wishes: {
+      maxWriteBytes: 1 << 20,
+      maxPagesLimit: 256,
+      cacheSymlinks: false,
+      checkPermissions: false,
+      maxBackground: 64,
+    },
     tasks: { groupsOf: () => [5, 6], isBeingKilled: (pid) => killed.has(pid) },
     log: { debug: () => {}, info: () => {}, warn: () => {}, error: (fields) => logged.push(fields) },
     onPending: () => {},

@@ -13,7 +13,13 @@ import {
 } from '../../client-fuse/kernel/init.ts';
 
 const MiB = 1024 * 1024;
-const wishes: InitWishes = { maxWriteBytes: MiB, maxPagesLimit: 256, cacheSymlinks: false, checkPermissions: false, maxBackground: 64 };
+const wishes: InitWishes = {
+  maxWriteBytes: MiB,
+  maxPagesLimit: 256,
+  cacheSymlinks: false,
+  checkPermissions: false,
+  maxBackground: 64,
+};
 
 /** What each kernel offers, as its process_init_in() sets it. */
 const flagsOf54 = 0x03fffffb;

@@ -43,11 +43,6 @@ export const write: Operation = async (request, { filesystem, caller, files, may
   return filesystem.write(caller, handle, request.offset, request.data, request.openFlags, mayBeAnybody);
 };
 
-export const flush: Operation = async (request, { filesystem, caller, files }) => {
-  await filesystem.flush(caller, files.get(request.file).handle);
-  return 0;
-};
-
 export const release: Operation = async (request, { files }) => {
   files.release(request.file);
   return 0;

@@ -1,6 +1,9 @@
 /**
- * The operations that libfuse is told this driver has. `access` is none of them: under default_permissions the
- * kernel answers it from the attributes.
+ * The operations that libfuse is told this driver has. Two are left out:
+ * - `access`: under default_permissions the kernel answers it from the attributes.
+ * - `flush`: for a file that was unlinked while open libfuse 2.9.9 calls it without a path (NULL), of which fuse-native makes an
+ *   uninitialized JavaScript value, which may end the process. So close(2) reports nothing, and a filesystem that
+ *   delays writes must not be mounted by this driver.
  */
 import type { NativeOperationName } from '../binding.ts';
 import type { Operation } from '../operation.ts';
@@ -10,7 +13,7 @@ import * as files from './files.ts';
 import * as names from './names.ts';
 import * as xattrs from './xattrs.ts';
 
-export type OperationName = Exclude<NativeOperationName, 'init' | 'access'>;
+export type OperationName = Exclude<NativeOperationName, 'init' | 'access' | 'flush'>;
 
 export const operations: { readonly [N in OperationName]: Operation } = {
   getattr: attributes.getattr,
@@ -33,7 +36,6 @@ export const operations: { readonly [N in OperationName]: Operation } = {
   create: files.create,
   read: files.read,
   write: files.write,
-  flush: files.flush,
   release: files.release,
   fsync: files.fsync,
   opendir: directories.opendir,

@@ -1,0 +1,20 @@
+/** A small filesystem of the kernel, mounted in a temporary directory for one test. Needs root, as the end-to-end tests do. */
+import { execFileSync } from 'node:child_process';
+import { TemporaryDirectory } from './fixture.ts';
+
+export class MountedFilesystem implements Disposable {
+  readonly #directory = new TemporaryDirectory();
+
+  constructor(type: 'tmpfs' | 'ramfs', options = 'mode=0755') {
+    execFileSync('mount', ['-t', type, '-o', options, 'weft-test', this.#directory.path]);
+  }
+
+  get path(): string {
+    return this.#directory.path;
+  }
+
+  [Symbol.dispose](): void {
+    execFileSync('umount', ['--lazy', this.#directory.path]);
+    this.#directory[Symbol.dispose]();
+  }
+}

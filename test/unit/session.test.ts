@@ -1,0 +1,252 @@
+/** Sessions over connections that break: every request is applied exactly once, and its caller gets its reply. */
+import { mkdirSync, readdirSync, statSync, unlinkSync, writeFileSync } from 'node:fs';
+import { describe, expect, test } from 'vitest';
+import { reconnectDelayMs } from '../../client-fuse/transport/backoff.ts';
+import { parseServerAddress } from '../../client-fuse/transport/server-address.ts';
+import { ServerSession } from '../../client-fuse/transport/server-session.ts';
+import type { Caller } from '../../client-fuse/vfs/filesystem.ts';
+import { ROOT_NODE } from '../../client-fuse/vfs/filesystem.ts';
+import { RemoteFilesystem } from '../../client-fuse/vfs/remote-filesystem.ts';
+import type { Export } from '../../server/export.ts';
+import { SessionTable } from '../../server/session/session-table.ts';
+import type { Outcome } from '../../server/session/outcome.ts';
+import { errno } from '../../shared/errno.ts';
+import { limits } from '../../shared/limits.ts';
+import { CuttingProxy } from '../support/cutting-proxy.ts';
+import { ROOT, silent, TemporaryDirectory, TestServer } from '../support/fixture.ts';
+
+const RDWR = 2;
+const caller: Caller = { uid: 0, gid: 0, pid: 0, groups: [], signal: new AbortController().signal };
+
+/** Numbers that look random and are the same in every run. */
+function* numbers(seed: number): Generator<number, never> {
+  for (let state = seed; ; ) {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    yield state;
+  }
+}
+
+describe('exactly once', () => {
+  test.each([1, 2, 3, 4, 5, 6])('over connections that are cut in the middle of frames (seed %i)', async (seed) => {
+    using directory = new TemporaryDirectory();
+    await using server = await TestServer.start(directory.path);
+    await using proxy = await CuttingProxy.open(() => server.server.port);
+    const session = await ServerSession.connect(parseServerAddress(`ws://127.0.0.1:${proxy.port}/`), silent);
+    const parent = session.hello.root.inode;
+    const log = await session.call('create', ROOT, { parent, name: Buffer.from('log'), mode: 0o644, umask: 0, flags: RDWR });
+    const random = numbers(seed);
+    let left = 40;
+    proxy.cutEvery(() => (left-- > 0 ? 200 + ((random.next().value >>> 8) % 60_000) : Number.POSITIVE_INFINITY));
+
+    const WORKERS = 12;
+    const ROUNDS = 12;
+    const append = { handle: log.handle, offset: 0, append: true, sync: 'none', killSuidgid: false } as const;
+    const worker = async (id: number) => {
+      for (let round = 0; round < ROUNDS; round++) {
+        const name = (kind: string) => Buffer.from(`${kind}-${id}-${round}`);
+        // Applied twice, each of these fails (EEXIST, ENOENT), or leaves a trace.
+        await session.call('mkdir', ROOT, { parent, name: name('d'), mode: 0o755, umask: 0 });
+        const created = { parent, name: name('f'), mode: 0o644, umask: 0, flags: RDWR | 0o200 };
+        const { handle } = await session.call('create', ROOT, created);
+        // One record in three is larger than what stays on the small lane.
+        const record = Buffer.alloc(round % 3 === 0 ? 100_000 : 100, `${id}.${round} `);
+        expect(await session.call('write', ROOT, append, { bulk: record })).toEqual({ written: record.length });
+        await session.call('release', ROOT, { handle });
+        await session.call('rename', ROOT, { parent, name: name('f'), newParent: parent, newName: name('g'), flags: 1 });
+        await session.call('rmdir', ROOT, { parent, name: name('d') });
+        if (round % 2) await session.call('unlink', ROOT, { parent, name: name('g') });
+      }
+    };
+    await Promise.all(Array.from({ length: WORKERS }, (_, id) => worker(id)));
+
+    expect(proxy.cuts).toBeGreaterThan(10);
+    expect(session.epoch).toBe(0);
+    const kept = Array.from({ length: WORKERS }, (_, id) =>
+      Array.from({ length: ROUNDS / 2 }, (_, half) => `g-${id}-${half * 2}`),
+    );
+    expect(readdirSync(directory.path).sort()).toEqual([...kept.flat(), 'log'].sort());
+    const large = ROUNDS / 3;
+    expect(statSync(directory.join('log')).size).toBe(WORKERS * (large * 100_000 + (ROUNDS - large) * 100));
+    const [only] = server.server.sessions.all;
+    expect(only?.inFlight).toBe(0);
+    session.close();
+  });
+
+  test('a reply that was lost is given again, and the request is not applied again', async () => {
+    using directory = new TemporaryDirectory();
+    await using server = await TestServer.start(directory.path);
+    await using proxy = await CuttingProxy.open(() => server.server.port);
+    const session = await ServerSession.connect(parseServerAddress(`ws://127.0.0.1:${proxy.port}/`), silent);
+    const { store } = server.server.exports.get('/') as Export;
+    const parent = session.hello.root.inode;
+    const created = { parent, name: Buffer.from('f'), mode: 0o644, umask: 0, flags: RDWR };
+    const { handle, entry } = await session.call('create', ROOT, created);
+    // Both requests wait at the server for a lock while their connections break, and are sent again.
+    const held = await store.resolve(entry.inode).rangeLocks.acquire('exclusive', { start: 0, end: Infinity });
+    const append = { handle, offset: 0, append: true, sync: 'none', killSuidgid: false } as const;
+    const write = session.call('write', ROOT, append, { bulk: Buffer.alloc(100_000, 'x') });
+    const read = session.callForBulk('read', ROOT, { handle, offset: 0, size: 1 << 20, knownVersion: undefined });
+    const [serverSession] = server.server.sessions.all;
+    await until(() => serverSession?.inFlight === 2);
+    for (let cut = 1; cut <= 3; cut++) {
+      proxy.cutNow();
+      await until(() => proxy.connections === 2 && session.unreachableSinceMs === undefined);
+      await session.call('getattr', ROOT, { inode: parent, handle: 0 });
+    }
+    held[Symbol.dispose]();
+    expect(await write).toEqual({ written: 100_000 });
+    expect([0, 100_000]).toContain((await read).bulk.length);
+    expect(statSync(directory.join('f')).size).toBe(100_000);
+    session.close();
+  });
+
+  test('cancelled while the connection is away: the wait ends after it is back', async () => {
+    using directory = new TemporaryDirectory();
+    await using server = await TestServer.start(directory.path);
+    await using proxy = await CuttingProxy.open(() => server.server.port);
+    const session = await ServerSession.connect(parseServerAddress(`ws://127.0.0.1:${proxy.port}/`), silent);
+    const { store } = server.server.exports.get('/') as Export;
+    const parent = session.hello.root.inode;
+    const created = { parent, name: Buffer.from('f'), mode: 0o644, umask: 0, flags: RDWR };
+    const { handle, entry } = await session.call('create', ROOT, created);
+    using _held = await store.resolve(entry.inode).rangeLocks.acquire('exclusive', { start: 0, end: Infinity });
+    const controller = new AbortController();
+    const request = { handle, offset: 0, size: 10, knownVersion: undefined };
+    const read = session.callForBulk('read', ROOT, request, { signal: controller.signal });
+    const [serverSession] = server.server.sessions.all;
+    await until(() => serverSession?.inFlight === 1);
+    proxy.refusing = true;
+    proxy.cutNow();
+    await until(() => session.unreachableSinceMs !== undefined);
+    controller.abort();
+    proxy.refusing = false;
+    await expect(read).rejects.toMatchObject({ code: errno.EINTR });
+    session.close();
+  });
+});
+
+/** Looks again at every turn of the event loop. The test's own time limit ends a wait that is in vain. */
+async function until(fact: () => boolean): Promise<void> {
+  while (!fact()) await new Promise((resolve) => setImmediate(resolve));
+}
+
+describe('a server that was restarted', () => {
+  test('names, open files and directories go on; what was removed meanwhile is stale', async () => {
+    using directory = new TemporaryDirectory();
+    mkdirSync(directory.join('dir'));
+    writeFileSync(directory.join('dir', 'file'), 'before');
+    writeFileSync(directory.join('gone'), 'gone');
+    const first = await TestServer.start(directory.path);
+    const session = await first.connect();
+    const filesystem = new RemoteFilesystem(session);
+    const dir = await filesystem.lookup(caller, ROOT_NODE, Buffer.from('dir'));
+    const file = await filesystem.lookup(caller, dir.node, Buffer.from('file'));
+    const gone = await filesystem.lookup(caller, ROOT_NODE, Buffer.from('gone'));
+    const opened = await filesystem.open(caller, file.node, RDWR, false);
+    const openedGone = await filesystem.open(caller, gone.node, RDWR, false);
+    const list = await filesystem.opendir(caller, dir.node);
+    const port = first.server.port;
+    await first[Symbol.asyncDispose]();
+    unlinkSync(directory.join('gone'));
+    await using _second = await TestServer.start(directory.path, { port });
+
+    const data = Buffer.from('after!');
+    expect(await filesystem.write(caller, opened.handle, 0, data, RDWR, false)).toBe(6);
+    expect(session.epoch).toBe(1);
+    expect(Buffer.from(await filesystem.read(caller, opened.handle, 0, 100)).toString()).toBe('after!');
+    expect((await filesystem.getattr(caller, file.node)).attributes.size).toBe(6);
+    const names = (await filesystem.readdir(caller, list.handle, 0, 4096, false)).map(({ name }) => String(name));
+    expect(names.sort()).toEqual(['.', '..', 'file']);
+    await expect(filesystem.getattr(caller, gone.node)).rejects.toMatchObject({ code: errno.ESTALE });
+    const read = filesystem.read(caller, openedGone.handle, 0, 1);
+    await expect(read).rejects.toMatchObject({ code: errno.ESTALE });
+    await filesystem.mkdir(caller, ROOT_NODE, Buffer.from('new'), 0o755, 0);
+    expect(readdirSync(directory.path).sort()).toEqual(['dir', 'new']);
+    session.close();
+  });
+
+  test('a handle number of the earlier session names no file of the new one', async () => {
+    using directory = new TemporaryDirectory();
+    writeFileSync(directory.join('a'), 'a');
+    const handles: number[] = [];
+    for (let start = 0; start < 2; start++) {
+      await using server = await TestServer.start(directory.path);
+      const session = await server.connect();
+      const name = Buffer.from('a');
+      const { inode } = await session.call('lookup', ROOT, { parent: session.hello.root.inode, name });
+      handles.push((await session.call('open', ROOT, { inode, flags: RDWR, killSuidgid: false })).handle);
+      const [stale] = handles;
+      const read = { handle: stale as number, offset: 0, size: 1, knownVersion: undefined };
+      if (start === 1) await expect(session.callForBulk('read', ROOT, read)).rejects.toMatchObject({ code: errno.EBADF });
+      session.close();
+    }
+    expect(new Set(handles).size).toBe(2);
+  });
+});
+
+describe('the session table', () => {
+  const exported = { name: '/' } as unknown as Export;
+
+  test('a session ends when its client has been away for the lease, not before', () => {
+    const table = new SessionTable();
+    const { session } = table.attach(undefined, exported, 'client', 1000);
+    const second = table.attach(session.id, exported, 'client', 1000);
+    expect(second).toEqual({ session, resumed: true });
+    table.detach(session, 2000);
+    expect(table.expire(2000 + 10 * limits.sessionLeaseMs)).toEqual([]); // one connection is left
+    table.detach(session, 5000);
+    expect(table.expire(5000 + limits.sessionLeaseMs - 1)).toEqual([]);
+    expect(table.attach(session.id, exported, 'client', 6000).resumed).toBe(true);
+    expect(table.expire(6000 + limits.sessionLeaseMs)).toEqual([]); // it came back
+    table.detach(session, 7000);
+    expect(table.expire(7000 + limits.sessionLeaseMs)).toEqual([session]);
+    expect(table.size).toBe(0);
+    expect(table.attach(session.id, exported, 'client', 8000).resumed).toBe(false);
+  });
+
+  test('a session belongs to its export', () => {
+    const table = new SessionTable();
+    const { session } = table.attach(undefined, exported, 'client', 0);
+    expect(table.attach(session.id, { name: 'other' } as unknown as Export, 'client', 0).resumed).toBe(false);
+  });
+
+  const outcome: Outcome = { errno: 0, result: null };
+
+  test('a request is begun once, until its reply was taken and for ever after', () => {
+    const { session } = new SessionTable().attach(undefined, exported, 'client', 0);
+    const answers: string[] = [];
+    const by = (who: string) => () => void answers.push(who);
+    expect(session.begin(7, by('first'))).toBeDefined();
+    expect(session.begin(7, by('second'))).toBeUndefined(); // under way
+    session.end(7, ['kept'], outcome);
+    expect(answers).toEqual(['first', 'second']);
+    expect(session.begin(7, by('third'))).toBeUndefined(); // answered
+    expect(session.keptReply(7)).toEqual(['kept']);
+    session.acknowledge(7);
+    expect(session.keptReply(7)).toBeUndefined();
+    expect(session.begin(7, by('late'))).toBeUndefined(); // a delayed copy
+    session.acknowledge(3); // also delayed
+    expect(session.begin(5, by('late'))).toBeUndefined();
+    expect(session.begin(8, by('next'))).toBeDefined();
+    expect(answers).toEqual(['first', 'second']);
+  });
+
+  test('bulk data that go to two connections are free when both have sent them', () => {
+    const { session } = new SessionTable().attach(undefined, exported, 'client', 0);
+    const sent: (() => void)[] = [];
+    const send = ({ flushed }: Outcome) => sent.push(flushed as () => void);
+    let freed = 0;
+    session.begin(1, send);
+    session.begin(1, send);
+    session.end(1, undefined, { ...outcome, bulk: Buffer.alloc(1), flushed: () => freed++ });
+    sent[1]?.();
+    expect(freed).toBe(0);
+    sent[0]?.();
+    expect(freed).toBe(1);
+  });
+});
+
+test('the pause between attempts doubles up to two seconds', () => {
+  expect([0, 1, 2, 3, 6, 7, 100].map(reconnectDelayMs)).toEqual([20, 40, 80, 160, 1280, 2000, 2000]);
+});
+
