@@ -12,6 +12,7 @@ import type { Inode } from '../store/inode.ts';
 import { DONE, type Handlers, type RequestContext } from './handler.ts';
 
 const truncate = promisify(ftruncate);
+const W_OK = 2;
 
 export const attributeHandlers: Handlers<
   'getattr' | 'setattr' | 'access' | 'getxattr' | 'listxattr' | 'setxattr' | 'removexattr' | 'statfs'
@@ -80,8 +81,13 @@ type SetattrRequest = RequestOf<'setattr'>;
 
 function changeMetadata(context: RequestContext, inode: Inode, request: SetattrRequest): { attributes: Attributes } {
   const { store, identity } = context;
-  if (request.killSuidgid) store.killSuidgid(inode);
   store.change(identity, inode, request);
+  if (request.killSuidgid) {
+    // Not the caller's own change of the mode, but what a change of owner or data brings with it: who may do neither, may not.
+    const { uid, gid, size } = request;
+    if (uid === undefined && gid === undefined && size === undefined) store.access(identity, inode, W_OK);
+    store.killSuidgid(inode);
+  }
   return { attributes: store.attributes(inode) };
 }
 

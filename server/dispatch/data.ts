@@ -136,6 +136,7 @@ async function write(
   data: Uint8Array,
 ): Promise<ReplyOf<'write'>> {
   const file = regular(context.session.file(request.handle));
+  if (!file.canWrite) throw new FsError(errno.EBADF, 'write');
   if (data.length > limits.maxDataBytes) throw new FsError(errno.EINVAL, 'write');
   if (!request.append && request.offset + data.length > MAX_OFFSET) throw new FsError(errno.EFBIG, 'write');
   using _use = file.use();

@@ -22,7 +22,7 @@ export const fileHandlers: Handlers<'open' | 'create' | 'tmpfile' | 'release' | 
     mutates: true,
     handle: (context, { parent, mode, umask, flags }) => {
       const { store, identity } = context;
-      return createdReply(context, store.tmpfile(identity, store.resolve(parent), mode, umask, flags));
+      return createdReply(context, store.tmpfile(identity, store.resolve(parent), mode, umask, flags), flags);
     },
   },
   release: {
@@ -37,14 +37,22 @@ export const fileHandlers: Handlers<'open' | 'create' | 'tmpfile' | 'release' | 
     handle: ({ session, store, identity }, request) => {
       const inode = store.resolve(request.inode);
       const fd = store.openDirectory(identity, inode);
-      return { handle: session.addFile(new OpenFile(store, inode, fd, true)) };
+      return { handle: session.addFile(new OpenFile(store, inode, fd, { isDirectory: true, canWrite: false })) };
     },
   },
 };
 
 function refuseWriting({ session }: RequestContext, flags: number): void {
-  const writes = (flags & O.ACCMODE) !== O.RDONLY || (flags & O.TRUNC) !== 0;
-  if (writes && session.exported.readOnly) throw new FsError(errno.EROFS, 'open');
+  if (changes(flags) && session.exported.readOnly) throw new FsError(errno.EROFS, 'open');
+}
+
+/** Opening with these flags changes the file, or lets the handle change it: the caller's right to was checked. */
+function changes(flags: number): boolean {
+  return (flags & O.ACCMODE) !== O.RDONLY || (flags & O.TRUNC) !== 0;
+}
+
+function kindOf(flags: number): { isDirectory: boolean; canWrite: boolean } {
+  return { isDirectory: false, canWrite: (flags & O.ACCMODE) !== O.RDONLY && !(flags & O.EXEC) };
 }
 
 /** O_TRUNC changes every page: it is ordered with the reads and writes of the same file. */
@@ -58,8 +66,8 @@ function open(
   const openNow = () => {
     const fd = store.open(identity, inode, flags);
     if (flags & O.TRUNC) inode.dataChanged();
-    if (killSuidgid) store.killSuidgid(inode);
-    return { handle: session.addFile(new OpenFile(store, inode, fd, false)) };
+    if (killSuidgid && changes(flags)) store.killSuidgid(inode);
+    return { handle: session.addFile(new OpenFile(store, inode, fd, kindOf(flags))) };
   };
   if (!(flags & O.TRUNC)) return openNow();
   return (async () => {
@@ -72,15 +80,15 @@ async function create(context: RequestContext, request: RequestOf<'create'>): Pr
   const { store, identity } = context;
   const parent = store.resolve(request.parent);
   const created = store.create(identity, parent, request.name, request.mode, request.umask, request.flags);
-  if (created) return createdReply(context, created);
+  if (created) return createdReply(context, created, request.flags);
   // Another client was faster: O_CREAT opens what is there. Gone again meanwhile is ENOENT, as a caller would see it.
   const found = store.lookup(identity, parent, request.name);
   const { handle } = await open(context, found.inode, request.flags, false);
   return { entry: entryOf(context, { ...found, attributes: store.attributes(found.inode) }), handle };
 }
 
-function createdReply(context: RequestContext, created: CreatedFile): ReplyOf<'create'> {
+function createdReply(context: RequestContext, created: CreatedFile, flags: number): ReplyOf<'create'> {
   const { session, store } = context;
-  const handle = session.addFile(new OpenFile(store, created.inode, created.fd, false));
+  const handle = session.addFile(new OpenFile(store, created.inode, created.fd, kindOf(flags)));
   return { entry: entryOf(context, created), handle };
 }

@@ -14,23 +14,26 @@ export class OpenFile {
   readonly inode: Inode;
   readonly fd: number;
   readonly isDirectory: boolean;
+  /** It was opened for writing, with the opener's rights. */
+  readonly canWrite: boolean;
   readonly #store: Store;
   #appendFd = -1;
   #users = 0;
   #released = false;
 
   /** `fd` is this handle's from now on. */
-  constructor(store: Store, inode: Inode, fd: number, isDirectory: boolean) {
+  constructor(store: Store, inode: Inode, fd: number, kind: { isDirectory: boolean; canWrite: boolean }) {
     this.#store = store;
     this.inode = inode;
     this.fd = fd;
-    this.isDirectory = isDirectory;
+    this.isDirectory = kind.isDirectory;
+    this.canWrite = kind.canWrite;
     store.pin(inode);
   }
 
   /** Keeps the descriptor open while an operation that awaits uses it. */
   use(): Disposable {
-    assert(!this.#released, 'a released handle is not used again');
+    assert(!this.#released || this.#users > 0, 'a closed handle is not used again');
     this.#users++;
     return {
       [Symbol.dispose]: () => {
@@ -57,6 +60,7 @@ export class OpenFile {
    * cannot slip in between. Opened with the server's own rights: the handle was opened for writing already.
    */
   appendDescriptor(): number {
+    assert(this.canWrite, 'only a handle for writing appends');
     if (this.#appendFd < 0) this.#appendFd = reopen(this.fd, O.WRONLY | O.APPEND | O.CLOEXEC);
     return this.#appendFd;
   }

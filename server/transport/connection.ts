@@ -17,6 +17,7 @@ import {
 import { counter, ProtocolError } from '../../shared/protocol/schema.ts';
 import type { Transport, TransportEvents } from '../../shared/transport/transport.ts';
 import { type DispatchedOperation, type Dispatcher, NO_BULK } from '../dispatch/dispatcher.ts';
+import type { InFlightRequest } from '../session/in-flight-request.ts';
 import type { Outcome } from '../session/outcome.ts';
 import type { Session } from '../session/session.ts';
 
@@ -33,6 +34,18 @@ export interface ConnectionHost {
 
 export type HelloRequest = ReturnType<typeof operations.hello.request.decode>;
 
+interface HeldRequest {
+  readonly seq: number;
+  readonly request: InFlightRequest;
+  readonly start: () => void;
+}
+
+/** The size in the arguments of a read, which are not checked yet. */
+function expectedBytes(body: unknown): number {
+  const size: unknown = Array.isArray(body) ? body[2] : undefined;
+  return typeof size === 'number' && size > 0 && size <= limits.maxDataBytes ? size : 0;
+}
+
 export class Connection implements TransportEvents {
   readonly #host: ConnectionHost;
   #transport!: Transport;
@@ -43,7 +56,10 @@ export class Connection implements TransportEvents {
   #paused = false;
   /** The server has ended it: what still arrives is ignored. */
   #ended = false;
-  #heldBack: (() => void)[] = [];
+  /** Bulk data that this client has asked for and not taken yet: being read, or queued in the socket. */
+  #replyBytes = 0;
+  /** Reads that wait until the client has taken more of what it asked for before. */
+  readonly #heldBack: HeldRequest[] = [];
 
   constructor(host: ConnectionHost, peer: string) {
     this.#host = host;
@@ -59,26 +75,33 @@ export class Connection implements TransportEvents {
   message(fragments: readonly Buffer[]): void {
     if (this.#ended) return;
     this.#host.active();
-    try {
+    this.#attempt(() => {
       const frame = decodeFrame(fragments);
       if (frame[0] === frameKind.REQUEST) this.#request(frame);
       else if (frame[0] === frameKind.CANCEL) this.#session?.cancel(counter.decode(frame[1]));
       else throw new ProtocolError(`frame kind ${String(frame[0])} is not known`);
+    });
+  }
+
+  /** What the peer did wrong ends this connection, and so does a bug of ours; neither ends the server. */
+  #attempt(work: () => void): void {
+    try {
+      work();
     } catch (error) {
       if (!(error instanceof ProtocolError)) this.#host.log.error({ err: error, peer: this.peer }, 'connection failed');
       this.#end(error instanceof ProtocolError ? error.message : 'internal error');
     }
   }
 
-  drained(): void {
-    const held = this.#heldBack;
-    this.#heldBack = [];
-    for (const send of held) send();
-  }
+  drained(): void {}
 
   closed(reason: string): void {
     clearTimeout(this.#helloTimer);
-    this.#heldBack = [];
+    for (const { seq, request, start } of this.#heldBack.splice(0)) {
+      // Somebody else may wait for it too, having asked over another connection.
+      if (request.answers.length > 1) this.#attempt(start);
+      else this.#session?.abandon(seq);
+    }
     this.#host.log.debug({ peer: this.peer, reason }, 'connection closed');
     this.#host.closed(this, this.#session);
   }
@@ -147,28 +170,46 @@ export class Connection implements TransportEvents {
       return;
     }
     this.#received(bulk.length);
+    const replyBytes = operation === 'read' ? expectedBytes(body) : 0;
     const answer = (outcome: Outcome) => {
       this.#answered(bulk.length);
+      this.#replyBytes -= replyBytes;
       const keep = operations[operation].idempotent ? undefined : [frameKind.REPLY, seq, outcome.errno, outcome.result];
       session.end(seq, keep, outcome);
       this.#host.active();
     };
-    try {
-      const outcome = this.#host.dispatcher.dispatch({ session, operation, caller, body, bulk, request });
-      if (outcome instanceof Promise) void outcome.then(answer);
-      else answer(outcome);
-    } catch (error) {
-      session.abandon(seq);
-      throw error;
-    }
+    const start = () => {
+      this.#replyBytes += replyBytes;
+      try {
+        const outcome = this.#host.dispatcher.dispatch({ session, operation, caller, body, bulk, request });
+        if (outcome instanceof Promise) void outcome.then(answer);
+        else answer(outcome);
+      } catch (error) {
+        session.abandon(seq);
+        throw error;
+      }
+    };
+    if (replyBytes > 0 && this.#replyBytes > limits.maxQueuedReplyBytes) this.#heldBack.push({ seq, request, start });
+    else start();
   }
 
-  /** Bulk replies wait while the client does not read what is queued: it slows itself down, and small replies pass. */
+  /**
+   * A client that does not take the data it asked for slows down its own reads, before they take memory, and nothing
+   * else: small replies pass.
+   */
   #send(seq: number, outcome: Outcome): void {
     const { head, bulk } = encodeFrame([frameKind.REPLY, seq, outcome.errno, outcome.result], outcome.bulk);
-    const send = () => this.#transport.send(head, bulk, outcome.flushed);
-    if (bulk && this.#transport.queuedBytes > limits.maxQueuedReplyBytes) this.#heldBack.push(send);
-    else send();
+    if (bulk === undefined) return this.#transport.send(head);
+    this.#replyBytes += bulk.length;
+    this.#transport.send(head, bulk, () => {
+      this.#replyBytes -= bulk.length;
+      outcome.flushed?.();
+      while (this.#replyBytes <= limits.maxQueuedReplyBytes) {
+        const held = this.#heldBack.shift();
+        if (held === undefined) return;
+        this.#attempt(held.start);
+      }
+    });
   }
 
   #received(bytes: number): void {
