@@ -172,6 +172,6 @@ export class FsError extends Error {
 export function errnoOf(error: unknown): number {
   if (error instanceof FsError) return error.code;
   const code = (error as { code?: unknown } | null)?.code;
-  if (typeof code === 'string' && code in errno) return errno[code as ErrnoName];
+  if (typeof code === 'string' && Object.hasOwn(errno, code)) return errno[code as ErrnoName];
   return errno.EIO;
 }

@@ -174,7 +174,10 @@ export class DirectoryStore implements Store {
     const fd = this.#fd(inode);
     const names = runAs(as, () => libc.listxattr(fd));
     if (!names.includes('trusted.') || !isRestricted(as, names, [''])) return names;
-    const shown = names.toString('latin1').match(/[^\0]+\0/g)?.filter((name) => !name.startsWith('trusted.'));
+    const shown = names
+      .toString('latin1')
+      .match(/[^\0]+\0/g)
+      ?.filter((name) => !name.startsWith('trusted.'));
     return Buffer.from(shown?.join('') ?? '', 'latin1');
   }
 

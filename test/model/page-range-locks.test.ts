@@ -4,9 +4,9 @@
  */
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { FsError } from '../../shared/errno.ts';
 import { type Grant, PageRangeLockQueue } from '../../server/state/page-range-lock-queue.ts';
 import { PageRangeLocks, type Ticket } from '../../server/state/page-range-locks.ts';
+import type { FsError } from '../../shared/errno.ts';
 
 const overlap = (a: Ticket, b: Ticket) =>
   Math.max(a.start, b.start) < Math.min(a.end, b.end) && !(a.mode === 'shared' && b.mode === 'shared');
@@ -147,7 +147,10 @@ test('the queue: every request ends held or interrupted, grants never overlap, a
             });
           } else held(result);
         } else if (one.kind === 'release') {
-          const holder = pick(holders.filter(({ outcome }) => outcome === 'held'), one.pick);
+          const holder = pick(
+            holders.filter(({ outcome }) => outcome === 'held'),
+            one.pick,
+          );
           holder?.grant?.[Symbol.dispose]();
           if (holder) holder.outcome = 'released';
         } else {
@@ -163,9 +166,12 @@ test('the queue: every request ends held or interrupted, grants never overlap, a
         expect(queue.locks.granted.size).toBe(held.length);
         expect(queue.locks.waiting.length).toBe(holders.filter(({ outcome }) => outcome === 'waiting').length);
       }
-      for (let held: Holder | undefined; (held = holders.find(({ outcome }) => outcome === 'held')); await settle()) {
+      for (;;) {
+        const held = holders.find(({ outcome }) => outcome === 'held');
+        if (held === undefined) break;
         held.outcome = 'released';
         held.grant?.[Symbol.dispose]();
+        await settle();
       }
       expect(holders.filter(({ outcome }) => outcome === 'waiting')).toEqual([]);
       expect(queue.locks.isIdle).toBe(true);

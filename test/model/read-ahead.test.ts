@@ -164,13 +164,16 @@ test('the budget bounds all handles together, and is given back', async () => {
   await settle();
 });
 
-test('a fetch that fails is the reader\'s own, told to the reader that needs it', async () => {
+test("a fetch that fails is the reader's own, told to the reader that needs it", async () => {
   let fail = true;
   const content = Buffer.alloc(SIZE, 3);
-  const ahead = new ReadAhead(async (offset, size) => {
-    if (fail) throw new Error('lost');
-    return { version: 1, unchanged: false, data: content.subarray(offset, offset + size) };
-  }, new ReadAheadBudget(64 << 20));
+  const ahead = new ReadAhead(
+    async (offset, size) => {
+      if (fail) throw new Error('lost');
+      return { version: 1, unchanged: false, data: content.subarray(offset, offset + size) };
+    },
+    new ReadAheadBudget(64 << 20),
+  );
   ahead.read(0, READ);
   ahead.read(READ, READ);
   await settle();

@@ -1,5 +1,5 @@
 /** A TCP proxy that breaks connections where a test wants it: in the middle of frames, on either side, in any direction. */
-import { connect, createServer, type AddressInfo, type Server, type Socket } from 'node:net';
+import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net';
 
 export class CuttingProxy implements AsyncDisposable {
   readonly #server: Server;

@@ -1,5 +1,15 @@
 /** Data of files under many sessions: writes stay whole, appends are all there, nothing waits for ever, limits hold. */
-import { appendFileSync, chmodSync, existsSync, readFileSync, statfsSync, statSync, truncateSync, utimesSync, writeFileSync } from 'node:fs';
+import {
+  appendFileSync,
+  chmodSync,
+  existsSync,
+  readFileSync,
+  statfsSync,
+  statSync,
+  truncateSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import type { ServerSession } from '../../client-fuse/transport/server-session.ts';
 import type { Export } from '../../server/export.ts';
@@ -184,6 +194,43 @@ describe('in the order of the locks', () => {
     expect(locks.locks.isIdle).toBe(true);
   });
 
+  // In a file of five pages: a lock on which page an operation waits for, and which it passes.
+  const P = PAGE_SIZE;
+  type Work = (session: ServerSession, handle: number) => Promise<unknown>;
+  const allocate = (mode: number, offset: number, length: number): Work => {
+    return (session, handle) => session.call('fallocate', ROOT, { handle, mode, offset, length });
+  };
+  const append: Work = (session, handle) =>
+    session.call('write', ROOT, { handle, offset: 0, ...plain, append: true }, { bulk: Buffer.from('!') });
+  const pages: { what: string; run: Work; waits: number[]; passes: number[] }[] = [
+    { what: 'read of page 2', run: (s, h) => read(s, h, 2 * P, P), waits: [2], passes: [1, 3] },
+    { what: 'read across two', run: (s, h) => read(s, h, 2 * P + 1, P), waits: [2, 3], passes: [1, 4] },
+    { what: 'write of a byte', run: (s, h) => write(s, h, 2 * P + 1, Buffer.from('x')), waits: [2], passes: [1, 3] },
+    { what: 'append', run: append, waits: [5, 9], passes: [0, 4] },
+    { what: 'truncate to two pages', run: (s, h) => setattr(s, h, 2 * P), waits: [2, 4, 9], passes: [0, 1] },
+    { what: 'extend to nine', run: (s, h) => setattr(s, h, 9 * P), waits: [5, 9], passes: [0, 4] },
+    { what: 'punch page 1', run: allocate(FALLOC.PUNCH_HOLE | FALLOC.KEEP_SIZE, P, P), waits: [1], passes: [0, 2] },
+    { what: 'allocate behind the end', run: allocate(0, 7 * P, P), waits: [5, 7], passes: [4] },
+    { what: 'collapse page 1', run: allocate(FALLOC.COLLAPSE_RANGE, P, P), waits: [1, 4], passes: [0] },
+  ];
+  test.each(pages)('$what waits for what it touches alone', async ({ run, waits, passes }) => {
+    const handle = await open(first(), 'f');
+    const name = Buffer.from('f');
+    const { inode } = await first().call('lookup', ROOT, { parent: first().hello.root.inode, name });
+    const { store } = server.server.exports.get('/') as Export;
+    const locks = store.resolve(inode).rangeLocks;
+    for (const page of [...waits, ...passes]) {
+      writeFileSync(directory.join('f'), Buffer.alloc(5 * P, 'f'));
+      const held = await locks.acquire('exclusive', { start: page, end: page + 1 });
+      const done = run(first(), handle);
+      if (waits.includes(page)) await until(() => locks.locks.waiting.length === 1);
+      else await done;
+      held[Symbol.dispose]();
+      await done;
+      expect(locks.locks.isIdle).toBe(true);
+    }
+  });
+
   test('a handle that is released while its read waits leaves no lock behind', async () => {
     const handle = await open(first(), 'f');
     await write(first(), handle, 0, Buffer.from('text'));
@@ -227,8 +274,16 @@ test('copies of two files in both directions at once, and within one file, do no
     }),
   );
   // The first halves were never a target.
-  expect(readFileSync(directory.join('a')).subarray(0, SIZE / 2).equals(Buffer.alloc(SIZE / 2, 1))).toBe(true);
-  expect(readFileSync(directory.join('b')).subarray(SIZE / 2).equals(Buffer.alloc(SIZE / 2, 1))).toBe(true);
+  expect(
+    readFileSync(directory.join('a'))
+      .subarray(0, SIZE / 2)
+      .equals(Buffer.alloc(SIZE / 2, 1)),
+  ).toBe(true);
+  expect(
+    readFileSync(directory.join('b'))
+      .subarray(SIZE / 2)
+      .equals(Buffer.alloc(SIZE / 2, 1)),
+  ).toBe(true);
   const [a] = handles[0] as readonly [number, number];
   await expect(copy(first(), a, 0, a, 100)).rejects.toMatchObject({ code: errno.EINVAL }); // overlapping
 });
@@ -374,7 +429,14 @@ describe('edges', () => {
     const { handle } = await first().call('open', other, { inode, flags: 0, killSuidgid: true });
     const write = { handle, offset: 0, append: false, sync: 'none', killSuidgid: true } as const;
     await expect(first().call('write', other, write, { bulk: Buffer.from('x') })).rejects.toMatchObject({ code: 9 });
-    const none = { mode: undefined, uid: undefined, gid: undefined, size: undefined, atime: undefined, mtime: undefined };
+    const none = {
+      mode: undefined,
+      uid: undefined,
+      gid: undefined,
+      size: undefined,
+      atime: undefined,
+      mtime: undefined,
+    };
     const kill = first().call('setattr', other, { inode, handle: 0, ...none, killSuidgid: true });
     await expect(kill).rejects.toMatchObject({ code: errno.EACCES });
     expect(statSync(directory.join('s')).mode & 0o7777).toBe(0o4755);
@@ -388,7 +450,12 @@ describe('edges', () => {
     let cookie: number | bigint = 0;
     let count = 0;
     for (;;) {
-      const reply: ReplyOf<'readdir'> = await first().call('readdir', ROOT, { handle, cookie, sizeBytes: 65536, plus: count === 0 });
+      const reply: ReplyOf<'readdir'> = await first().call('readdir', ROOT, {
+        handle,
+        cookie,
+        sizeBytes: 65536,
+        plus: count === 0,
+      });
       for (const entry of reply.entries) {
         names.add(Buffer.from(entry.name).toString());
         cookie = entry.cookie;

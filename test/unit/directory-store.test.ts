@@ -161,7 +161,11 @@ describe('names', () => {
     ['rmdir of a full directory', () => store.rmdir(root, top, b('full')), errno.ENOTEMPTY],
     ['unlink of a directory', () => store.unlink(root, top, b('full')), errno.EISDIR],
     ['a name that is too long', () => store.mkdir(root, top, Buffer.alloc(256, 'x'), 0o755, 0), errno.ENAMETOOLONG],
-    ['create exclusively what is there', () => store.create(root, top, b('f'), 0o644, 0, O.RDWR | O.EXCL), errno.EEXIST],
+    [
+      'create exclusively what is there',
+      () => store.create(root, top, b('f'), 0o644, 0, O.RDWR | O.EXCL),
+      errno.EEXIST,
+    ],
   ];
   test.each(refused)('%s', (_what, work, code) => {
     writeFileSync(directory.join('f'), '');
@@ -329,7 +333,11 @@ describe('identities', () => {
     mkdirSync(directory.join('open'));
     chmodSync(directory.join('open'), 0o777);
     const none = { mode: undefined, uid: undefined, gid: undefined, atime: undefined, mtime: undefined };
-    for (const [name, mode] of [['secret', 0o640], ['x-only', 0o711], ['mine', 0o700]] as const) {
+    for (const [name, mode] of [
+      ['secret', 0o640],
+      ['x-only', 0o711],
+      ['mine', 0o700],
+    ] as const) {
       store.change(root, file(name), { ...none, mode, gid: 50 });
     }
     store.change(root, found('mine'), { ...none, uid: user.uid });
@@ -340,7 +348,7 @@ describe('identities', () => {
     expect(statSync(directory.join('root-again'))).toMatchObject({ uid: 0, gid: 0 });
   });
 
-  test('what a user creates is the user\'s, with the user\'s umask', () => {
+  test("what a user creates is the user's, with the user's umask", () => {
     mkdirSync(directory.join('open'));
     chmodSync(directory.join('open'), 0o777);
     const open = store.lookup(root, top, b('open')).inode;
@@ -374,7 +382,14 @@ describe('inodes', () => {
       expect(small.inodes.openDescriptors).toBeLessThanOrEqual(4);
     }
     for (const [index, handle] of handles.entries()) expect(small.attributes(small.resolve(handle)).uid).toBe(index);
-    small.rename(root, small.resolve(handles[0] as Buffer), b('d1'), small.resolve(handles[3] as Buffer), b('moved'), 0);
+    small.rename(
+      root,
+      small.resolve(handles[0] as Buffer),
+      b('d1'),
+      small.resolve(handles[3] as Buffer),
+      b('moved'),
+      0,
+    );
     expect(existsSync(directory.join('d3', 'moved', 'd2'))).toBe(true);
     small.close();
   });

@@ -76,6 +76,7 @@ const failures: [string, () => unknown, number][] = [
   ['removexattr', () => libc.removexattr(fd, b('user.none')), errno.ENODATA],
   ['setNonblocking', () => libc.setNonblocking(BAD), errno.EBADF],
   ['ioctl', () => libc.ioctl(fd, 0x5401, Buffer.alloc(64)), errno.ENOTTY],
+  ['socket of receiveDescriptor', () => libc.receiveDescriptor(BAD), errno.EBADF],
   ['umount2', () => libc.umount2(b(directory.join('f')), 0), errno.EINVAL],
   ['receiveDescriptor', () => libc.receiveDescriptor(fd), errno.ENOTSOCK],
 ];
@@ -95,6 +96,7 @@ const asynchronous: [string, () => Promise<unknown>, number][] = [
   ['fallocateAsync', () => libc.fallocateAsync(BAD, 0, 0, 1), errno.EBADF],
   ['copyFileRangeAsync', () => libc.copyFileRangeAsync(fd, 0, BAD, 0, 1), errno.EBADF],
   ['syncfsAsync', () => libc.syncfsAsync(BAD), errno.EBADF],
+  ['umount2Async', () => libc.umount2Async(b(directory.join('f')), 0), errno.EINVAL],
 ];
 
 test.each(asynchronous)('%s fails with the errno of its own thread', async (_what, work, code) => {
@@ -141,9 +143,12 @@ describe('they do what they say', () => {
 
   test('attributes are what stat(2) says', () => {
     linkSync(directory.join('f'), directory.join('f2'));
-    const { ino, size, nlink, mode, uid, gid, blocks, blksize, mtimeNs, birthtimeNs, dev } = statSync(directory.join('f'), {
-      bigint: true,
-    });
+    const { ino, size, nlink, mode, uid, gid, blocks, blksize, mtimeNs, birthtimeNs, dev } = statSync(
+      directory.join('f'),
+      {
+        bigint: true,
+      },
+    );
     const found = libc.fstat(path);
     const ns = (time: { sec: number; nsec: number }) => BigInt(time.sec) * 1_000_000_000n + BigInt(time.nsec);
     expect(libc.fstatat(dirfd, b('f'))).toEqual(found);
@@ -157,7 +162,7 @@ describe('they do what they say', () => {
     ]);
     expect([BigInt(found.blocks), BigInt(found.blksize)]).toEqual([blocks, blksize]);
     expect([ns(found.mtime), ns(found.btime)]).toEqual([mtimeNs, birthtimeNs]);
-    expect(Number(dev & 0xffn)).toBe(found.device % 0x100000000 & 0xff);
+    expect(Number(dev & 0xffn)).toBe((found.device % 0x100000000) & 0xff);
     expect(libc.fstatat(dirfd, b('l')).mode & 0o170000).toBe(0o120000);
   });
 
@@ -224,7 +229,7 @@ describe('they do what they say', () => {
     expect(String(libc.listxattr(fd))).toBe('user.b\0');
   });
 
-  test('the filesystem\'s figures fit a number', () => {
+  test("the filesystem's figures fit a number", () => {
     const figures = libc.fstatvfs(dirfd);
     expect(figures.namelen).toBe(255);
     expect(figures.bsize).toBeGreaterThan(0);
@@ -258,8 +263,13 @@ describe('they do what they say', () => {
     expect(libc.readNonblocking(one, buffer)).toBe(1);
     libc.writeBytes(two, b('y'), 1);
     expect(() => libc.receiveDescriptor(one)).toThrow(expect.objectContaining({ code: errno.ENOMSG })); // none came with it
+    libc.sendDescriptor(two, fd);
+    const received = libc.receiveDescriptor(one);
+    expect(readFileSync(received, 'utf8')).toBe('content');
+    libc.close(received);
     libc.close(one);
     libc.close(two);
+    expect(() => libc.sendDescriptor(fd, fd)).toThrow(expect.objectContaining({ code: errno.ENOTSOCK }));
   });
 
   test('64-bit values are numbers where that is exact', () => {

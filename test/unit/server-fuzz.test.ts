@@ -231,7 +231,10 @@ describe('bytes', () => {
     using _client = client;
     let seq = 0;
     for (const name of NAMES) {
-      for (const value of fc.sample(valuesOf(operations[name].request as WireType<unknown>), { numRuns: 30, seed: 9 })) {
+      for (const value of fc.sample(valuesOf(operations[name].request as WireType<unknown>), {
+        numRuns: 30,
+        seed: 9,
+      })) {
         const body = operations[name].request.encode(value as never);
         client.send([REQUEST, ++seq, 0, operations[name].code, [1000, 1000], body], Buffer.from('bulk'));
         const [kind, answered] = await client.next();
@@ -287,7 +290,9 @@ describe('sequence numbers', () => {
   test('more requests in flight than allowed end the connection', async () => {
     const { client, hello } = await RawClient.greeted(port);
     using _client = client;
-    const { store } = server.server.exports.get('/') as { store: typeof import('../../server/store/store.ts') } as never as {
+    const { store } = server.server.exports.get('/') as {
+      store: typeof import('../../server/store/store.ts');
+    } as never as {
       store: import('../../server/store/store.ts').Store;
     };
     client.send(request(code.create, [hello.root.inode, Buffer.from('busy'), 0o644, 0, 2], 1));

@@ -90,7 +90,11 @@ test('more requests than may be in flight are answered all the same, in their or
 });
 
 const refused = [
-  { what: 'nothing listens', url: 'ws://127.0.0.1:1/', says: /127\.0\.0\.1:1: nothing listens there; start the server/ },
+  {
+    what: 'nothing listens',
+    url: 'ws://127.0.0.1:1/',
+    says: /127\.0\.0\.1:1: nothing listens there; start the server/,
+  },
   { what: 'an unknown host', url: 'ws://no-such-host.invalid/', says: /no-such-host\.invalid:7333: cannot connect/ },
 ];
 

@@ -8,8 +8,8 @@ import type { Caller } from '../../client-fuse/vfs/filesystem.ts';
 import { ROOT_NODE } from '../../client-fuse/vfs/filesystem.ts';
 import { RemoteFilesystem } from '../../client-fuse/vfs/remote-filesystem.ts';
 import type { Export } from '../../server/export.ts';
-import { SessionTable } from '../../server/session/session-table.ts';
 import type { Outcome } from '../../server/session/outcome.ts';
+import { SessionTable } from '../../server/session/session-table.ts';
 import { errno } from '../../shared/errno.ts';
 import { limits } from '../../shared/limits.ts';
 import { CuttingProxy } from '../support/cutting-proxy.ts';
@@ -33,7 +33,13 @@ describe('exactly once', () => {
     await using proxy = await CuttingProxy.open(() => server.server.port);
     const session = await ServerSession.connect(parseServerAddress(`ws://127.0.0.1:${proxy.port}/`), silent);
     const parent = session.hello.root.inode;
-    const log = await session.call('create', ROOT, { parent, name: Buffer.from('log'), mode: 0o644, umask: 0, flags: RDWR });
+    const log = await session.call('create', ROOT, {
+      parent,
+      name: Buffer.from('log'),
+      mode: 0o644,
+      umask: 0,
+      flags: RDWR,
+    });
     const random = numbers(seed);
     let left = 40;
     proxy.cutEvery(() => (left-- > 0 ? 200 + ((random.next().value >>> 8) % 60_000) : Number.POSITIVE_INFINITY));
@@ -52,7 +58,13 @@ describe('exactly once', () => {
         const record = Buffer.alloc(round % 3 === 0 ? 100_000 : 100, `${id}.${round} `);
         expect(await session.call('write', ROOT, append, { bulk: record })).toEqual({ written: record.length });
         await session.call('release', ROOT, { handle });
-        await session.call('rename', ROOT, { parent, name: name('f'), newParent: parent, newName: name('g'), flags: 1 });
+        await session.call('rename', ROOT, {
+          parent,
+          name: name('f'),
+          newParent: parent,
+          newName: name('g'),
+          flags: 1,
+        });
         await session.call('rmdir', ROOT, { parent, name: name('d') });
         if (round % 2) await session.call('unlink', ROOT, { parent, name: name('g') });
       }
@@ -177,7 +189,8 @@ describe('a server that was restarted', () => {
       handles.push((await session.call('open', ROOT, { inode, flags: RDWR, killSuidgid: false })).handle);
       const [stale] = handles;
       const read = { handle: stale as number, offset: 0, size: 1, knownVersion: undefined };
-      if (start === 1) await expect(session.callForBulk('read', ROOT, read)).rejects.toMatchObject({ code: errno.EBADF });
+      if (start === 1)
+        await expect(session.callForBulk('read', ROOT, read)).rejects.toMatchObject({ code: errno.EBADF });
       session.close();
     }
     expect(new Set(handles).size).toBe(2);
@@ -249,4 +262,3 @@ describe('the session table', () => {
 test('the pause between attempts doubles up to two seconds', () => {
   expect([0, 1, 2, 3, 6, 7, 100].map(reconnectDelayMs)).toEqual([20, 40, 80, 160, 1280, 2000, 2000]);
 });
-

@@ -2,8 +2,8 @@
 import { chmodSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { constants } from 'node:os';
 import { describe, expect, test } from 'vitest';
-import { explainConnectError } from '../../client-fuse/transport/server-session.ts';
 import { parseServerAddress } from '../../client-fuse/transport/server-address.ts';
+import { explainConnectError } from '../../client-fuse/transport/server-session.ts';
 import { openExports } from '../../server/open-exports.ts';
 import { defaultStateDirectory, loadHandleKey } from '../../server/store/handle-key.ts';
 import { HandleSigner, handleKind } from '../../server/store/inode-handle.ts';
@@ -12,7 +12,7 @@ import { errno, errnoName, errnoOf, FsError } from '../../shared/errno.ts';
 import { KEY, TemporaryDirectory } from '../support/fixture.ts';
 
 describe('errno', () => {
-  test('the numbers are the system\'s, each once', () => {
+  test("the numbers are the system's, each once", () => {
     const here = constants.errno as unknown as Record<string, number>;
     for (const [name, code] of Object.entries(errno)) if (name in here) expect(code, name).toBe(here[name]);
     expect(new Set(Object.values(errno)).size).toBe(Object.keys(errno).length);
@@ -48,9 +48,9 @@ describe('BufferPool', () => {
     const one = pool.take(100_000);
     expect(one.length).toBe(131_072);
     pool.giveBack(one);
-    expect(pool.take(300_000)).not.toBe(one);
-    expect(pool.take(65_537)).toBe(one);
-    expect(pool.take(131_072)).not.toBe(one);
+    expect(pool.take(300_000) === one).toBe(false);
+    expect(pool.take(65_537) === one).toBe(true);
+    expect(pool.take(131_072) === one).toBe(false);
   });
 
   test('it holds no more than its bound, and nothing small or odd', () => {
@@ -58,12 +58,12 @@ describe('BufferPool', () => {
     const [one, two] = [pool.take(1 << 20), pool.take(1 << 20)];
     pool.giveBack(one);
     pool.giveBack(two);
-    expect(pool.take(1 << 20)).toBe(one);
-    expect(pool.take(1 << 20)).not.toBe(two);
+    expect(pool.take(1 << 20) === one).toBe(true);
+    expect(pool.take(1 << 20) === two).toBe(false);
     const odd = Buffer.alloc(100_001);
     pool.giveBack(odd);
     pool.giveBack(Buffer.alloc(10));
-    expect(pool.take(100_001)).not.toBe(odd);
+    expect(pool.take(100_001) === odd).toBe(false);
     for (const size of [0, 1, 65_535, 65_536, 65_537]) expect(pool.take(size).length).toBeGreaterThanOrEqual(size);
   });
 });
@@ -102,7 +102,10 @@ describe('addresses', () => {
   const reasons: [unknown, RegExp][] = [
     [new FsError(errno.ECONNREFUSED, 'connect'), /^box:7333: nothing listens there; start the server with `weft serve/],
     [new FsError(errno.ETIMEDOUT, 'hello'), /^box:7333: no answer; check the address/],
-    [new FsError(errno.EHOSTUNREACH, 'connect', { cause: new Error('ENOTFOUND box') }), /cannot connect \(ENOTFOUND box\)/],
+    [
+      new FsError(errno.EHOSTUNREACH, 'connect', { cause: new Error('ENOTFOUND box') }),
+      /cannot connect \(ENOTFOUND box\)/,
+    ],
     ['odd', /cannot connect \(odd\)/],
   ];
   test.each(reasons)('%s is explained', (error, says) => {
@@ -132,7 +135,7 @@ describe('the handle key', () => {
     expect(() => loadHandleKey('/sys/nowhere')).toThrow(/cannot write \/sys\/nowhere\/handle\.key.*--state DIR/);
   });
 
-  test('the state directory is systemd\'s where it gives one', () => {
+  test("the state directory is systemd's where it gives one", () => {
     const before = process.env.STATE_DIRECTORY;
     process.env.STATE_DIRECTORY = '/given';
     expect(defaultStateDirectory()).toBe('/given');

@@ -118,7 +118,7 @@ describe('NodeTable', () => {
   });
 });
 
-test('ForgetQueue: batches of 512, the rest after a short time, failures are nobody\'s', async () => {
+test("ForgetQueue: batches of 512, the rest after a short time, failures are nobody's", async () => {
   vi.useFakeTimers();
   try {
     const call = vi.fn<(operation: string, caller: unknown, request: { inodes: unknown[] }) => Promise<unknown>>(() =>
@@ -194,7 +194,14 @@ describe('RemoteFilesystem', () => {
     expect(String(await filesystem.readlink(root, link.node))).toBe('/nowhere');
     const fifo = await filesystem.mknod(root, ROOT_NODE, b('p'), 0o010644, 0, 0);
     expect(fifo.attributes.mode).toBe(0o010644);
-    await filesystem.setxattr(root, (await filesystem.lookup(root, ROOT_NODE, odd)).node, b('user.x'), b('1'), 0, false);
+    await filesystem.setxattr(
+      root,
+      (await filesystem.lookup(root, ROOT_NODE, odd)).node,
+      b('user.x'),
+      b('1'),
+      0,
+      false,
+    );
     const { node } = await filesystem.lookup(root, ROOT_NODE, odd);
     expect(String(await filesystem.getxattr(root, node, b('user.x')))).toBe('1');
     expect(String(await filesystem.listxattr(root, node))).toBe('user.x\0');
@@ -265,7 +272,7 @@ describe('RemoteFilesystem', () => {
     expect(filesystem.counts.handles).toBe(0);
   });
 
-  test('the caller\'s own rights count, groups included', async () => {
+  test("the caller's own rights count, groups included", async () => {
     mkdirSync(directory.join('d'));
     const { node } = await filesystem.lookup(root, ROOT_NODE, b('d'));
     await filesystem.setattr(root, node, { mode: 0o770, gid: 77 });
