@@ -18,11 +18,8 @@ export interface Message {
 export type Receive = (message: Message) => boolean;
 
 export interface KernelChannel {
-  /**
-   * Hands every request to `receive` until the filesystem is unmounted or `close` is called; then resolves. `inFlight`
-   * says how many requests wait for the filesystem: while some do, it is worth staying awake.
-   */
-  serve(receive: Receive, inFlight: () => number): Promise<void>;
+  /** Hands every request to `receive` until the filesystem is unmounted or `close` is called; then resolves. */
+  serve(receive: Receive): Promise<void>;
   /** Takes back a message that `receive` kept. */
   recycle(message: Message): void;
   /**

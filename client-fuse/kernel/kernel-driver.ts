@@ -84,7 +84,7 @@ export class KernelDriver {
   /** Serves until the filesystem is unmounted (resolves) or cannot be served (rejects). */
   async run(): Promise<void> {
     try {
-      await this.#channel.serve(this.#dispatcher.receive, () => this.#dispatcher.inFlight);
+      await this.#channel.serve(this.#dispatcher.receive);
       if (this.#refusal !== undefined) throw new Error(this.#refusal);
       this.#rejectReady(new Error('unmounted before the first request'));
     } catch (error) {

@@ -4,6 +4,7 @@
  * the mount from its own threads.
  */
 import { close, receiveDescriptor } from '../../shared/linux/libc.ts';
+import type { LoopPoll } from '../../shared/loop-poll.ts';
 import { DeviceChannel } from '../kernel/device-channel.ts';
 import { KernelDriver } from '../kernel/kernel-driver.ts';
 import type { Log } from '../kernel/log.ts';
@@ -19,8 +20,8 @@ export interface ServeOptions {
   readonly maxWriteBytes?: number;
   readonly cacheSymlinks?: boolean;
   readonly checkPermissions?: boolean;
-  /** See DeviceChannelOptions. */
-  readonly spinMs?: number;
+  /** Keeps the event loop awake between requests; the connection to the server reports to it too. */
+  readonly loop: LoopPoll;
   /** The driver, before its first request: for its notifier and counters. */
   readonly onDriver?: (driver: KernelDriver, mount: Mount) => void;
 }
@@ -36,9 +37,9 @@ export async function serveMount(options: ServeOptions): Promise<void> {
   const mount = await receiveMount();
   const fuseFd = receiveDescriptor(DESCRIPTOR_SOCKET);
   close(DESCRIPTOR_SOCKET);
-  const { filesystem, log, maxWriteBytes, cacheSymlinks, checkPermissions, spinMs } = options;
+  const { filesystem, log, maxWriteBytes, cacheSymlinks, checkPermissions, loop } = options;
   const driver = new KernelDriver({
-    channel: new DeviceChannel(fuseFd, spinMs === undefined ? {} : { spinMs }),
+    channel: new DeviceChannel(fuseFd, loop),
     filesystem,
     log,
     ...(maxWriteBytes === undefined ? {} : { maxWriteBytes }),

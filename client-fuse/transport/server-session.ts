@@ -11,6 +11,7 @@ import { Mutex } from 'async-mutex';
 import type { Logger } from 'pino';
 import { errno, FsError } from '../../shared/errno.ts';
 import { KiB, limits } from '../../shared/limits.ts';
+import { LoopPoll } from '../../shared/loop-poll.ts';
 import {
   frameKind,
   type OperationName,
@@ -60,6 +61,7 @@ const NO_BULK = new Uint8Array(0);
 export class ServerSession {
   readonly address: ServerAddress;
   readonly #log: Logger;
+  readonly #loop: LoopPoll;
   readonly #client = `${hostname()}:${process.pid}`;
   readonly #links = new Map<Lane, Link>();
   readonly #pending = new Map<number, Pending>();
@@ -75,14 +77,15 @@ export class ServerSession {
   /** When the server went away (milliseconds since 1970), for status; undefined while it is there. */
   unreachableSinceMs: number | undefined;
 
-  private constructor(address: ServerAddress, log: Logger) {
+  private constructor(address: ServerAddress, log: Logger, loop: LoopPoll) {
+    this.#loop = loop;
     this.address = address;
     this.#log = log;
   }
 
   /** Rejects with an Error whose message names the address and the next step. */
-  static async connect(address: ServerAddress, log: Logger): Promise<ServerSession> {
-    const session = new ServerSession(address, log);
+  static async connect(address: ServerAddress, log: Logger, loop = new LoopPoll(0)): Promise<ServerSession> {
+    const session = new ServerSession(address, log, loop);
     try {
       await session.#open('small');
       await session.#open('bulk');
@@ -169,6 +172,7 @@ export class ServerSession {
   }
 
   #reply(frame: unknown[]): void {
+    this.#loop.active();
     const [, seq, code, result, bulk] = frame;
     const pending = this.#pending.get(seq as number);
     if (pending === undefined) return; // answered already, over an earlier connection

@@ -13,7 +13,8 @@ import { superviseMount } from '../../client-fuse/mount/supervisor.ts';
 import { parseServerAddress } from '../../client-fuse/transport/server-address.ts';
 import { ServerSession } from '../../client-fuse/transport/server-session.ts';
 import { RemoteFilesystem } from '../../client-fuse/vfs/remote-filesystem.ts';
-import { logLevelOption, openLog } from './log.ts';
+import { LoopPoll } from '../../shared/loop-poll.ts';
+import { logLevelOption, openLog, pollOption } from './common-options.ts';
 import { failNativeMount, serveNativeMount, superviseNativeMount } from './mount-native.ts';
 
 interface MountCommandOptions {
@@ -22,6 +23,7 @@ interface MountCommandOptions {
   readonly driver: 'kernel' | 'fuse-native';
   readonly logFile?: string;
   readonly logLevel: string;
+  readonly pollUs: number;
 }
 
 const collect = (text: string, earlier: string[]): string[] => [...earlier, text];
@@ -43,6 +45,7 @@ export function addMountCommand(program: Command): void {
     .option('-f, --foreground', 'stay in the foreground; Ctrl-C unmounts')
     .addOption(mountOption())
     .addOption(driverOption())
+    .addOption(pollOption())
     .option('--log-file <FILE>', 'in the background: where the log goes (default: nowhere)')
     .addOption(logLevelOption)
     .addHelpText('after', '\nExample:\n  weft mount ws://127.0.0.1:7333/ /mnt/projects -o allow_other,noatime')
@@ -52,6 +55,7 @@ export function addMountCommand(program: Command): void {
     .argument('URL')
     .addOption(mountOption())
     .addOption(driverOption())
+    .addOption(pollOption())
     .option('--at <MOUNTPOINT>', 'for the driver that mounts by itself')
     .addOption(logLevelOption)
     .action(mountClient);
@@ -66,7 +70,15 @@ async function mount(url: string, mountpoint: string, options: MountCommandOptio
   parseServerAddress(url);
   const parsed = parseMountOptions(options.o);
   const driver = parsed.client.driver ?? options.driver;
-  const passed = [...options.o.flatMap((one) => ['-o', one]), '--driver', driver, '--log-level', options.logLevel];
+  const passed = [
+    ...options.o.flatMap((one) => ['-o', one]),
+    '--driver',
+    driver,
+    '--log-level',
+    options.logLevel,
+    '--poll-us',
+    String(options.pollUs),
+  ];
   const path = resolve(mountpoint);
   if (!options.foreground) {
     const report = (line: string) => console.error(`weft: ${line}`);
@@ -104,16 +116,18 @@ async function superviseInForeground(
 
 async function mountClient(url: string, options: MountCommandOptions & { at?: string }): Promise<void> {
   const log = openLog(options.logLevel, 'weft client');
+  const { pollUs } = options;
   const { client, allowOther, generic } = parseMountOptions(options.o);
+  const loop = new LoopPoll(pollUs);
   let session: ServerSession | undefined;
   try {
-    session = await ServerSession.connect(parseServerAddress(url), log);
+    session = await ServerSession.connect(parseServerAddress(url), log, loop);
     const filesystem = new RemoteFilesystem(session, client);
     if (options.at !== undefined) {
       const mountOptions = [...generic, ...(allowOther ? ['allow_other'] : [])];
       await serveNativeMount({ filesystem, url, mountpoint: options.at, mountOptions, log });
     } else {
-      await serveMount({ filesystem, log, ...client, checkPermissions: needsKernelChecks(session, allowOther) });
+      await serveMount({ filesystem, log, loop, ...client, checkPermissions: needsKernelChecks(session, allowOther) });
     }
     process.exitCode = 0;
   } catch (error) {

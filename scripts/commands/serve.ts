@@ -5,7 +5,7 @@ import { Server } from '../../server/server.ts';
 import { defaultStateDirectory, loadHandleKey } from '../../server/store/handle-key.ts';
 import { actsAsCallers, type Squash } from '../../server/store/identity.ts';
 import type { ListenAddress } from '../../server/transport/listener.ts';
-import { logLevelOption, openLog, wholeNumber } from './log.ts';
+import { logLevelOption, openLog, pollOption } from './common-options.ts';
 
 interface ServeOptions {
   readonly export: ExportRequest[];
@@ -17,9 +17,6 @@ interface ServeOptions {
   readonly pollUs: number;
   readonly logLevel: string;
 }
-
-/** Long enough to bridge the gap between two requests of one caller on a local network. */
-const DEFAULT_POLL_US = 100;
 
 export function addServeCommand(program: Command): void {
   program
@@ -36,12 +33,7 @@ export function addServeCommand(program: Command): void {
     )
     .option('--insecure-no-auth', 'listen on an address that others reach, although nobody is asked who they are')
     .option('--state <DIR>', 'where the key of file handles is kept', defaultStateDirectory())
-    .option(
-      '--poll-us <N>',
-      'stay awake this long after a request, in microseconds; 0: never',
-      wholeNumber(0, 10_000),
-      DEFAULT_POLL_US,
-    )
+    .addOption(pollOption())
     .addOption(logLevelOption)
     .addHelpText(
       'after',

@@ -24,7 +24,6 @@ const c = {
   close: declare('int close(int fd)'),
   read: declare('long read(int fd, void *buffer, ulong count)'),
   write: declare('long write(int fd, void *buffer, ulong count)'),
-  poll: declare('int poll(void *descriptors, ulong count, int timeout)'),
   pread: declare('long pread64(int fd, void *buffer, ulong count, int64 offset)'),
   preadv2: declare('long preadv2(int fd, void *iovec, int count, int64 offset, int flags)'),
   lseek: declare('int64 lseek64(int fd, int64 offset, int whence)'),
@@ -133,20 +132,13 @@ export function writeBytes(fd: number, buffer: Uint8Array, length: number): numb
  */
 function keepAlive(_buffer: Buffer): void {}
 
-const POLLIN = 1;
-
-/** Calls `done` from the event loop once one of the descriptors is readable or broken. Waits on a thread of the pool. */
-export function pollAsync(fds: readonly number[], done: () => void): void {
-  const descriptors = Buffer.alloc(fds.length * 8);
-  for (const [index, fd] of fds.entries()) {
-    descriptors.writeInt32LE(fd, index * 8);
-    descriptors.writeInt16LE(POLLIN, index * 8 + 4);
-  }
-  // An error (EINTR at most) is like a wake-up without a reason: the caller looks and sleeps again.
-  c.poll.async(descriptors, fds.length, -1, () => {
-    keepAlive(descriptors);
-    done();
-  });
+/**
+ * Calls `ready` from the event loop whenever `fd` is readable or broken, until the returned function is called. The
+ * descriptor (of the mount or inotify; Node itself polls only sockets and pipes) becomes non-blocking.
+ */
+export function pollReadable(fd: number, ready: () => void): () => void {
+  const handle = koffi.node.poll(fd, { readable: true }, () => ready());
+  return () => handle.close();
 }
 
 const iovec = Buffer.alloc(16);

@@ -11,6 +11,7 @@ import { MountError } from '../../client-fuse/mount/mount-error.ts';
 import { parseMountOptions } from '../../client-fuse/mount/mount-options.ts';
 import { failMount, serveMount } from '../../client-fuse/mount/serve-mount.ts';
 import { superviseMount } from '../../client-fuse/mount/supervisor.ts';
+import { LoopPoll } from '../../shared/loop-poll.ts';
 import { MemoryFilesystem } from '../memory-filesystem.ts';
 
 const write = (level: string) => (fields: object, message: string) =>
@@ -67,7 +68,7 @@ async function client(): Promise<void> {
   await serveMount({
     filesystem,
     log,
-    ...(spin === undefined ? {} : { spinMs: Number(spin) }),
+    loop: new LoopPoll(spin === undefined ? 500 : Number(spin) * 1000),
     onDriver: (made) => {
       driver = made;
     },

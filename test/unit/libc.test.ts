@@ -257,9 +257,13 @@ describe('they do what they say', () => {
     libc.setNonblocking(one);
     const buffer = Buffer.alloc(10);
     expect(libc.readNonblocking(one, buffer)).toBe(-errno.EAGAIN);
-    const woken = new Promise<void>((resolve) => libc.pollAsync([one], resolve));
+    let stop = () => {};
+    const woken = new Promise<void>((resolve) => {
+      stop = libc.pollReadable(one, resolve);
+    });
     libc.writeBytes(two, b('x'), 1);
     await woken;
+    stop();
     expect(libc.readNonblocking(one, buffer)).toBe(1);
     libc.writeBytes(two, b('y'), 1);
     expect(() => libc.receiveDescriptor(one)).toThrow(expect.objectContaining({ code: errno.ENOMSG })); // none came with it

@@ -1,4 +1,4 @@
-/** The program's log: JSON lines on standard error, for journald and people with `jq`. Nothing per request by default. */
+/** Options that several verbs share. The log: JSON lines on standard error, for journald and people with `jq`. Nothing per request by default. */
 import { InvalidArgumentError, Option } from 'commander';
 import pino, { type Logger } from 'pino';
 
@@ -11,6 +11,14 @@ export const logLevelOption = new Option('--log-level <LEVEL>', 'what goes to th
 export function openLog(level: string, name: string): Logger {
   return pino({ level, name, base: { pid: process.pid } }, pino.destination({ dest: 2, sync: true }));
 }
+
+/** Bridges the gap between two requests of one caller on a local network, its own work included. */
+const DEFAULT_POLL_US = 500;
+
+export const pollOption = () =>
+  new Option('--poll-us <N>', 'while requests follow each other quickly: stay awake this long (microseconds); 0: never')
+    .argParser(wholeNumber(0, 10_000))
+    .default(DEFAULT_POLL_US);
 
 /** Parses a whole number for commander. */
 export function wholeNumber(min: number, max: number): (text: string) => number {
