@@ -17,8 +17,10 @@ export function openExports(requests: readonly ExportRequest[], squash: Squash, 
   umask(0); // each creation brings its caller's
   // Half of the descriptors for handles that clients hold open, half to come back to inodes quickly.
   const descriptors = Math.max(64, Math.floor(raiseOpenFileLimit() / 2 / requests.length));
-  return requests.map(({ name, directory, readOnly }) => {
-    const path = checkedDirectory(directory);
+  const paths = requests.map(({ directory }) => checkedDirectory(directory));
+  refuseOverlap(paths);
+  return requests.map(({ name, readOnly }, index) => {
+    const path = paths[index] as string;
     const store = new DirectoryStore(path, new HandleSigner(key, scopeOf(name, path)), descriptors);
     return { name, directory: path, readOnly, squash, store, usesKernelHandles: store.inodes.usesKernelHandles };
   });
@@ -31,6 +33,16 @@ export function openExports(requests: readonly ExportRequest[], squash: Squash, 
 function scopeOf(name: string, path: string): string {
   const { ino, birthtimeNs } = statSync(path, { bigint: true });
   return `${name} ${ino} ${birthtimeNs}`;
+}
+
+/** Each export has lock tables of its own: a file that is reached through two of them would be written without order. */
+function refuseOverlap(paths: readonly string[]): void {
+  for (const [index, path] of paths.entries()) {
+    const other = paths.find((one, at) => at !== index && `${path}/`.startsWith(one === '/' ? one : `${one}/`));
+    if (other === undefined) continue;
+    const relation = other === path ? 'is exported twice' : `is inside of ${other}, which is exported too`;
+    throw new Error(`${path} ${relation}: export it once, and mount it where it is needed`);
+  }
 }
 
 function checkedDirectory(directory: string): string {

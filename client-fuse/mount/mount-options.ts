@@ -2,6 +2,7 @@
  * The options of `-o`, pure: sorted into what mount(8) or fusermount3 is told, what FUSE is told, and what the client itself
  * does. Those that belong to /etc/fstab are accepted and mean nothing here. Sources: mount(8), mount.fuse3(8), fstab(5).
  */
+import { limits } from '../../shared/limits.ts';
 import { MountError } from './mount-error.ts';
 
 export interface MountOptions {
@@ -65,7 +66,7 @@ const setters: Readonly<Record<string, Setter>> = {
   soft: (draft) => (draft.client.soft = true),
   hard: (draft) => (draft.client.soft = false),
   timeout: (draft, value, option) => (draft.client.timeoutMs = count(value, option, 1, 86_400) * 1000),
-  max_write: (draft, value, option) => (draft.client.maxWriteBytes = count(value, option, 4096, 2 ** 28)),
+  max_write: (draft, value, option) => (draft.client.maxWriteBytes = count(value, option, 4096, limits.maxDataBytes)),
   driver(draft, value, option) {
     if (value !== 'kernel' && value !== 'fuse-native') throw wrongValue(option, 'kernel or fuse-native');
     draft.client.driver = value;

@@ -79,7 +79,6 @@ export class Link {
           if (link) events.closed(bye ?? reason);
           else fail(new FsError(errno.ECONNRESET, bye ?? reason));
         },
-        drained: () => {},
       });
       transport.send(encodeFrame(helloFrame(address, client, session)).head);
     });

@@ -3,7 +3,7 @@
  * requests that overlap, so neither readers nor writers starve; ranges that do not overlap pass each other.
  *
  * Pure: no clock, no promises; events go in, the tickets that are granted by them come out. Owned by the inode; the
- * promises around it are in range-lock-table.ts. Invariants: granted ranges overlap only when both are shared; a waiting
+ * promises around it are in page-range-lock-queue.ts. Invariants: granted ranges overlap only when both are shared; a waiting
  * ticket conflicts with a granted one or with an earlier waiting one (so no wake-up is lost).
  */
 import { assert } from '../../shared/assert.ts';

@@ -93,8 +93,6 @@ export class Connection implements TransportEvents {
     }
   }
 
-  drained(): void {}
-
   closed(reason: string): void {
     clearTimeout(this.#helloTimer);
     for (const { seq, request, start } of this.#heldBack.splice(0)) {

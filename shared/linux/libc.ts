@@ -470,6 +470,7 @@ export function umount2Async(target: Uint8Array, flags: number): Promise<void> {
   path.set(target);
   return new Promise((resolve, reject) => {
     c.umount2.async(path, flags, (error: Error | null, result: number) => {
+      keepAlive(path);
       if (error) reject(error);
       else if (result < 0) reject(new FsError(koffi.errno(), 'umount2'));
       else resolve();

@@ -7,8 +7,6 @@ export interface TransportEvents {
   message(fragments: readonly Buffer[]): void;
   /** Once, whoever closed it. Nothing arrives or leaves after it. */
   closed(reason: string): void;
-  /** What was queued has gone out, after queuedBytes had been above zero. */
-  drained(): void;
 }
 
 export interface Transport {

@@ -38,7 +38,6 @@ export class WebSocketTransport implements Transport {
     socket.on('error', (error: Error) => {
       failure = error.message;
     });
-    this.#raw.on('drain', () => events.drained());
     socket.on('close', (_code: number, reason: Buffer) => {
       clearInterval(this.#heartbeat);
       events.closed(failure ?? (reason.length > 0 ? reason.toString() : 'connection lost'));
