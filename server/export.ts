@@ -1,6 +1,4 @@
 /** A directory that the server exports: its name, its rules, and its store. Lives as long as the server. */
-
-import type { LeaseManager } from './leases/lease-manager.ts';
 import type { Squash } from './store/identity.ts';
 import type { Store } from './store/store.ts';
 
@@ -11,7 +9,6 @@ export interface Export {
   readonly readOnly: boolean;
   readonly squash: Squash;
   readonly store: Store;
-  readonly leases: LeaseManager;
-  /** False: handles do not survive a restart of the server, nor some changes by local programs. */
+  /** False: clients must say which inodes they forgot. */
   readonly usesKernelHandles: boolean;
 }

@@ -1,14 +1,12 @@
 /**
- * The Filesystem that a server exports: an operation is a request, unless a lease allows an answer from memory.
+ * The Filesystem that a server exports: every operation is a request, since no lease allows an answer from memory yet.
  * Owns the node table and the handle table of a mount. Data operations are in file-data.ts.
  */
 import type { Attributes, FilesystemStatistics, U64 } from '../../shared/attributes.ts';
 import { errno, FsError } from '../../shared/errno.ts';
-import type { Eventually } from '../../shared/eventually.ts';
 import { limits } from '../../shared/limits.ts';
 import { O } from '../../shared/linux/constants.ts';
 import type { OperationName, ReplyOf, RequestOf, WireEntry } from '../../shared/protocol/messages.ts';
-import { LeaseCache } from '../leases/lease-cache.ts';
 import type { CallerIdentity, ServerSession } from '../transport/server-session.ts';
 import { FileData } from './file-data.ts';
 import type {
@@ -33,7 +31,7 @@ export interface Presentation {
   readonly umask?: number | undefined;
 }
 
-/** The kernel asks every time; what a lease allows is answered here, so a recall has nothing to take from the kernel. */
+/** Without a lease the kernel asks every time. */
 const ASK_EVERY_TIME = { entryMs: 0, attributesMs: 0 } as const;
 /** What opening a file again must not do again. */
 const ONCE_FLAGS = O.CREAT | O.EXCL | O.TRUNC;
@@ -47,50 +45,25 @@ export class RemoteFilesystem implements Filesystem {
   readonly #handles = new HandleTable();
   readonly #data: FileData;
   readonly #forgotten: ForgetQueue | undefined;
-  readonly #leases: LeaseCache;
 
-  constructor(session: ServerSession, presentation: Presentation = {}, maxIdleNodes: number = limits.maxIdleNodes) {
+  constructor(session: ServerSession, presentation: Presentation = {}) {
     this.#session = session;
     this.#presentation = presentation;
-    this.#nodes = new NodeTable(session.hello.root.inode, maxIdleNodes);
+    this.#nodes = new NodeTable(session.hello.root.inode);
     this.#data = new FileData(session);
     if (session.hello.wantsForget) this.#forgotten = new ForgetQueue(session);
-    this.#leases = new LeaseCache(() => session.mayUseLeases);
-    session.onRecall = (inode) => {
-      if (inode !== null) return this.#leases.recall(this.#nodeOf(inode)).map((node) => node.inode);
-      this.#leases.clear();
-      return [];
-    };
   }
 
   /** For status. */
   get counts(): { nodes: number; handles: number } {
-    return { nodes: this.#nodes.referenced, handles: this.#handles.size };
+    return { nodes: this.#nodes.size, handles: this.#handles.size };
   }
 
   // --- names
 
-  lookup(caller: Caller, parent: NodeId, name: Uint8Array): Eventually<Entry> {
+  async lookup(caller: Caller, parent: NodeId, name: Uint8Array): Promise<Entry> {
     checkName(name);
-    const directory = this.#nodes.get(parent);
-    const known = this.#leases.name(directory, keyOfName(name));
-    if (known === null) throw new FsError(errno.ENOENT, 'lookup');
-    const attributes = known && this.#leases.attributes(known);
-    if (known && attributes) return this.#entryOf(this.#nodes.foundAgain(known), attributes);
-    return this.#lookUp(caller, directory, name);
-  }
-
-  async #lookUp(caller: Caller, directory: Node, name: Uint8Array): Promise<Entry> {
-    const asOf = this.#leases.clock;
-    const key = keyOfName(name);
-    const { found, leased } = await this.#call('lookup', caller, { parent: this.#inodeOf(directory), name });
-    if (found === undefined) {
-      this.#leases.learnName(directory, key, null, leased, asOf);
-      throw new FsError(errno.ENOENT, 'lookup');
-    }
-    const { node, entry } = this.#found(found, asOf);
-    this.#leases.learnName(directory, key, node, leased, asOf);
-    return entry;
+    return this.#entry(await this.#call('lookup', caller, { parent: this.#inode(parent), name }));
   }
 
   forget(id: NodeId, count: number): void {
@@ -103,36 +76,37 @@ export class RemoteFilesystem implements Filesystem {
   }
 
   async mknod(caller: Caller, parent: NodeId, name: Uint8Array, mode: number, rdev: number, umask: number) {
+    checkName(name);
     const request = { parent: this.#inode(parent), name, mode, rdev, umask };
-    return this.#addName(parent, name, () => this.#call('mknod', caller, request));
+    return this.#entry(await this.#call('mknod', caller, request));
   }
 
   async mkdir(caller: Caller, parent: NodeId, name: Uint8Array, mode: number, umask: number): Promise<Entry> {
-    const request = { parent: this.#inode(parent), name, mode, umask };
-    return this.#addName(parent, name, () => this.#call('mkdir', caller, request));
+    checkName(name);
+    return this.#entry(await this.#call('mkdir', caller, { parent: this.#inode(parent), name, mode, umask }));
   }
 
   async symlink(caller: Caller, parent: NodeId, name: Uint8Array, target: Uint8Array): Promise<Entry> {
+    checkName(name);
     if (target.length === 0) throw new FsError(errno.ENOENT, 'symlink');
     if (target.length > limits.maxLinkTargetBytes) throw new FsError(errno.ENAMETOOLONG, 'symlink');
-    const request = { parent: this.#inode(parent), name, target };
-    return this.#addName(parent, name, () => this.#call('symlink', caller, request));
+    return this.#entry(await this.#call('symlink', caller, { parent: this.#inode(parent), name, target }));
   }
 
-  async link(caller: Caller, id: NodeId, parent: NodeId, name: Uint8Array): Promise<Entry> {
-    const node = this.#nodes.get(id);
-    const request = { inode: this.#inodeOf(node), parent: this.#inode(parent), name };
-    return this.#changing(node, () => this.#addName(parent, name, () => this.#call('link', caller, request)));
+  async link(caller: Caller, node: NodeId, parent: NodeId, name: Uint8Array): Promise<Entry> {
+    checkName(name);
+    const request = { inode: this.#inode(node), parent: this.#inode(parent), name };
+    return this.#entry(await this.#call('link', caller, request));
   }
 
   async unlink(caller: Caller, parent: NodeId, name: Uint8Array): Promise<void> {
-    const request = { parent: this.#inode(parent), name };
-    await this.#removeName(parent, name, () => this.#call('unlink', caller, request));
+    checkName(name);
+    await this.#call('unlink', caller, { parent: this.#inode(parent), name });
   }
 
   async rmdir(caller: Caller, parent: NodeId, name: Uint8Array): Promise<void> {
-    const request = { parent: this.#inode(parent), name };
-    await this.#removeName(parent, name, () => this.#call('rmdir', caller, request));
+    checkName(name);
+    await this.#call('rmdir', caller, { parent: this.#inode(parent), name });
   }
 
   async rename(
@@ -145,73 +119,25 @@ export class RemoteFilesystem implements Filesystem {
   ): Promise<void> {
     checkName(name);
     checkName(newName);
-    const from = this.#nodes.get(parent);
-    const to = this.#nodes.get(newParent);
-    const [key, newKey] = [keyOfName(name), keyOfName(newName)];
-    const moved = this.#leases.name(from, key);
-    const replaced = this.#leases.name(to, newKey);
-    for (const node of [moved, replaced]) this.#leases.beginChange(node);
-    const markFrom = this.#leases.changingName(from, key);
-    const mark = this.#leases.changingName(to, newKey);
-    const request = { parent: this.#inodeOf(from), name, newParent: this.#inodeOf(to), newName, flags };
-    let reply: ReplyOf<'rename'> | undefined;
-    try {
-      reply = await this.#call('rename', caller, request);
-    } finally {
-      for (const node of [moved, replaced]) this.#leases.endChange(node);
-      // In one directory the first mark is older than the second, so only the new name may be learned; both are, then.
-      // Of two names of one inode, rename(2) leaves both.
-      const isPlain = reply !== undefined && flags === 0 && !namesOneInode(reply.changed);
-      if (from === to) {
-        const isKnown = isPlain && this.#leases.isUndisturbed(from, mark);
-        this.#leases.changedName(from, newKey, isKnown ? (moved ?? undefined) : undefined, mark, reply?.directory);
-        if (isKnown) this.#leases.addName(from, key, null);
-      } else {
-        // The old name meant `moved` only if nothing happened there until it was renamed.
-        const isKnown = isPlain && this.#leases.isUndisturbed(from, markFrom);
-        this.#leases.changedName(from, key, undefined, 0);
-        this.#leases.changedName(to, newKey, isKnown ? (moved ?? undefined) : undefined, mark, reply?.newDirectory);
-      }
-      for (const inode of reply?.changed ?? []) this.#changedElsewhere(inode);
-    }
+    const request = { parent: this.#inode(parent), name, newParent: this.#inode(newParent), newName, flags };
+    await this.#call('rename', caller, request);
   }
 
   // --- attributes
 
-  getattr(caller: Caller, id: NodeId, handle?: number): Eventually<AttributesReply> {
-    const node = this.#nodes.get(id);
-    const known = this.#leases.attributes(node);
-    if (known) return this.#attributesReply(known);
-    return this.#getAttributes(caller, node, handle);
+  async getattr(caller: Caller, node: NodeId, handle?: number): Promise<AttributesReply> {
+    const ask = async (server: number) =>
+      this.#attributes(await this.#call('getattr', caller, { inode: this.#inode(node), handle: server }));
+    return handle === undefined ? ask(0) : this.#withOpen(handle, ({ server }) => ask(server));
   }
 
-  async #getAttributes(caller: Caller, node: Node, handle?: number): Promise<AttributesReply> {
-    const asOf = this.#leases.clock;
-    const ask = (server: number) => this.#call('getattr', caller, { inode: this.#inodeOf(node), handle: server });
-    const { attributes, leased } =
-      handle === undefined ? await ask(0) : await this.#withOpen(handle, (open) => ask(open.server));
-    this.#leases.learnAttributes(node, attributes, leased, asOf);
-    return this.#attributesReply(attributes);
-  }
-
-  async setattr(caller: Caller, id: NodeId, changes: AttributeChanges, handle?: number): Promise<AttributesReply> {
-    const node = this.#nodes.get(id);
-    const ask = (server: number) =>
-      this.#call('setattr', caller, {
-        inode: this.#inodeOf(node),
-        handle: server,
-        mode: changes.mode,
-        uid: changes.uid,
-        gid: changes.gid,
-        size: changes.size,
-        atime: changes.atime,
-        mtime: changes.mtime,
-        killSuidgid: changes.killSuidgid ?? false,
-      });
-    const { attributes } = await this.#changing(node, () =>
-      handle === undefined ? ask(0) : this.#withOpen(handle, (open) => ask(open.server)),
-    );
-    return this.#attributesReply(attributes);
+  async setattr(caller: Caller, node: NodeId, changes: AttributeChanges, handle?: number): Promise<AttributesReply> {
+    const ask = async (server: number) => {
+      const { mode, uid, gid, size, atime, mtime, killSuidgid = false } = changes;
+      const request = { inode: this.#inode(node), handle: server, mode, uid, gid, size, atime, mtime, killSuidgid };
+      return this.#attributes(await this.#call('setattr', caller, request));
+    };
+    return handle === undefined ? ask(0) : this.#withOpen(handle, ({ server }) => ask(server));
   }
 
   async statfs(caller: Caller, node: NodeId): Promise<FilesystemStatistics> {
@@ -238,13 +164,11 @@ export class RemoteFilesystem implements Filesystem {
     flags: number,
     killSgid: boolean,
   ): Promise<void> {
-    const request = { inode: this.#inode(node), name, value, flags, killSgid };
-    await this.#changing(this.#nodes.get(node), () => this.#call('setxattr', caller, request));
+    await this.#call('setxattr', caller, { inode: this.#inode(node), name, value, flags, killSgid });
   }
 
   async removexattr(caller: Caller, node: NodeId, name: Uint8Array): Promise<void> {
-    const request = { inode: this.#inode(node), name };
-    await this.#changing(this.#nodes.get(node), () => this.#call('removexattr', caller, request));
+    await this.#call('removexattr', caller, { inode: this.#inode(node), name });
   }
 
   // --- open files
@@ -253,38 +177,21 @@ export class RemoteFilesystem implements Filesystem {
     const node = this.#nodes.get(id);
     const epoch = this.#session.epoch;
     const request = { inode: this.#inode(id), flags: flags & SENT_FLAGS, killSuidgid };
-    const isChange = (flags & O.TRUNC) !== 0 || killSuidgid;
-    const send = () => this.#call('open', caller, request);
-    const { handle } = await (isChange ? this.#changing(node, send) : send());
+    const { handle } = await this.#call('open', caller, request);
     return this.#opened(caller, node, flags, handle, epoch);
   }
 
   async create(caller: Caller, parent: NodeId, name: Uint8Array, mode: number, umask: number, flags: number) {
     checkName(name);
     const epoch = this.#session.epoch;
-    const directory = this.#nodes.get(parent);
-    const key = keyOfName(name);
-    const asOf = this.#leases.clock;
-    const mark = this.#leases.changingName(directory, key);
-    const request = { parent: this.#inodeOf(directory), name, mode, umask, flags: flags & SENT_FLAGS };
-    let node: Node | undefined;
-    let attributes: Attributes | undefined;
-    try {
-      const reply = await this.#call('create', caller, request);
-      const created = this.#created(caller, reply, flags, epoch, asOf);
-      ({ node } = created);
-      attributes = reply.directory;
-      return created;
-    } finally {
-      this.#leases.changedName(directory, key, node, mark, attributes);
-    }
+    const request = { parent: this.#inode(parent), name, mode, umask, flags: flags & SENT_FLAGS };
+    return this.#created(caller, await this.#call('create', caller, request), flags, epoch);
   }
 
   async tmpfile(caller: Caller, parent: NodeId, mode: number, umask: number, flags: number) {
     const epoch = this.#session.epoch;
     const request = { parent: this.#inode(parent), mode, umask, flags: flags & SENT_FLAGS };
-    const asOf = this.#leases.clock;
-    return this.#created(caller, await this.#call('tmpfile', caller, request), flags, epoch, asOf);
+    return this.#created(caller, await this.#call('tmpfile', caller, request), flags, epoch);
   }
 
   release(handle: number): void {
@@ -297,11 +204,7 @@ export class RemoteFilesystem implements Filesystem {
   }
 
   async read(_caller: Caller, handle: number, offset: number, size: number): Promise<Uint8Array> {
-    return this.#withOpen(handle, async (open) => {
-      const data = await this.#data.read(open, offset, size);
-      this.#leases.wasRead(open.node);
-      return data;
-    });
+    return this.#withOpen(handle, (open) => this.#data.read(open, offset, size));
   }
 
   async write(
@@ -312,9 +215,7 @@ export class RemoteFilesystem implements Filesystem {
     flags: number,
     killSuidgid: boolean,
   ): Promise<number> {
-    return this.#withOpen(handle, (open) =>
-      this.#changing(open.node, () => this.#data.write(open, offset, data, flags, killSuidgid)),
-    );
+    return this.#withOpen(handle, (open) => this.#data.write(open, offset, data, flags, killSuidgid));
   }
 
   /** Every write has been answered by the server: nothing is left to flush. */
@@ -325,9 +226,8 @@ export class RemoteFilesystem implements Filesystem {
   }
 
   async fallocate(caller: Caller, handle: number, mode: number, offset: number, length: number): Promise<void> {
-    await this.#withOpen(handle, ({ node, server }) => {
-      const request = { handle: server, mode, offset, length };
-      return this.#changing(node, () => this.#call('fallocate', caller, request));
+    await this.#withOpen(handle, ({ server }) => {
+      return this.#call('fallocate', caller, { handle: server, mode, offset, length });
     });
   }
 
@@ -347,7 +247,7 @@ export class RemoteFilesystem implements Filesystem {
     return this.#withOpen(handleIn, (source) =>
       this.#withOpen(handleOut, async (target) => {
         const request = { handleIn: source.server, offsetIn, handleOut: target.server, offsetOut, length };
-        return (await this.#changing(target.node, () => this.#call('copyFileRange', caller, request))).copied;
+        return (await this.#call('copyFileRange', caller, request)).copied;
       }),
     );
   }
@@ -383,16 +283,8 @@ export class RemoteFilesystem implements Filesystem {
     plus: boolean,
   ): Promise<readonly DirectoryEntry[]> {
     const ask = ({ server }: OpenHandle) => this.#call('readdir', caller, { handle: server, cookie, sizeBytes, plus });
-    const asOf = this.#leases.clock;
-    const { node: directory } = this.#handles.get(handle);
-    const { entries, leased } = await this.#withOpen(handle, ask);
-    this.#leases.wasRead(directory);
-    return entries.map(({ entry: wire, ...listed }) => {
-      if (wire === undefined) return listed;
-      const { node, entry } = this.#found(wire, asOf);
-      this.#leases.learnName(directory, keyOfName(listed.name), node, leased, asOf);
-      return { ...listed, entry };
-    });
+    const { entries } = await this.#withOpen(handle, ask);
+    return entries.map(({ entry, ...listed }) => (entry ? { ...listed, entry: this.#entry(entry) } : listed));
   }
 
   releasedir(handle: number): void {
@@ -416,82 +308,17 @@ export class RemoteFilesystem implements Filesystem {
   }
 
   #inode(id: NodeId): Uint8Array {
-    return this.#inodeOf(this.#nodes.get(id));
-  }
-
-  #nodeOf(inode: Uint8Array): Node | undefined {
-    const isRoot = Buffer.compare(inode, this.#session.hello.root.inode) === 0;
-    return isRoot ? this.#nodes.root : this.#nodes.byInode(inode);
-  }
-
-  #inodeOf(node: Node): Uint8Array {
+    const node = this.#nodes.get(id);
     // A restarted server may name its root anew.
     return node === this.#nodes.root ? this.#session.hello.root.inode : node.inode;
   }
 
-  /** Does `work`, which changes the inode: what was known of it is void, before and after. */
-  async #changing<T>(node: Node, work: () => Promise<T>): Promise<T> {
-    this.#leases.beginChange(node);
-    try {
-      return await work();
-    } finally {
-      this.#leases.endChange(node);
-    }
+  #entry(entry: WireEntry): Entry {
+    const node = this.#nodes.found(entry.inode);
+    return { node: node.id, attributes: this.#present(entry.attributes), ...ASK_EVERY_TIME };
   }
 
-  async #addName(parent: NodeId, name: Uint8Array, request: () => Promise<ReplyOf<'mkdir'>>): Promise<Entry> {
-    checkName(name);
-    const directory = this.#nodes.get(parent);
-    const key = keyOfName(name);
-    const asOf = this.#leases.clock;
-    const mark = this.#leases.changingName(directory, key);
-    let found: { node: Node; entry: Entry } | undefined;
-    let attributes: Attributes | undefined;
-    try {
-      const reply = await request();
-      found = this.#found(reply.entry, asOf);
-      attributes = reply.directory;
-      return found.entry;
-    } finally {
-      this.#leases.changedName(directory, key, found?.node, mark, attributes);
-    }
-  }
-
-  async #removeName(parent: NodeId, name: Uint8Array, request: () => Promise<ReplyOf<'unlink'>>): Promise<void> {
-    checkName(name);
-    const directory = this.#nodes.get(parent);
-    const key = keyOfName(name);
-    const victim = this.#leases.name(directory, key);
-    this.#leases.beginChange(victim);
-    const mark = this.#leases.changingName(directory, key);
-    let reply: ReplyOf<'unlink'> | undefined;
-    try {
-      reply = await request();
-    } finally {
-      this.#leases.endChange(victim);
-      this.#leases.changedName(directory, key, reply && null, mark, reply?.directory);
-      for (const inode of reply?.changed ?? []) this.#changedElsewhere(inode);
-    }
-  }
-
-  /** An own change of names changed this inode's attributes too. */
-  #changedElsewhere(inode: Uint8Array): void {
-    const node = this.#nodeOf(inode);
-    if (node) this.#leases.changed(node);
-  }
-
-  /** The server named an inode: the kernel gets a reference to its node. */
-  #found({ inode, attributes, leased }: WireEntry, asOf: number): { node: Node; entry: Entry } {
-    const node = this.#nodes.found(inode);
-    this.#leases.learnAttributes(node, attributes, leased, asOf);
-    return { node, entry: this.#entryOf(node, attributes) };
-  }
-
-  #entryOf(node: Node, attributes: Attributes): Entry {
-    return { node: node.id, attributes: this.#present(attributes), ...ASK_EVERY_TIME };
-  }
-
-  #attributesReply(attributes: Attributes): AttributesReply {
+  #attributes({ attributes }: { attributes: Attributes }): AttributesReply {
     return { attributes: this.#present(attributes), attributesMs: ASK_EVERY_TIME.attributesMs };
   }
 
@@ -539,18 +366,16 @@ export class RemoteFilesystem implements Filesystem {
     return { handle: this.#handles.add(open), directIo: true, keepCache: false };
   }
 
-  #created(caller: Caller, reply: ReplyOf<'create'>, flags: number, epoch: number, asOf: number) {
-    const { node, entry } = this.#found(reply.entry, asOf);
-    return { node, entry, opened: this.#opened(caller, node, flags, reply.handle, epoch) };
+  #created(
+    caller: Caller,
+    reply: ReplyOf<'create'>,
+    flags: number,
+    epoch: number,
+  ): { entry: Entry; opened: OpenedFile } {
+    const entry = this.#entry(reply.entry);
+    const opened = this.#opened(caller, this.#nodes.get(entry.node), flags, reply.handle, epoch);
+    return { entry, opened };
   }
-}
-
-function keyOfName(name: Uint8Array): string {
-  return Buffer.from(name.buffer, name.byteOffset, name.length).toString('latin1');
-}
-
-function namesOneInode([moved, replaced]: readonly Uint8Array[]): boolean {
-  return moved !== undefined && replaced !== undefined && Buffer.compare(moved, replaced) === 0;
 }
 
 function checkName(name: Uint8Array): void {

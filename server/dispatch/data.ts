@@ -27,13 +27,7 @@ const fullSync = promisify(fsync);
 
 export const dataHandlers: Handlers<'read' | 'write' | 'fsync' | 'fallocate' | 'lseek' | 'copyFileRange' | 'syncfs'> = {
   read: { mutates: false, handle: read },
-  write: {
-    mutates: true,
-    handle: (context, request, data) => {
-      const { inode } = context.session.file(request.handle);
-      return context.leases.during(context.session, [inode], () => write(context, request, data));
-    },
-  },
+  write: { mutates: true, handle: write },
   fsync: {
     mutates: false,
     handle: async ({ session }, { handle, dataOnly }) => {
@@ -43,13 +37,7 @@ export const dataHandlers: Handlers<'read' | 'write' | 'fsync' | 'fallocate' | '
       return DONE;
     },
   },
-  fallocate: {
-    mutates: true,
-    handle: (context, request) => {
-      const { inode } = context.session.file(request.handle);
-      return context.leases.during(context.session, [inode], () => fallocate(context, request));
-    },
-  },
+  fallocate: { mutates: true, handle: fallocate },
   lseek: {
     mutates: false,
     handle: ({ session }, { handle, offset, whence }) => {
@@ -57,13 +45,7 @@ export const dataHandlers: Handlers<'read' | 'write' | 'fsync' | 'fallocate' | '
       return { offset: lseek(regular(session.file(handle)).fd, offset, whence) };
     },
   },
-  copyFileRange: {
-    mutates: true,
-    handle: (context, request) => {
-      const { inode } = context.session.file(request.handleOut);
-      return context.leases.during(context.session, [inode], () => copyFileRange(context, request));
-    },
-  },
+  copyFileRange: { mutates: true, handle: copyFileRange },
   syncfs: {
     mutates: false,
     handle: async ({ store }) => {

@@ -10,8 +10,6 @@ import { decodeFrame, encodeFrame } from '../../shared/protocol/frame.ts';
 import {
   callerIdentity,
   frameKind,
-  GOODBYE,
-  givenBack,
   operationByCode,
   operations,
   PROTOCOL_VERSION,
@@ -21,7 +19,7 @@ import type { Transport, TransportEvents } from '../../shared/transport/transpor
 import { type DispatchedOperation, type Dispatcher, NO_BULK } from '../dispatch/dispatcher.ts';
 import type { InFlightRequest } from '../session/in-flight-request.ts';
 import type { Outcome } from '../session/outcome.ts';
-import type { RecallChannel, Session } from '../session/session.ts';
+import type { Session } from '../session/session.ts';
 
 /** What a connection needs of the server around it. */
 export interface ConnectionHost {
@@ -31,8 +29,7 @@ export interface ConnectionHost {
   greet(request: HelloRequest): { session: Session; reply: unknown } | { refusal: string };
   /** A frame was handled: keeps the event loop awake for the next one. */
   active(): void;
-  /** `forGood`: the client said that it will not come back. */
-  closed(connection: Connection, session: Session | undefined, forGood: boolean): void;
+  closed(connection: Connection, session: Session | undefined): void;
 }
 
 export type HelloRequest = ReturnType<typeof operations.hello.request.decode>;
@@ -49,7 +46,7 @@ function expectedBytes(body: unknown): number {
   return typeof size === 'number' && size > 0 && size <= limits.maxDataBytes ? size : 0;
 }
 
-export class Connection implements TransportEvents, RecallChannel {
+export class Connection implements TransportEvents {
   readonly #host: ConnectionHost;
   #transport!: Transport;
   readonly peer: string;
@@ -82,8 +79,6 @@ export class Connection implements TransportEvents, RecallChannel {
       const frame = decodeFrame(fragments);
       if (frame[0] === frameKind.REQUEST) this.#request(frame);
       else if (frame[0] === frameKind.CANCEL) this.#session?.cancel(counter.decode(frame[1]));
-      else if (frame[0] === frameKind.RECALLED)
-        this.#session?.recalled(counter.decode(frame[1]), givenBack.decode(frame[2]));
       else throw new ProtocolError(`frame kind ${String(frame[0])} is not known`);
     });
   }
@@ -106,8 +101,7 @@ export class Connection implements TransportEvents, RecallChannel {
       else this.#session?.abandon(seq);
     }
     this.#host.log.debug({ peer: this.peer, reason }, 'connection closed');
-    this.#session?.detachRecalls(this);
-    this.#host.closed(this, this.#session, reason === GOODBYE);
+    this.#host.closed(this, this.#session);
   }
 
   #end(reason: string): void {
@@ -120,10 +114,6 @@ export class Connection implements TransportEvents, RecallChannel {
     this.#ended = true;
     this.#transport.send(encodeFrame([frameKind.BYE, reason]).head);
     this.#transport.close(reason);
-  }
-
-  sendRecall(id: number, inode: Uint8Array | null): void {
-    this.#transport.send(encodeFrame([frameKind.RECALL, id, inode]).head);
   }
 
   #request(frame: unknown[]): void {
@@ -148,12 +138,10 @@ export class Connection implements TransportEvents, RecallChannel {
       const text = `this server speaks version ${PROTOCOL_VERSION} of the protocol, the client version ${String(version)}: install the same release of weftfs on both`;
       return this.#refuse(seq, errno.EPROTONOSUPPORT, text);
     }
-    const hello = operations.hello.request.decode(body);
-    const greeting = this.#host.greet(hello);
+    const greeting = this.#host.greet(operations.hello.request.decode(body));
     if ('refusal' in greeting) return this.#refuse(seq, errno.ENOENT, greeting.refusal);
     clearTimeout(this.#helloTimer);
     this.#session = greeting.session;
-    if (hello.lane === 'small') this.#session.attachRecalls(this);
     this.#send(seq, { errno: 0, result: greeting.reply });
   }
 
