@@ -1,4 +1,6 @@
 /** A directory that the server exports: its name, its rules, and its store. Lives as long as the server. */
+
+import type { LeaseManager } from './leases/lease-manager.ts';
 import type { Squash } from './store/identity.ts';
 import type { Store } from './store/store.ts';
 
@@ -9,6 +11,7 @@ export interface Export {
   readonly readOnly: boolean;
   readonly squash: Squash;
   readonly store: Store;
-  /** False: clients must say which inodes they forgot. */
+  readonly leases: LeaseManager;
+  /** False: handles do not survive a restart of the server, nor some changes by local programs. */
   readonly usesKernelHandles: boolean;
 }

@@ -1,7 +1,10 @@
 /** Opens the directories that a server is to export; used by `weft serve` and by tests. */
 import { realpathSync, statSync } from 'node:fs';
+import type { Logger } from 'pino';
 import { raiseOpenFileLimit, umask } from '../shared/linux/libc.ts';
 import type { Export } from './export.ts';
+import { LeaseManager } from './leases/lease-manager.ts';
+import { LocalChanges } from './leases/local-changes.ts';
 import { DirectoryStore } from './store/directory-store.ts';
 import type { Squash } from './store/identity.ts';
 import { HandleSigner } from './store/inode-handle.ts';
@@ -13,16 +16,24 @@ export interface ExportRequest {
 }
 
 /** Throws an Error that names the directory and what is wrong with it. */
-export function openExports(requests: readonly ExportRequest[], squash: Squash, key: Buffer): Export[] {
+export function openExports(
+  requests: readonly ExportRequest[],
+  squash: Squash,
+  key: Buffer,
+  log: Logger,
+  grantsLeases = true,
+): Export[] {
   umask(0); // each creation brings its caller's
-  // Half of the descriptors for handles that clients hold open, half to come back to inodes quickly.
-  const descriptors = Math.max(64, Math.floor(raiseOpenFileLimit() / 2 / requests.length));
+  // A quarter of the descriptors to come back to inodes quickly, the others for handles that clients hold open.
+  const descriptors = Math.max(64, Math.floor(raiseOpenFileLimit() / 4 / requests.length));
   const paths = requests.map(({ directory }) => checkedDirectory(directory));
   refuseOverlap(paths);
   return requests.map(({ name, readOnly }, index) => {
     const path = paths[index] as string;
     const store = new DirectoryStore(path, new HandleSigner(key, scopeOf(name, path)), descriptors);
-    return { name, directory: path, readOnly, squash, store, usesKernelHandles: store.inodes.usesKernelHandles };
+    const leases = new LeaseManager(store, new LocalChanges(store, log, grantsLeases), log);
+    const { usesKernelHandles } = store.inodes;
+    return { name, directory: path, readOnly, squash, store, leases, usesKernelHandles };
   });
 }
 

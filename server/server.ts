@@ -86,7 +86,7 @@ export class Server implements ConnectionHost {
       instance: this.instance,
       session: session.id,
       resumed,
-      root: { inode: root.handle, attributes: exported.store.attributes(root) },
+      root: { inode: root.handle, attributes: exported.store.attributes(root), leased: false },
       readOnly: exported.readOnly,
       identity: actsAsCallers && exported.squash !== 'all' ? 'caller' : 'server',
       wantsForget: !exported.usesKernelHandles,
@@ -95,9 +95,10 @@ export class Server implements ConnectionHost {
     return { session, reply };
   }
 
-  closed(connection: Connection, session: Session | undefined): void {
+  closed(connection: Connection, session: Session | undefined, forGood: boolean): void {
     this.#connections.delete(connection);
     if (session) this.sessions.detach(session, Date.now());
+    if (session && forGood && session.connections === 0) this.sessions.end(session);
     if (this.#connections.size === 0) this.#wake?.();
   }
 
@@ -120,6 +121,9 @@ export class Server implements ConnectionHost {
     }
     await this.#listener?.close();
     for (const session of [...this.sessions.all]) this.sessions.end(session);
-    for (const exported of this.exports.values()) exported.store.close();
+    for (const exported of this.exports.values()) {
+      exported.leases.close();
+      exported.store.close();
+    }
   }
 }

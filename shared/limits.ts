@@ -40,6 +40,19 @@ export const limits = {
   maxIdleInodes: 100_000,
   /** A lease of the session: how long a client may be away before the server lets go of its handles. */
   sessionLeaseMs: 90_000,
+  /** How long a client may use its leases after the server answered it last. */
+  leaseUseMs: 3_000,
+  /** How long a holder may take to answer a recall before its leases are revoked: longer than it would use them. */
+  recallMs: 5_000,
+  /** Inodes one session may hold leases on; beyond, the oldest goes. About 1 KiB each, and as much in the kernel. */
+  maxLeases: 50_000,
+  /** Leases that a client gives back with one answer: about 45 bytes each. */
+  maxLeasesGivenBack: 4_096,
+  /** Inodes watched for local changes (fs.inotify.max_user_watches is 64 Ki and more), and names remembered of one. */
+  maxWatches: 60_000,
+  maxWatchedNames: 65_536,
+  /** Inodes a client remembers after its kernel has dropped them. */
+  maxIdleNodes: 32_768,
   /** Replies kept for a client that may ask again; as many as it may have in flight. */
   maxCachedReplies: 1024,
   /** How long `hello` may take on either side. */

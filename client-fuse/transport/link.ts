@@ -6,17 +6,21 @@ import { WebSocket } from 'ws';
 import { errno, FsError } from '../../shared/errno.ts';
 import { limits } from '../../shared/limits.ts';
 import { decodeFrame, encodeFrame } from '../../shared/protocol/frame.ts';
-import { frameKind, operations, PROTOCOL_VERSION, type ReplyOf } from '../../shared/protocol/messages.ts';
-import { ProtocolError } from '../../shared/protocol/schema.ts';
+import { frameKind, GOODBYE, operations, PROTOCOL_VERSION, type ReplyOf } from '../../shared/protocol/messages.ts';
+import { counter, inodeHandle, optional, ProtocolError } from '../../shared/protocol/schema.ts';
 import type { Transport } from '../../shared/transport/transport.ts';
 import { WebSocketTransport, webSocketOptions } from '../../shared/transport/websocket-transport.ts';
 import type { ServerAddress } from './server-address.ts';
 
 export type HelloReply = ReplyOf<'hello'>;
 
+/** What a connection is for: bulk data never hold up a small reply. */
+export type Lane = 'small' | 'bulk';
+
 export interface LinkEvents {
-  /** A frame from the server, its kind already checked to be REPLY. */
   reply(frame: unknown[]): void;
+  /** A lease is to be given back; nil: all of them. Answered by `recalled`. */
+  recall(id: number, inode: Uint8Array | null): void;
   /** Once, after it was open. */
   closed(reason: string): void;
 }
@@ -44,6 +48,7 @@ export class Link {
   static async open(
     address: ServerAddress,
     client: string,
+    lane: Lane,
     session: Uint8Array | undefined,
     events: LinkEvents,
   ): Promise<Link> {
@@ -62,7 +67,9 @@ export class Link {
           try {
             const frame = decodeFrame(fragments);
             if (frame[0] === frameKind.BYE) bye = String(frame[1]);
-            else if (frame[0] !== frameKind.REPLY)
+            else if (frame[0] === frameKind.RECALL && link) {
+              events.recall(counter.decode(frame[1]), optional(inodeHandle).decode(frame[2]) ?? null);
+            } else if (frame[0] !== frameKind.REPLY)
               throw new ProtocolError(`frame kind ${String(frame[0])} is not known`);
             else if (link) events.reply(frame);
             else {
@@ -80,7 +87,7 @@ export class Link {
           else fail(new FsError(errno.ECONNRESET, bye ?? reason));
         },
       });
-      transport.send(encodeFrame(helloFrame(address, client, session)).head);
+      transport.send(encodeFrame(helloFrame(address, client, lane, session)).head);
     });
   }
 
@@ -89,8 +96,9 @@ export class Link {
     this.#transport.send(frame.head, frame.bulk);
   }
 
+  /** Says that this client will not come back. */
   close(): void {
-    this.#transport.close('unmounted');
+    this.#transport.close(GOODBYE);
   }
 
   terminate(): void {
@@ -98,9 +106,9 @@ export class Link {
   }
 }
 
-function helloFrame(address: ServerAddress, client: string, session: Uint8Array | undefined): unknown[] {
+function helloFrame(address: ServerAddress, client: string, lane: Lane, session: Uint8Array | undefined): unknown[] {
   const { code, request } = operations.hello;
-  const body = request.encode({ protocol: PROTOCOL_VERSION, export: address.exportName, session, client });
+  const body = request.encode({ protocol: PROTOCOL_VERSION, export: address.exportName, session, client, lane });
   return [frameKind.REQUEST, HELLO_SEQ, 0, code, [], body];
 }
 

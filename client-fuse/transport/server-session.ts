@@ -21,13 +21,11 @@ import {
 } from '../../shared/protocol/messages.ts';
 import { ProtocolError } from '../../shared/protocol/schema.ts';
 import { reconnectDelayMs } from './backoff.ts';
-import { type HelloReply, Link, RefusedError } from './link.ts';
+import { type HelloReply, type Lane, Link, RefusedError } from './link.ts';
 import type { ServerAddress } from './server-address.ts';
 
 /** uid, gid, then supplementary groups. */
 export type CallerIdentity = readonly number[];
-
-type Lane = 'small' | 'bulk';
 
 /** Requests and replies with more data than this travel on the bulk lane. */
 const BULK_BYTES = 64 * KiB;
@@ -40,6 +38,7 @@ interface Pending {
   readonly bulk: Uint8Array | undefined;
   readonly lane: Lane;
   readonly signal: AbortSignal | undefined;
+  sentMs: number;
   readonly resolve: (reply: Answer<OperationName>) => void;
   readonly reject: (error: unknown) => void;
 }
@@ -71,6 +70,10 @@ export class ServerSession {
   readonly #opening = new Mutex();
   #hello!: HelloReply;
   #lastSeq = 0;
+  /** When the last request was sent that the server answered on the small lane. */
+  #answeredMs = Number.NEGATIVE_INFINITY;
+  /** A lease is not to be used from now on; null: none. Returns what else is given back with it. The server is told then. */
+  onRecall: (inode: Uint8Array | null) => readonly Uint8Array[] = () => [];
   #closed = false;
   /** Counts the sessions this client has had: handles of an earlier one are gone. */
   epoch = 0;
@@ -101,6 +104,11 @@ export class ServerSession {
     return this.#hello;
   }
 
+  /** The server would have had time to recall: it answered recently. It revokes leases only some time after that. */
+  get mayUseLeases(): boolean {
+    return performance.now() - this.#answeredMs < limits.leaseUseMs;
+  }
+
   get inFlight(): number {
     return this.#pending.size + this.#queued.length;
   }
@@ -126,12 +134,11 @@ export class ServerSession {
     if (signal?.aborted) return Promise.reject(new FsError(errno.EINTR, operation));
     const seq = ++this.#lastSeq;
     const { encode } = operations[operation].request as { encode(value: unknown): unknown };
-    const expected = 'size' in request && operation === 'read' ? (request.size as number) : 0;
-    const lane = Math.max(bulk?.length ?? 0, expected) > BULK_BYTES ? 'bulk' : 'small';
+    const lane = Math.max(bulk?.length ?? 0, expectedBulkBytes(request)) > BULK_BYTES ? 'bulk' : 'small';
     return new Promise<Answer<N>>((resolve, reject) => {
       const settle = resolve as unknown as Pending['resolve'];
       const body = encode(request);
-      const pending: Pending = { seq, operation, caller, body, bulk, lane, signal, resolve: settle, reject };
+      const pending: Pending = { seq, operation, caller, body, bulk, lane, signal, sentMs: 0, resolve: settle, reject };
       if (this.#pending.size >= limits.maxRequestsInFlight) this.#queued.push(pending);
       else this.#start(pending);
       signal?.addEventListener('abort', () => this.#cancel(pending), { once: true });
@@ -154,7 +161,9 @@ export class ServerSession {
     this.#send(pending);
   }
 
-  #send({ seq, operation, caller, body, bulk, lane }: Pending): void {
+  #send(pending: Pending): void {
+    const { seq, operation, caller, body, bulk, lane } = pending;
+    pending.sentMs = performance.now();
     // Nothing before the oldest unanswered request will be asked again. Sequence numbers enter #pending in order.
     const [oldest] = this.#pending.keys();
     const acknowledged = (oldest ?? seq) - 1;
@@ -171,12 +180,14 @@ export class ServerSession {
     }
   }
 
-  #reply(frame: unknown[]): void {
+  #reply(frame: unknown[], lane: Lane): void {
     this.#loop.active();
     const [, seq, code, result, bulk] = frame;
     const pending = this.#pending.get(seq as number);
     if (pending === undefined) return; // answered already, over an earlier connection
     this.#pending.delete(pending.seq);
+    // Recalls come on the small lane, before the replies that were sent after them.
+    if (lane === 'small') this.#answeredMs = Math.max(this.#answeredMs, pending.sentMs);
     const next = this.#queued.shift();
     if (next) this.#start(next);
     if (code !== 0) {
@@ -198,8 +209,11 @@ export class ServerSession {
 
   async #openLane(lane: Lane): Promise<void> {
     const session = this.#hello?.session;
-    const link: Link = await Link.open(this.address, this.#client, session, {
-      reply: (frame) => this.#reply(frame),
+    const link: Link = await Link.open(this.address, this.#client, lane, session, {
+      reply: (frame) => this.#reply(frame, lane),
+      recall: (id, inode) => {
+        link.send([frameKind.RECALLED, id, this.onRecall(inode)]);
+      },
       closed: (reason) => this.#lost(lane, link, reason),
     });
     if (this.#closed) return link.close();
@@ -214,6 +228,10 @@ export class ServerSession {
   #lost(lane: Lane, link: Link, reason: string): void {
     if (this.#closed || this.#links.get(lane) !== link) return;
     this.#links.delete(lane);
+    if (lane === 'small') {
+      this.#answeredMs = Number.NEGATIVE_INFINITY;
+      this.onRecall(null);
+    }
     if (this.unreachableSinceMs === undefined) {
       this.unreachableSinceMs = Date.now();
       this.#log.warn({ server: this.address.url, reason }, 'connection lost; callers wait while it is opened again');
@@ -246,6 +264,11 @@ export class ServerSession {
     this.unreachableSinceMs = undefined;
     this.#log.info({ server: this.address.url, seconds }, 'connected again');
   }
+}
+
+/** What a reply is likely to bring: a read that only asks whether known data are still good, nothing. */
+function expectedBulkBytes(request: { readonly size?: unknown; readonly knownVersion?: unknown }): number {
+  return 'knownVersion' in request && !request.knownVersion ? Number(request.size) : 0;
 }
 
 /** One line for whoever typed the address. */

@@ -1,10 +1,26 @@
 /**
  * Node ids towards the kernel and inode handles towards the server, in both directions. A node lives while the kernel
- * holds lookup counts on it; counts are exact, so memory follows the kernel's own inode cache. Ids are never used again.
+ * holds lookup counts on it, and some time longer; counts are exact, so memory follows the kernel's own inode cache. Ids
+ * are never used again.
  */
+
 import { assert } from '../../shared/assert.ts';
+import type { Attributes } from '../../shared/attributes.ts';
 import { errno, FsError } from '../../shared/errno.ts';
+import { limits } from '../../shared/limits.ts';
 import { type NodeId, ROOT_NODE } from './filesystem.ts';
+
+/** What is known of one node; set by LeaseCache alone. */
+export interface Knowledge {
+  /** Everything known in an earlier generation is void. */
+  generation: number;
+  attributes: Attributes | undefined;
+  /** Names of a directory under its lease; null is "absent". Undefined: no lease. */
+  names: Map<string, Node | null> | undefined;
+  changedAt: number;
+  /** Own changes under way: what the server says of the attributes meanwhile may be of before. */
+  changing: number;
+}
 
 export interface Node {
   readonly id: NodeId;
@@ -15,6 +31,9 @@ export interface Node {
   lookups: number;
   /** Entries that the server sent for it: what it is told when the node is forgotten. */
   entries: number;
+  known: Knowledge | undefined;
+  /** It has left the table: whoever still has it looks the name up again. */
+  isForgotten: boolean;
 }
 
 export class NodeTable {
@@ -23,13 +42,22 @@ export class NodeTable {
   #lastId: NodeId = ROOT_NODE;
   readonly root: Node;
 
-  constructor(rootInode: Uint8Array) {
+  readonly #idle = new Set<Node>();
+  readonly #maxIdle: number;
+
+  constructor(rootInode: Uint8Array, maxIdle: number = limits.maxIdleNodes) {
+    this.#maxIdle = maxIdle;
     this.root = this.#add(ROOT_NODE, rootInode, keyOf(rootInode));
     this.root.lookups = 1;
   }
 
   get size(): number {
     return this.#byId.size;
+  }
+
+  /** Nodes that the kernel holds a reference to. */
+  get referenced(): number {
+    return this.#byId.size - this.#idle.size;
   }
 
   get(id: NodeId): Node {
@@ -42,25 +70,48 @@ export class NodeTable {
   found(inode: Uint8Array): Node {
     const key = keyOf(inode);
     const node = this.#byKey.get(key) ?? this.#add(++this.#lastId, inode, key);
-    node.lookups++;
     node.entries++;
+    return this.foundAgain(node);
+  }
+
+  /** A name that is known led the kernel to the node: one more reference. */
+  foundAgain(node: Node): Node {
+    this.#idle.delete(node);
+    node.lookups++;
     return node;
   }
 
-  /** Returns the node when its last reference is gone. */
+  byInode(inode: Uint8Array): Node | undefined {
+    return this.#byKey.get(keyOf(inode));
+  }
+
+  /** A node without references stays for a while, since names may be known to lead to it. Returns one that had to go. */
   forget(id: NodeId, count: number): Node | undefined {
     const node = this.#byId.get(id);
     if (node === undefined || node === this.root) return undefined;
     assert(count <= node.lookups, 'the kernel forgets no more than it was told');
     node.lookups -= count;
     if (node.lookups > 0) return undefined;
-    this.#byId.delete(id);
-    this.#byKey.delete(node.key);
-    return node;
+    this.#idle.add(node);
+    if (this.#idle.size <= this.#maxIdle) return undefined;
+    const [oldest = node] = this.#idle;
+    this.#idle.delete(oldest);
+    oldest.isForgotten = true;
+    this.#byId.delete(oldest.id);
+    this.#byKey.delete(oldest.key);
+    return oldest;
   }
 
   #add(id: NodeId, inode: Uint8Array, key: string): Node {
-    const node: Node = { id, inode: Buffer.from(inode), key, lookups: 0, entries: 0 };
+    const node: Node = {
+      id,
+      inode: Buffer.from(inode),
+      key,
+      lookups: 0,
+      entries: 0,
+      known: undefined,
+      isForgotten: false,
+    };
     this.#byId.set(id, node);
     this.#byKey.set(key, node);
     return node;

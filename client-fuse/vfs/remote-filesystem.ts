@@ -1,12 +1,14 @@
 /**
- * The Filesystem that a server exports: every operation is a request, since no lease allows an answer from memory yet.
+ * The Filesystem that a server exports: an operation is a request, unless a lease allows an answer from memory.
  * Owns the node table and the handle table of a mount. Data operations are in file-data.ts.
  */
 import type { Attributes, FilesystemStatistics, U64 } from '../../shared/attributes.ts';
 import { errno, FsError } from '../../shared/errno.ts';
+import type { Eventually } from '../../shared/eventually.ts';
 import { limits } from '../../shared/limits.ts';
 import { O } from '../../shared/linux/constants.ts';
 import type { OperationName, ReplyOf, RequestOf, WireEntry } from '../../shared/protocol/messages.ts';
+import { LeaseCache } from '../leases/lease-cache.ts';
 import type { CallerIdentity, ServerSession } from '../transport/server-session.ts';
 import { FileData } from './file-data.ts';
 import type {
@@ -31,7 +33,7 @@ export interface Presentation {
   readonly umask?: number | undefined;
 }
 
-/** Without a lease the kernel asks every time. */
+/** The kernel asks every time; what a lease allows is answered here, so a recall has nothing to take from the kernel. */
 const ASK_EVERY_TIME = { entryMs: 0, attributesMs: 0 } as const;
 /** What opening a file again must not do again. */
 const ONCE_FLAGS = O.CREAT | O.EXCL | O.TRUNC;
@@ -45,25 +47,50 @@ export class RemoteFilesystem implements Filesystem {
   readonly #handles = new HandleTable();
   readonly #data: FileData;
   readonly #forgotten: ForgetQueue | undefined;
+  readonly #leases: LeaseCache;
 
-  constructor(session: ServerSession, presentation: Presentation = {}) {
+  constructor(session: ServerSession, presentation: Presentation = {}, maxIdleNodes: number = limits.maxIdleNodes) {
     this.#session = session;
     this.#presentation = presentation;
-    this.#nodes = new NodeTable(session.hello.root.inode);
+    this.#nodes = new NodeTable(session.hello.root.inode, maxIdleNodes);
     this.#data = new FileData(session);
     if (session.hello.wantsForget) this.#forgotten = new ForgetQueue(session);
+    this.#leases = new LeaseCache(() => session.mayUseLeases);
+    session.onRecall = (inode) => {
+      if (inode !== null) return this.#leases.recall(this.#nodeOf(inode)).map((node) => node.inode);
+      this.#leases.clear();
+      return [];
+    };
   }
 
   /** For status. */
   get counts(): { nodes: number; handles: number } {
-    return { nodes: this.#nodes.size, handles: this.#handles.size };
+    return { nodes: this.#nodes.referenced, handles: this.#handles.size };
   }
 
   // --- names
 
-  async lookup(caller: Caller, parent: NodeId, name: Uint8Array): Promise<Entry> {
+  lookup(caller: Caller, parent: NodeId, name: Uint8Array): Eventually<Entry> {
     checkName(name);
-    return this.#entry(await this.#call('lookup', caller, { parent: this.#inode(parent), name }));
+    const directory = this.#nodes.get(parent);
+    const known = this.#leases.name(directory, keyOfName(name));
+    if (known === null) throw new FsError(errno.ENOENT, 'lookup');
+    const attributes = known && this.#leases.attributes(known);
+    if (known && attributes) return this.#entryOf(this.#nodes.foundAgain(known), attributes);
+    return this.#lookUp(caller, directory, name);
+  }
+
+  async #lookUp(caller: Caller, directory: Node, name: Uint8Array): Promise<Entry> {
+    const asOf = this.#leases.clock;
+    const key = keyOfName(name);
+    const { found, leased } = await this.#call('lookup', caller, { parent: this.#inodeOf(directory), name });
+    if (found === undefined) {
+      this.#leases.learnName(directory, key, null, leased, asOf);
+      throw new FsError(errno.ENOENT, 'lookup');
+    }
+    const { node, entry } = this.#found(found, asOf);
+    this.#leases.learnName(directory, key, node, leased, asOf);
+    return entry;
   }
 
   forget(id: NodeId, count: number): void {
@@ -76,37 +103,36 @@ export class RemoteFilesystem implements Filesystem {
   }
 
   async mknod(caller: Caller, parent: NodeId, name: Uint8Array, mode: number, rdev: number, umask: number) {
-    checkName(name);
     const request = { parent: this.#inode(parent), name, mode, rdev, umask };
-    return this.#entry(await this.#call('mknod', caller, request));
+    return this.#addName(parent, name, () => this.#call('mknod', caller, request));
   }
 
   async mkdir(caller: Caller, parent: NodeId, name: Uint8Array, mode: number, umask: number): Promise<Entry> {
-    checkName(name);
-    return this.#entry(await this.#call('mkdir', caller, { parent: this.#inode(parent), name, mode, umask }));
+    const request = { parent: this.#inode(parent), name, mode, umask };
+    return this.#addName(parent, name, () => this.#call('mkdir', caller, request));
   }
 
   async symlink(caller: Caller, parent: NodeId, name: Uint8Array, target: Uint8Array): Promise<Entry> {
-    checkName(name);
     if (target.length === 0) throw new FsError(errno.ENOENT, 'symlink');
     if (target.length > limits.maxLinkTargetBytes) throw new FsError(errno.ENAMETOOLONG, 'symlink');
-    return this.#entry(await this.#call('symlink', caller, { parent: this.#inode(parent), name, target }));
+    const request = { parent: this.#inode(parent), name, target };
+    return this.#addName(parent, name, () => this.#call('symlink', caller, request));
   }
 
-  async link(caller: Caller, node: NodeId, parent: NodeId, name: Uint8Array): Promise<Entry> {
-    checkName(name);
-    const request = { inode: this.#inode(node), parent: this.#inode(parent), name };
-    return this.#entry(await this.#call('link', caller, request));
+  async link(caller: Caller, id: NodeId, parent: NodeId, name: Uint8Array): Promise<Entry> {
+    const node = this.#nodes.get(id);
+    const request = { inode: this.#inodeOf(node), parent: this.#inode(parent), name };
+    return this.#changing(node, () => this.#addName(parent, name, () => this.#call('link', caller, request)));
   }
 
   async unlink(caller: Caller, parent: NodeId, name: Uint8Array): Promise<void> {
-    checkName(name);
-    await this.#call('unlink', caller, { parent: this.#inode(parent), name });
+    const request = { parent: this.#inode(parent), name };
+    await this.#removeName(parent, name, () => this.#call('unlink', caller, request));
   }
 
   async rmdir(caller: Caller, parent: NodeId, name: Uint8Array): Promise<void> {
-    checkName(name);
-    await this.#call('rmdir', caller, { parent: this.#inode(parent), name });
+    const request = { parent: this.#inode(parent), name };
+    await this.#removeName(parent, name, () => this.#call('rmdir', caller, request));
   }
 
   async rename(
@@ -119,25 +145,73 @@ export class RemoteFilesystem implements Filesystem {
   ): Promise<void> {
     checkName(name);
     checkName(newName);
-    const request = { parent: this.#inode(parent), name, newParent: this.#inode(newParent), newName, flags };
-    await this.#call('rename', caller, request);
+    const from = this.#nodes.get(parent);
+    const to = this.#nodes.get(newParent);
+    const [key, newKey] = [keyOfName(name), keyOfName(newName)];
+    const moved = this.#leases.name(from, key);
+    const replaced = this.#leases.name(to, newKey);
+    for (const node of [moved, replaced]) this.#leases.beginChange(node);
+    const markFrom = this.#leases.changingName(from, key);
+    const mark = this.#leases.changingName(to, newKey);
+    const request = { parent: this.#inodeOf(from), name, newParent: this.#inodeOf(to), newName, flags };
+    let reply: ReplyOf<'rename'> | undefined;
+    try {
+      reply = await this.#call('rename', caller, request);
+    } finally {
+      for (const node of [moved, replaced]) this.#leases.endChange(node);
+      // In one directory the first mark is older than the second, so only the new name may be learned; both are, then.
+      // Of two names of one inode, rename(2) leaves both.
+      const isPlain = reply !== undefined && flags === 0 && !namesOneInode(reply.changed);
+      if (from === to) {
+        const isKnown = isPlain && this.#leases.isUndisturbed(from, mark);
+        this.#leases.changedName(from, newKey, isKnown ? (moved ?? undefined) : undefined, mark, reply?.directory);
+        if (isKnown) this.#leases.addName(from, key, null);
+      } else {
+        // The old name meant `moved` only if nothing happened there until it was renamed.
+        const isKnown = isPlain && this.#leases.isUndisturbed(from, markFrom);
+        this.#leases.changedName(from, key, undefined, 0);
+        this.#leases.changedName(to, newKey, isKnown ? (moved ?? undefined) : undefined, mark, reply?.newDirectory);
+      }
+      for (const inode of reply?.changed ?? []) this.#changedElsewhere(inode);
+    }
   }
 
   // --- attributes
 
-  async getattr(caller: Caller, node: NodeId, handle?: number): Promise<AttributesReply> {
-    const ask = async (server: number) =>
-      this.#attributes(await this.#call('getattr', caller, { inode: this.#inode(node), handle: server }));
-    return handle === undefined ? ask(0) : this.#withOpen(handle, ({ server }) => ask(server));
+  getattr(caller: Caller, id: NodeId, handle?: number): Eventually<AttributesReply> {
+    const node = this.#nodes.get(id);
+    const known = this.#leases.attributes(node);
+    if (known) return this.#attributesReply(known);
+    return this.#getAttributes(caller, node, handle);
   }
 
-  async setattr(caller: Caller, node: NodeId, changes: AttributeChanges, handle?: number): Promise<AttributesReply> {
-    const ask = async (server: number) => {
-      const { mode, uid, gid, size, atime, mtime, killSuidgid = false } = changes;
-      const request = { inode: this.#inode(node), handle: server, mode, uid, gid, size, atime, mtime, killSuidgid };
-      return this.#attributes(await this.#call('setattr', caller, request));
-    };
-    return handle === undefined ? ask(0) : this.#withOpen(handle, ({ server }) => ask(server));
+  async #getAttributes(caller: Caller, node: Node, handle?: number): Promise<AttributesReply> {
+    const asOf = this.#leases.clock;
+    const ask = (server: number) => this.#call('getattr', caller, { inode: this.#inodeOf(node), handle: server });
+    const { attributes, leased } =
+      handle === undefined ? await ask(0) : await this.#withOpen(handle, (open) => ask(open.server));
+    this.#leases.learnAttributes(node, attributes, leased, asOf);
+    return this.#attributesReply(attributes);
+  }
+
+  async setattr(caller: Caller, id: NodeId, changes: AttributeChanges, handle?: number): Promise<AttributesReply> {
+    const node = this.#nodes.get(id);
+    const ask = (server: number) =>
+      this.#call('setattr', caller, {
+        inode: this.#inodeOf(node),
+        handle: server,
+        mode: changes.mode,
+        uid: changes.uid,
+        gid: changes.gid,
+        size: changes.size,
+        atime: changes.atime,
+        mtime: changes.mtime,
+        killSuidgid: changes.killSuidgid ?? false,
+      });
+    const { attributes } = await this.#changing(node, () =>
+      handle === undefined ? ask(0) : this.#withOpen(handle, (open) => ask(open.server)),
+    );
+    return this.#attributesReply(attributes);
   }
 
   async statfs(caller: Caller, node: NodeId): Promise<FilesystemStatistics> {
@@ -164,11 +238,13 @@ export class RemoteFilesystem implements Filesystem {
     flags: number,
     killSgid: boolean,
   ): Promise<void> {
-    await this.#call('setxattr', caller, { inode: this.#inode(node), name, value, flags, killSgid });
+    const request = { inode: this.#inode(node), name, value, flags, killSgid };
+    await this.#changing(this.#nodes.get(node), () => this.#call('setxattr', caller, request));
   }
 
   async removexattr(caller: Caller, node: NodeId, name: Uint8Array): Promise<void> {
-    await this.#call('removexattr', caller, { inode: this.#inode(node), name });
+    const request = { inode: this.#inode(node), name };
+    await this.#changing(this.#nodes.get(node), () => this.#call('removexattr', caller, request));
   }
 
   // --- open files
@@ -177,21 +253,38 @@ export class RemoteFilesystem implements Filesystem {
     const node = this.#nodes.get(id);
     const epoch = this.#session.epoch;
     const request = { inode: this.#inode(id), flags: flags & SENT_FLAGS, killSuidgid };
-    const { handle } = await this.#call('open', caller, request);
+    const isChange = (flags & O.TRUNC) !== 0 || killSuidgid;
+    const send = () => this.#call('open', caller, request);
+    const { handle } = await (isChange ? this.#changing(node, send) : send());
     return this.#opened(caller, node, flags, handle, epoch);
   }
 
   async create(caller: Caller, parent: NodeId, name: Uint8Array, mode: number, umask: number, flags: number) {
     checkName(name);
     const epoch = this.#session.epoch;
-    const request = { parent: this.#inode(parent), name, mode, umask, flags: flags & SENT_FLAGS };
-    return this.#created(caller, await this.#call('create', caller, request), flags, epoch);
+    const directory = this.#nodes.get(parent);
+    const key = keyOfName(name);
+    const asOf = this.#leases.clock;
+    const mark = this.#leases.changingName(directory, key);
+    const request = { parent: this.#inodeOf(directory), name, mode, umask, flags: flags & SENT_FLAGS };
+    let node: Node | undefined;
+    let attributes: Attributes | undefined;
+    try {
+      const reply = await this.#call('create', caller, request);
+      const created = this.#created(caller, reply, flags, epoch, asOf);
+      ({ node } = created);
+      attributes = reply.directory;
+      return created;
+    } finally {
+      this.#leases.changedName(directory, key, node, mark, attributes);
+    }
   }
 
   async tmpfile(caller: Caller, parent: NodeId, mode: number, umask: number, flags: number) {
     const epoch = this.#session.epoch;
     const request = { parent: this.#inode(parent), mode, umask, flags: flags & SENT_FLAGS };
-    return this.#created(caller, await this.#call('tmpfile', caller, request), flags, epoch);
+    const asOf = this.#leases.clock;
+    return this.#created(caller, await this.#call('tmpfile', caller, request), flags, epoch, asOf);
   }
 
   release(handle: number): void {
@@ -204,7 +297,11 @@ export class RemoteFilesystem implements Filesystem {
   }
 
   async read(_caller: Caller, handle: number, offset: number, size: number): Promise<Uint8Array> {
-    return this.#withOpen(handle, (open) => this.#data.read(open, offset, size));
+    return this.#withOpen(handle, async (open) => {
+      const data = await this.#data.read(open, offset, size);
+      this.#leases.wasRead(open.node);
+      return data;
+    });
   }
 
   async write(
@@ -215,7 +312,9 @@ export class RemoteFilesystem implements Filesystem {
     flags: number,
     killSuidgid: boolean,
   ): Promise<number> {
-    return this.#withOpen(handle, (open) => this.#data.write(open, offset, data, flags, killSuidgid));
+    return this.#withOpen(handle, (open) =>
+      this.#changing(open.node, () => this.#data.write(open, offset, data, flags, killSuidgid)),
+    );
   }
 
   /** Every write has been answered by the server: nothing is left to flush. */
@@ -226,8 +325,9 @@ export class RemoteFilesystem implements Filesystem {
   }
 
   async fallocate(caller: Caller, handle: number, mode: number, offset: number, length: number): Promise<void> {
-    await this.#withOpen(handle, ({ server }) => {
-      return this.#call('fallocate', caller, { handle: server, mode, offset, length });
+    await this.#withOpen(handle, ({ node, server }) => {
+      const request = { handle: server, mode, offset, length };
+      return this.#changing(node, () => this.#call('fallocate', caller, request));
     });
   }
 
@@ -247,7 +347,7 @@ export class RemoteFilesystem implements Filesystem {
     return this.#withOpen(handleIn, (source) =>
       this.#withOpen(handleOut, async (target) => {
         const request = { handleIn: source.server, offsetIn, handleOut: target.server, offsetOut, length };
-        return (await this.#call('copyFileRange', caller, request)).copied;
+        return (await this.#changing(target.node, () => this.#call('copyFileRange', caller, request))).copied;
       }),
     );
   }
@@ -283,8 +383,16 @@ export class RemoteFilesystem implements Filesystem {
     plus: boolean,
   ): Promise<readonly DirectoryEntry[]> {
     const ask = ({ server }: OpenHandle) => this.#call('readdir', caller, { handle: server, cookie, sizeBytes, plus });
-    const { entries } = await this.#withOpen(handle, ask);
-    return entries.map(({ entry, ...listed }) => (entry ? { ...listed, entry: this.#entry(entry) } : listed));
+    const asOf = this.#leases.clock;
+    const { node: directory } = this.#handles.get(handle);
+    const { entries, leased } = await this.#withOpen(handle, ask);
+    this.#leases.wasRead(directory);
+    return entries.map(({ entry: wire, ...listed }) => {
+      if (wire === undefined) return listed;
+      const { node, entry } = this.#found(wire, asOf);
+      this.#leases.learnName(directory, keyOfName(listed.name), node, leased, asOf);
+      return { ...listed, entry };
+    });
   }
 
   releasedir(handle: number): void {
@@ -308,17 +416,82 @@ export class RemoteFilesystem implements Filesystem {
   }
 
   #inode(id: NodeId): Uint8Array {
-    const node = this.#nodes.get(id);
+    return this.#inodeOf(this.#nodes.get(id));
+  }
+
+  #nodeOf(inode: Uint8Array): Node | undefined {
+    const isRoot = Buffer.compare(inode, this.#session.hello.root.inode) === 0;
+    return isRoot ? this.#nodes.root : this.#nodes.byInode(inode);
+  }
+
+  #inodeOf(node: Node): Uint8Array {
     // A restarted server may name its root anew.
     return node === this.#nodes.root ? this.#session.hello.root.inode : node.inode;
   }
 
-  #entry(entry: WireEntry): Entry {
-    const node = this.#nodes.found(entry.inode);
-    return { node: node.id, attributes: this.#present(entry.attributes), ...ASK_EVERY_TIME };
+  /** Does `work`, which changes the inode: what was known of it is void, before and after. */
+  async #changing<T>(node: Node, work: () => Promise<T>): Promise<T> {
+    this.#leases.beginChange(node);
+    try {
+      return await work();
+    } finally {
+      this.#leases.endChange(node);
+    }
   }
 
-  #attributes({ attributes }: { attributes: Attributes }): AttributesReply {
+  async #addName(parent: NodeId, name: Uint8Array, request: () => Promise<ReplyOf<'mkdir'>>): Promise<Entry> {
+    checkName(name);
+    const directory = this.#nodes.get(parent);
+    const key = keyOfName(name);
+    const asOf = this.#leases.clock;
+    const mark = this.#leases.changingName(directory, key);
+    let found: { node: Node; entry: Entry } | undefined;
+    let attributes: Attributes | undefined;
+    try {
+      const reply = await request();
+      found = this.#found(reply.entry, asOf);
+      attributes = reply.directory;
+      return found.entry;
+    } finally {
+      this.#leases.changedName(directory, key, found?.node, mark, attributes);
+    }
+  }
+
+  async #removeName(parent: NodeId, name: Uint8Array, request: () => Promise<ReplyOf<'unlink'>>): Promise<void> {
+    checkName(name);
+    const directory = this.#nodes.get(parent);
+    const key = keyOfName(name);
+    const victim = this.#leases.name(directory, key);
+    this.#leases.beginChange(victim);
+    const mark = this.#leases.changingName(directory, key);
+    let reply: ReplyOf<'unlink'> | undefined;
+    try {
+      reply = await request();
+    } finally {
+      this.#leases.endChange(victim);
+      this.#leases.changedName(directory, key, reply && null, mark, reply?.directory);
+      for (const inode of reply?.changed ?? []) this.#changedElsewhere(inode);
+    }
+  }
+
+  /** An own change of names changed this inode's attributes too. */
+  #changedElsewhere(inode: Uint8Array): void {
+    const node = this.#nodeOf(inode);
+    if (node) this.#leases.changed(node);
+  }
+
+  /** The server named an inode: the kernel gets a reference to its node. */
+  #found({ inode, attributes, leased }: WireEntry, asOf: number): { node: Node; entry: Entry } {
+    const node = this.#nodes.found(inode);
+    this.#leases.learnAttributes(node, attributes, leased, asOf);
+    return { node, entry: this.#entryOf(node, attributes) };
+  }
+
+  #entryOf(node: Node, attributes: Attributes): Entry {
+    return { node: node.id, attributes: this.#present(attributes), ...ASK_EVERY_TIME };
+  }
+
+  #attributesReply(attributes: Attributes): AttributesReply {
     return { attributes: this.#present(attributes), attributesMs: ASK_EVERY_TIME.attributesMs };
   }
 
@@ -366,16 +539,18 @@ export class RemoteFilesystem implements Filesystem {
     return { handle: this.#handles.add(open), directIo: true, keepCache: false };
   }
 
-  #created(
-    caller: Caller,
-    reply: ReplyOf<'create'>,
-    flags: number,
-    epoch: number,
-  ): { entry: Entry; opened: OpenedFile } {
-    const entry = this.#entry(reply.entry);
-    const opened = this.#opened(caller, this.#nodes.get(entry.node), flags, reply.handle, epoch);
-    return { entry, opened };
+  #created(caller: Caller, reply: ReplyOf<'create'>, flags: number, epoch: number, asOf: number) {
+    const { node, entry } = this.#found(reply.entry, asOf);
+    return { node, entry, opened: this.#opened(caller, node, flags, reply.handle, epoch) };
   }
+}
+
+function keyOfName(name: Uint8Array): string {
+  return Buffer.from(name.buffer, name.byteOffset, name.length).toString('latin1');
+}
+
+function namesOneInode([moved, replaced]: readonly Uint8Array[]): boolean {
+  return moved !== undefined && replaced !== undefined && Buffer.compare(moved, replaced) === 0;
 }
 
 function checkName(name: Uint8Array): void {

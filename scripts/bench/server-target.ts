@@ -1,3 +1,4 @@
+import { errno, FsError } from '../../shared/errno.ts';
 /**
  * A weft server as a target, without a mount: one client session, whose files are opened, written and read by messages.
  * This measures the server and its page-range locks alone, with as many clients as fit into one process.
@@ -79,12 +80,17 @@ export class ServerTarget implements OverlapTarget {
   }
 
   async openFile(name: string, access: 'read' | 'write'): Promise<OverlapFile> {
-    const { inode } = await this.#session.call('lookup', callerIdentity(), {
+    const { found } = await this.#session.call('lookup', callerIdentity(), {
       parent: this.#root,
       name: Buffer.from(name),
     });
+    if (found === undefined) throw new FsError(errno.ENOENT, name);
     const flags = access === 'write' ? O_RDWR : O_RDONLY;
-    const { handle } = await this.#session.call('open', callerIdentity(), { inode, flags, killSuidgid: false });
+    const { handle } = await this.#session.call('open', callerIdentity(), {
+      inode: found.inode,
+      flags,
+      killSuidgid: false,
+    });
     return new ServerFile(this.#session, handle);
   }
 

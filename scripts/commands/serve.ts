@@ -13,6 +13,7 @@ interface ServeOptions {
   readonly squash: Squash;
   readonly state: string;
   readonly insecureNoAuth?: true;
+  readonly leases: boolean;
   readonly readOnly?: true;
   readonly pollUs: number;
   readonly logLevel: string;
@@ -33,6 +34,7 @@ export function addServeCommand(program: Command): void {
     )
     .option('--insecure-no-auth', 'listen on an address that others reach, although nobody is asked who they are')
     .option('--state <DIR>', 'where the key of file handles is kept', defaultStateDirectory())
+    .option('--no-leases', 'grant no leases: clients ask about names and attributes each time')
     .addOption(pollOption())
     .addOption(logLevelOption)
     .addHelpText(
@@ -73,7 +75,7 @@ async function serve(directory: string | undefined, options: ServeOptions): Prom
     );
   }
   const log = openLog(options.logLevel, 'weft serve');
-  const exports = openExports(requests, squash, loadHandleKey(options.state));
+  const exports = openExports(requests, squash, loadHandleKey(options.state), log, options.leases);
   const server = await Server.start({ exports, listen, log, pollUs: options.pollUs }).catch((error: unknown) => {
     throw new Error(explainListenError(listen, error), { cause: error });
   });

@@ -67,13 +67,22 @@ function show({ url, mountpoints, server, error }: Answer): void {
   }
   const table = new Table({
     style: { head: [], border: [] },
-    head: ['client', 'export', 'open files', 'in flight', 'requests', 'read', 'written', 'state'],
+    head: ['client', 'export', 'open files', 'leases', 'in flight', 'requests', 'read', 'written', 'state'],
   });
   for (const one of server.sessions) {
     const state = one.absentSeconds === null ? 'connected' : `away for ${one.absentSeconds} s`;
     const megabytes = (bytes: number) => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
     const traffic = [megabytes(one.bytesRead), megabytes(one.bytesWritten)];
-    table.push([one.client, one.export, one.openFiles, one.requestsInFlight, one.requests, ...traffic, state]);
+    table.push([
+      one.client,
+      one.export,
+      one.openFiles,
+      one.leases,
+      one.requestsInFlight,
+      one.requests,
+      ...traffic,
+      state,
+    ]);
   }
   console.log(table.toString());
 }

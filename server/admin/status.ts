@@ -32,6 +32,7 @@ export interface ServerStatus {
     connections: number;
     absentSeconds: number | null;
     openFiles: number;
+    leases: number;
     requestsInFlight: number;
     requests: number;
     bytesRead: number;
@@ -53,7 +54,7 @@ export function statusOf(server: StatusSource): ServerStatus {
       directory: one.directory,
       readOnly: one.readOnly,
       squash: one.squash,
-      guarantees: guaranteesOf(one.usesKernelHandles),
+      guarantees: guaranteesOf(one.usesKernelHandles, one.leases.guarantee),
     })),
     sessions: [...server.sessions.all].map((session) => ({
       client: session.client,
@@ -62,6 +63,7 @@ export function statusOf(server: StatusSource): ServerStatus {
       connections: session.connections,
       absentSeconds: session.absentSinceMs === undefined ? null : Math.round((nowMs - session.absentSinceMs) / 1000),
       openFiles: session.openFiles,
+      leases: session.leaseCount,
       requestsInFlight: session.inFlight,
       requests: session.requests,
       bytesRead: session.bytesRead,
@@ -70,10 +72,10 @@ export function statusOf(server: StatusSource): ServerStatus {
   };
 }
 
-function guaranteesOf(usesKernelHandles: boolean): string[] {
+function guaranteesOf(usesKernelHandles: boolean, leases: string): string[] {
   return [
     'whole writes: one write(2) up to max_write never interleaves with another, on any mount or on disk',
-    'coherence: clients ask the server each time, no caches',
+    leases,
     usesKernelHandles
       ? 'handles survive renames and a restart of the server'
       : 'handles end with the server, and when a local program renames a file (no kernel handles here)',

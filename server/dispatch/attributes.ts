@@ -1,11 +1,10 @@
 /** Handlers of operations on attributes, extended attributes and the filesystem's figures. */
 import { ftruncate } from 'node:fs';
 import { promisify } from 'node:util';
-import type { Attributes } from '../../shared/attributes.ts';
 import { mode as modeBits } from '../../shared/attributes.ts';
 import { errno, errnoOf, FsError } from '../../shared/errno.ts';
 import { O } from '../../shared/linux/constants.ts';
-import { close, fstat } from '../../shared/linux/libc.ts';
+import { close, fstat, type LocalAttributes } from '../../shared/linux/libc.ts';
 import type { RequestOf } from '../../shared/protocol/messages.ts';
 import { pagesFrom } from '../state/page-range-lock-queue.ts';
 import type { Inode } from '../store/inode.ts';
@@ -19,15 +18,25 @@ export const attributeHandlers: Handlers<
 > = {
   getattr: {
     mutates: false,
-    handle: (context, { inode, handle }) => ({ attributes: attributesOf(context, inode, handle) }),
+    handle: (context, { inode, handle }) => {
+      const { session, store } = context;
+      // Through an open handle an inode is reached even when its last name is gone.
+      if (handle) return attributesReply(context, session.file(handle).inode, fstat(session.file(handle).fd));
+      const resolved = store.resolve(inode);
+      return attributesReply(context, resolved, store.attributes(resolved));
+    },
   },
   setattr: {
     mutates: true,
     handle: (context, request) => {
       const { store, session } = context;
       const inode = request.handle ? session.file(request.handle).inode : store.resolve(request.inode);
-      if (request.size !== undefined) return setSize(context, inode, request, request.size);
-      return changeMetadata(context, inode, request);
+      const { size } = request;
+      const changed = context.leases.during(session, [inode], () =>
+        size === undefined ? changeMetadata(context, inode, request) : setSize(context, inode, request, size),
+      );
+      const reply = () => attributesReply(context, inode, attributesNow(context, inode, request.handle));
+      return changed instanceof Promise ? changed.then(reply) : reply();
     },
   },
   access: {
@@ -47,22 +56,27 @@ export const attributeHandlers: Handlers<
   },
   setxattr: {
     mutates: true,
-    handle: ({ store, identity }, request) => {
+    handle: ({ session, store, leases, identity }, request) => {
       const inode = store.resolve(request.inode);
-      store.setxattr(identity, inode, request.name, request.value, request.flags);
-      if (request.killSgid) {
-        const { mode } = store.attributes(inode);
-        const change = { uid: undefined, gid: undefined, atime: undefined, mtime: undefined };
-        store.change(identity, inode, { ...change, mode: mode & ~modeBits.S_ISGID });
-      }
-      return DONE;
+      return leases.during(session, [inode], () => {
+        store.setxattr(identity, inode, request.name, request.value, request.flags);
+        if (request.killSgid) {
+          const { mode } = store.attributes(inode);
+          const change = { uid: undefined, gid: undefined, atime: undefined, mtime: undefined };
+          store.change(identity, inode, { ...change, mode: mode & ~modeBits.S_ISGID });
+        }
+        return DONE;
+      });
     },
   },
   removexattr: {
     mutates: true,
-    handle: ({ store, identity }, { inode, name }) => {
-      store.removexattr(identity, store.resolve(inode), name);
-      return DONE;
+    handle: ({ session, store, leases, identity }, { inode: handle, name }) => {
+      const inode = store.resolve(handle);
+      return leases.during(session, [inode], () => {
+        store.removexattr(identity, inode, name);
+        return DONE;
+      });
     },
   },
   statfs: {
@@ -71,15 +85,18 @@ export const attributeHandlers: Handlers<
   },
 };
 
-/** Through an open handle an inode is reached even when its last name is gone. */
-function attributesOf(context: RequestContext, inode: Uint8Array, handle: number): Attributes {
-  if (handle) return fstat(context.session.file(handle).fd);
-  return context.store.attributes(context.store.resolve(inode));
+/** What is sent of an inode's attributes, and whether the client may keep them. */
+function attributesReply({ session, leases }: RequestContext, inode: Inode, attributes: LocalAttributes) {
+  return { attributes, leased: leases.grantAttributes(session, inode, attributes) };
+}
+
+function attributesNow({ session, store }: RequestContext, inode: Inode, handle: number): LocalAttributes {
+  return handle ? fstat(session.file(handle).fd) : store.attributes(inode);
 }
 
 type SetattrRequest = RequestOf<'setattr'>;
 
-function changeMetadata(context: RequestContext, inode: Inode, request: SetattrRequest): { attributes: Attributes } {
+function changeMetadata(context: RequestContext, inode: Inode, request: SetattrRequest): void {
   const { store, identity } = context;
   store.change(identity, inode, request);
   if (request.killSuidgid) {
@@ -88,16 +105,10 @@ function changeMetadata(context: RequestContext, inode: Inode, request: SetattrR
     if (uid === undefined && gid === undefined && size === undefined) store.access(identity, inode, W_OK);
     store.killSuidgid(inode);
   }
-  return { attributes: store.attributes(inode) };
 }
 
 /** Truncation changes every page from the smaller of the two sizes on; it is ordered with the writes there. */
-async function setSize(
-  context: RequestContext,
-  inode: Inode,
-  request: SetattrRequest,
-  size: number,
-): Promise<{ attributes: Attributes }> {
+async function setSize(context: RequestContext, inode: Inode, request: SetattrRequest, size: number): Promise<void> {
   const { store, session, identity, request: cancellable } = context;
   const file = request.handle ? session.file(request.handle) : undefined;
   // Without a handle, opening for writing is the check of the caller's right.
@@ -111,7 +122,7 @@ async function setSize(
       throw new FsError(errnoOf(error), 'ftruncate', { cause: error });
     });
     inode.dataChanged();
-    return changeMetadata(context, inode, { ...request, killSuidgid: false });
+    changeMetadata(context, inode, { ...request, killSuidgid: false });
   } finally {
     if (ownFd >= 0) close(ownFd);
   }

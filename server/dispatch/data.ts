@@ -27,7 +27,13 @@ const fullSync = promisify(fsync);
 
 export const dataHandlers: Handlers<'read' | 'write' | 'fsync' | 'fallocate' | 'lseek' | 'copyFileRange' | 'syncfs'> = {
   read: { mutates: false, handle: read },
-  write: { mutates: true, handle: write },
+  write: {
+    mutates: true,
+    handle: (context, request, data) => {
+      const { inode } = context.session.file(request.handle);
+      return context.leases.during(context.session, [inode], () => write(context, request, data));
+    },
+  },
   fsync: {
     mutates: false,
     handle: async ({ session }, { handle, dataOnly }) => {
@@ -37,7 +43,13 @@ export const dataHandlers: Handlers<'read' | 'write' | 'fsync' | 'fallocate' | '
       return DONE;
     },
   },
-  fallocate: { mutates: true, handle: fallocate },
+  fallocate: {
+    mutates: true,
+    handle: (context, request) => {
+      const { inode } = context.session.file(request.handle);
+      return context.leases.during(context.session, [inode], () => fallocate(context, request));
+    },
+  },
   lseek: {
     mutates: false,
     handle: ({ session }, { handle, offset, whence }) => {
@@ -45,7 +57,13 @@ export const dataHandlers: Handlers<'read' | 'write' | 'fsync' | 'fallocate' | '
       return { offset: lseek(regular(session.file(handle)).fd, offset, whence) };
     },
   },
-  copyFileRange: { mutates: true, handle: copyFileRange },
+  copyFileRange: {
+    mutates: true,
+    handle: (context, request) => {
+      const { inode } = context.session.file(request.handleOut);
+      return context.leases.during(context.session, [inode], () => copyFileRange(context, request));
+    },
+  },
   syncfs: {
     mutates: false,
     handle: async ({ store }) => {

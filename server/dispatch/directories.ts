@@ -13,9 +13,10 @@ export const directoryHandlers: Handlers<'readdir'> = {
     handle: (context, { handle, cookie, sizeBytes, plus }): ReplyOf<'readdir'> => {
       const file = context.session.file(handle);
       if (!file.isDirectory) throw wrongKind(false);
+      const leased = plus && context.leases.grantNames(context.session, file.inode);
       const { entries, end } = readEntries(file.fd, cookie, Math.min(sizeBytes, limits.maxDirectoryBytes));
       const withEntry = (name: Buffer) => (plus ? lookedUp(context, file.inode, name) : undefined);
-      return { entries: entries.map((one) => ({ ...one, entry: withEntry(one.name) })), end };
+      return { entries: entries.map((one) => ({ ...one, entry: withEntry(one.name) })), end, leased };
     },
   },
 };
@@ -30,7 +31,9 @@ function isDotOrDotDot(name: Buffer): boolean {
 function lookedUp(context: RequestContext, parent: Inode, name: Buffer): WireEntry | undefined {
   if (isDotOrDotDot(name)) return undefined;
   try {
-    return entryOf(context, context.store.lookup(context.identity, parent, name));
+    const found = context.store.lookup(context.identity, parent, name);
+    context.leases.saidName(parent, name, found.inode);
+    return entryOf(context, found);
   } catch (error) {
     if (error instanceof FsError) return undefined;
     throw error;

@@ -60,6 +60,7 @@ export class Dispatcher {
     const context: RequestContext = {
       session,
       store: session.exported.store,
+      leases: session.exported.leases,
       identity: identityOf(request.caller, session.exported.squash),
       request: request.request,
     };

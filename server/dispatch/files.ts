@@ -22,7 +22,8 @@ export const fileHandlers: Handlers<'open' | 'create' | 'tmpfile' | 'release' | 
     mutates: true,
     handle: (context, { parent, mode, umask, flags }) => {
       const { store, identity } = context;
-      return createdReply(context, store.tmpfile(identity, store.resolve(parent), mode, umask, flags), flags);
+      const created = store.tmpfile(identity, store.resolve(parent), mode, umask, flags);
+      return { ...createdReply(context, created, flags), directory: undefined };
     },
   },
   release: {
@@ -62,32 +63,40 @@ function open(
   flags: number,
   killSuidgid: boolean,
 ): ReplyOf<'open'> | Promise<ReplyOf<'open'>> {
-  const { session, store, identity, request } = context;
-  const openNow = () => {
+  const { session, store, leases, identity, request } = context;
+  const openNow = (): ReplyOf<'open'> => {
     const fd = store.open(identity, inode, flags);
     if (flags & O.TRUNC) inode.dataChanged();
     if (killSuidgid && changes(flags)) store.killSuidgid(inode);
     return { handle: session.addFile(new OpenFile(store, inode, fd, kindOf(flags))) };
   };
-  if (!(flags & O.TRUNC)) return openNow();
-  return (async () => {
-    using _grant = await inode.rangeLocks.acquire('exclusive', pagesFrom(0), request);
+  const truncates = (flags & O.TRUNC) !== 0;
+  if (!truncates && !killSuidgid) return openNow();
+  return leases.during(session, [inode], async () => {
+    using _grant = truncates ? await inode.rangeLocks.acquire('exclusive', pagesFrom(0), request) : undefined;
     return openNow();
-  })();
+  });
 }
 
 async function create(context: RequestContext, request: RequestOf<'create'>): Promise<ReplyOf<'create'>> {
-  const { store, identity } = context;
+  const { session, store, leases, identity } = context;
+  const { name, mode, umask, flags } = request;
   const parent = store.resolve(request.parent);
-  const created = store.create(identity, parent, request.name, request.mode, request.umask, request.flags);
-  if (created) return createdReply(context, created, request.flags);
+  const reply = await leases.during(session, [parent], () => {
+    const created = store.create(identity, parent, name, mode, umask, flags);
+    if (created === undefined) return undefined;
+    leases.madeName(parent, name, created.inode);
+    const directory = leases.attributesForHolder(session, parent);
+    return { ...createdReply(context, created, flags), directory };
+  });
+  if (reply) return reply;
   // Another client was faster: O_CREAT opens what is there. Gone again meanwhile is ENOENT, as a caller would see it.
-  const found = store.lookup(identity, parent, request.name);
-  const { handle } = await open(context, found.inode, request.flags, false);
-  return { entry: entryOf(context, { ...found, attributes: store.attributes(found.inode) }), handle };
+  const { inode } = store.lookup(identity, parent, name);
+  const { handle } = await open(context, inode, flags, false);
+  return { entry: entryOf(context, { inode, attributes: store.attributes(inode) }), handle, directory: undefined };
 }
 
-function createdReply(context: RequestContext, created: CreatedFile, flags: number): ReplyOf<'create'> {
+function createdReply(context: RequestContext, created: CreatedFile, flags: number) {
   const { session, store } = context;
   const handle = session.addFile(new OpenFile(store, created.inode, created.fd, kindOf(flags)));
   return { entry: entryOf(context, created), handle };

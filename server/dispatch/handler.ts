@@ -4,6 +4,7 @@
  */
 import type { Eventually } from '../../shared/eventually.ts';
 import type { OperationName, ReplyOf, RequestOf, WireEntry } from '../../shared/protocol/messages.ts';
+import type { LeaseManager } from '../leases/lease-manager.ts';
 import type { InFlightRequest } from '../session/in-flight-request.ts';
 import type { Session } from '../session/session.ts';
 import type { Identity } from '../store/identity.ts';
@@ -13,6 +14,7 @@ import type { Store } from '../store/store.ts';
 export interface RequestContext {
   readonly session: Session;
   readonly store: Store;
+  readonly leases: LeaseManager;
   readonly identity: Identity;
   /** Says when the caller gave up, to whoever waits for a lock. */
   readonly request: InFlightRequest;
@@ -46,7 +48,7 @@ export type Handlers<N extends OperationName> = { readonly [K in N]: Handler<K> 
 export const DONE = {};
 
 /** The wire's form of an inode that was found; the session remembers it where the server needs that. */
-export function entryOf(context: RequestContext, found: FoundInode): WireEntry {
-  if (!context.session.exported.usesKernelHandles) context.session.remember(found.inode);
-  return { inode: found.inode.handle, attributes: found.attributes };
+export function entryOf({ session, leases }: RequestContext, { inode, attributes }: FoundInode): WireEntry {
+  if (!session.exported.usesKernelHandles) session.remember(inode);
+  return { inode: inode.handle, attributes, leased: leases.grantAttributes(session, inode, attributes) };
 }

@@ -1,8 +1,16 @@
-/** Handlers of operations on names: one call of the store each, synchronous, hence atomic against each other. */
-import { FsError } from '../../shared/errno.ts';
+/**
+ * Handlers of operations on names: one call of the store each, synchronous, hence atomic against each other. What others
+ * know of the names under a lease is recalled before.
+ */
+import { errno, FsError } from '../../shared/errno.ts';
+import type { Eventually } from '../../shared/eventually.ts';
+import { RENAME } from '../../shared/linux/constants.ts';
+import type { ReplyOf, RequestOf } from '../../shared/protocol/messages.ts';
+import type { Identity } from '../store/identity.ts';
 import type { Inode } from '../store/inode.ts';
+import type { FoundInode } from '../store/inode-table.ts';
 import type { Store } from '../store/store.ts';
-import { DONE, entryOf, type Handlers } from './handler.ts';
+import { DONE, entryOf, type Handlers, type RequestContext } from './handler.ts';
 
 /** A client may forget what an earlier server named to it; the others of its list count all the same. */
 function resolveIfKnown(store: Store, handle: Uint8Array): Inode | undefined {
@@ -20,8 +28,12 @@ export const nameHandlers: Handlers<
   lookup: {
     mutates: false,
     handle: (context, { parent, name }) => {
-      const { store, identity } = context;
-      return entryOf(context, store.lookup(identity, store.resolve(parent), name));
+      const { session, store, leases, identity } = context;
+      const directory = store.resolve(parent);
+      const leased = leases.grantNames(session, directory);
+      const found = lookUp(store, identity, directory, name);
+      leases.saidName(directory, name, found?.inode ?? null);
+      return { found: found && entryOf(context, found), leased };
     },
   },
   readlink: {
@@ -30,53 +42,45 @@ export const nameHandlers: Handlers<
   },
   mknod: {
     mutates: true,
-    handle: (context, { parent, name, mode, rdev, umask }) => {
-      const { store, identity } = context;
-      return entryOf(context, store.mknod(identity, store.resolve(parent), name, mode, rdev, umask));
-    },
+    handle: (context, { parent, name, mode, rdev, umask }) =>
+      addName(context, parent, name, [], ({ store, identity }, directory) =>
+        store.mknod(identity, directory, name, mode, rdev, umask),
+      ),
   },
   mkdir: {
     mutates: true,
-    handle: (context, { parent, name, mode, umask }) => {
-      const { store, identity } = context;
-      return entryOf(context, store.mkdir(identity, store.resolve(parent), name, mode, umask));
-    },
+    handle: (context, { parent, name, mode, umask }) =>
+      addName(context, parent, name, [], ({ store, identity }, directory) =>
+        store.mkdir(identity, directory, name, mode, umask),
+      ),
   },
   symlink: {
     mutates: true,
-    handle: (context, { parent, name, target }) => {
-      const { store, identity } = context;
-      return entryOf(context, store.symlink(identity, store.resolve(parent), name, target));
-    },
+    handle: (context, { parent, name, target }) =>
+      addName(context, parent, name, [], ({ store, identity }, directory) =>
+        store.symlink(identity, directory, name, target),
+      ),
   },
   link: {
     mutates: true,
-    handle: (context, { inode, parent, name }) => {
-      const { store, identity } = context;
-      return entryOf(context, store.link(identity, store.resolve(inode), store.resolve(parent), name));
+    handle: (context, { inode: handle, parent, name }) => {
+      const inode = context.store.resolve(handle);
+      return addName(context, parent, name, [inode], ({ store, identity }, directory) =>
+        store.link(identity, inode, directory, name),
+      );
     },
   },
   unlink: {
     mutates: true,
-    handle: ({ store, identity }, { parent, name }) => {
-      store.unlink(identity, store.resolve(parent), name);
-      return DONE;
-    },
+    handle: (context, { parent, name }) =>
+      removeName(context, parent, name, ({ store, identity }, directory) => store.unlink(identity, directory, name)),
   },
   rmdir: {
     mutates: true,
-    handle: ({ store, identity }, { parent, name }) => {
-      store.rmdir(identity, store.resolve(parent), name);
-      return DONE;
-    },
+    handle: (context, { parent, name }) =>
+      removeName(context, parent, name, ({ store, identity }, directory) => store.rmdir(identity, directory, name)),
   },
-  rename: {
-    mutates: true,
-    handle: ({ store, identity }, { parent, name, newParent, newName, flags }) => {
-      store.rename(identity, store.resolve(parent), name, store.resolve(newParent), newName, flags);
-      return DONE;
-    },
-  },
+  rename: { mutates: true, handle: rename },
   forget: {
     mutates: false,
     handle: ({ session, store }, { inodes }) => {
@@ -89,3 +93,74 @@ export const nameHandlers: Handlers<
     },
   },
 };
+
+/** A name that is absent is an answer, not a failure. */
+function lookUp(store: Store, as: Identity, directory: Inode, name: Uint8Array): FoundInode | undefined {
+  try {
+    return store.lookup(as, directory, name);
+  } catch (error) {
+    if (error instanceof FsError && error.code === errno.ENOENT) return undefined;
+    throw error;
+  }
+}
+
+/** Makes a name; leases on its directory, and on inodes that change with it (`also`), are recalled before. */
+function addName(
+  context: RequestContext,
+  parent: Uint8Array,
+  name: Uint8Array,
+  also: readonly Inode[],
+  make: (context: RequestContext, directory: Inode) => FoundInode,
+): Eventually<ReplyOf<'mkdir'>> {
+  const { session, store, leases } = context;
+  const directory = store.resolve(parent);
+  return leases.during(session, [directory, ...also], () => {
+    const found = make(context, directory);
+    leases.madeName(directory, name, found.inode);
+    return { entry: entryOf(context, found), directory: leases.attributesForHolder(session, directory) };
+  });
+}
+
+/** Removes a name; leases on its directory and on what it names are recalled before. */
+function removeName(
+  context: RequestContext,
+  parent: Uint8Array,
+  name: Uint8Array,
+  remove: (context: RequestContext, directory: Inode) => void,
+): Eventually<ReplyOf<'unlink'>> {
+  const { session, store, leases } = context;
+  const directory = store.resolve(parent);
+  const victim = store.find(directory, name);
+  const inodes = victim ? [directory, victim] : [directory];
+  return leases.during(session, inodes, () => {
+    // While leases were recalled, the name may have come to mean another inode.
+    if (store.find(directory, name) !== victim) return removeName(context, parent, name, remove);
+    remove(context, directory);
+    leases.madeName(directory, name, null);
+    const changed = victim ? [victim.handle] : [];
+    return { directory: leases.attributesForHolder(session, directory), changed };
+  });
+}
+
+function rename(context: RequestContext, request: RequestOf<'rename'>): Eventually<ReplyOf<'rename'>> {
+  const { session, store, leases, identity } = context;
+  const { name, newName, flags } = request;
+  const from = store.resolve(request.parent);
+  const to = store.resolve(request.newParent);
+  const moved = store.find(from, name);
+  const replaced = store.find(to, newName);
+  const inodes = [from, to, moved, replaced].filter((inode) => inode !== null);
+  return leases.during(session, inodes, () => {
+    if (store.find(from, name) !== moved || store.find(to, newName) !== replaced) return rename(context, request);
+    store.rename(identity, from, name, to, newName, flags);
+    const isExchange = (flags & RENAME.EXCHANGE) !== 0;
+    // RENAME_WHITEOUT leaves something behind, so what the old name means now is looked up.
+    leases.madeName(from, name, isExchange ? replaced : store.find(from, name));
+    leases.madeName(to, newName, store.find(to, newName));
+    return {
+      directory: leases.attributesForHolder(session, from),
+      newDirectory: leases.attributesForHolder(session, to),
+      changed: [moved, replaced].filter((inode) => inode !== null).map(({ handle }) => handle),
+    };
+  });
+}

@@ -6,7 +6,7 @@ import { randomBytes, randomInt } from 'node:crypto';
 import { errno, FsError } from '../../shared/errno.ts';
 import { limits } from '../../shared/limits.ts';
 import type { Export } from '../export.ts';
-import type { Inode } from '../store/inode.ts';
+import type { Inode, LeaseHolder } from '../store/inode.ts';
 import type { OpenFile } from '../store/open-file.ts';
 import { InFlightRequest } from './in-flight-request.ts';
 import type { Outcome } from './outcome.ts';
@@ -17,7 +17,12 @@ const FIRST_HANDLE_BELOW = 2 ** 47;
 /** The header of a reply that is kept; bulk replies belong to idempotent operations and are made again. */
 export type KeptReply = readonly unknown[];
 
-export class Session {
+/** The connection on which recalls are sent. */
+export interface RecallChannel {
+  sendRecall(id: number, inode: Uint8Array | null): void;
+}
+
+export class Session implements LeaseHolder {
   readonly id: Buffer = randomBytes(16);
   readonly exported: Export;
   readonly client: string;
@@ -25,6 +30,7 @@ export class Session {
   /** When the last connection went away; undefined while there is one. */
   absentSinceMs: number | undefined;
   connections = 0;
+  isClosed = false;
   requests = 0;
   bytesRead = 0;
   bytesWritten = 0;
@@ -35,6 +41,10 @@ export class Session {
   /** The client has taken every reply up to this one. */
   #acknowledged = -1;
   readonly #remembered = new Map<Inode, number>();
+  readonly #leases = new Set<Inode>();
+  readonly #recalls = new Map<number, () => void>();
+  #lastRecall = 0;
+  #recallChannel: RecallChannel | undefined;
 
   constructor(exported: Export, client: string, nowMs: number) {
     this.exported = exported;
@@ -53,9 +63,9 @@ export class Session {
   // handles
 
   addFile(file: OpenFile): number {
-    if (this.#files.size >= limits.maxOpenHandles) {
+    if (this.isClosed || this.#files.size >= limits.maxOpenHandles) {
       file.release();
-      throw new FsError(errno.EMFILE, 'open');
+      throw new FsError(this.isClosed ? errno.ESHUTDOWN : errno.EMFILE, 'open');
     }
     this.#files.set(++this.#lastHandle, file);
     return this.#lastHandle;
@@ -121,9 +131,70 @@ export class Session {
     this.#inFlight.get(seq)?.cancel();
   }
 
+  // leases
+
+  get leaseCount(): number {
+    return this.#leases.size;
+  }
+
+  get oldestLease(): Inode | undefined {
+    const [oldest] = this.#leases;
+    return oldest;
+  }
+
+  holdLease(inode: Inode): void {
+    this.#leases.add(inode);
+  }
+
+  dropLease(inode: Inode): void {
+    this.#leases.delete(inode);
+  }
+
+  /** The small lane is connected: what the client knew under leases it has dropped when it lost the last one. */
+  attachRecalls(channel: RecallChannel): void {
+    this.#giveUpLeases();
+    this.#recallChannel = channel;
+  }
+
+  detachRecalls(channel: RecallChannel): void {
+    if (this.#recallChannel === channel) this.#recallChannel = undefined;
+  }
+
+  recall(inode: Inode): Promise<void> {
+    return new Promise((resolve) => {
+      const id = ++this.#lastRecall;
+      this.#recalls.set(id, resolve);
+      this.#recallChannel?.sendRecall(id, inode.handle);
+    });
+  }
+
+  /** The client answered a recall, and gave back the leases on other inodes with it. */
+  recalled(id: number, others: readonly Uint8Array[]): void {
+    for (const handle of others) {
+      const inode = this.exported.store.known(handle);
+      inode?.leases.drop(this);
+      if (inode) this.#leases.delete(inode);
+    }
+    this.#recalls.get(id)?.();
+    this.#recalls.delete(id);
+  }
+
+  revokeLeases(): void {
+    this.#recallChannel?.sendRecall(++this.#lastRecall, null);
+    this.#giveUpLeases();
+  }
+
+  #giveUpLeases(): void {
+    for (const inode of this.#leases) inode.leases.drop(this);
+    this.#leases.clear();
+    for (const resolve of this.#recalls.values()) resolve();
+    this.#recalls.clear();
+  }
+
   // inodes named to this client (only for servers without kernel handles)
 
   remember(inode: Inode): void {
+    if (this.isClosed) return;
     const count = this.#remembered.get(inode) ?? 0;
     if (count === 0) this.exported.store.pin(inode);
     this.#remembered.set(inode, count + 1);
@@ -141,6 +212,8 @@ export class Session {
 
   /** Lets go of everything. Requests under way are cancelled where they wait. */
   close(): void {
+    this.isClosed = true;
+    this.#giveUpLeases();
     for (const request of this.#inFlight.values()) request.cancel();
     for (const file of this.#files.values()) file.release();
     for (const inode of this.#remembered.keys()) this.exported.store.unpin(inode);

@@ -44,6 +44,10 @@ export class DirectoryStore implements Store {
     return this.#inodes.resolve(handle);
   }
 
+  known(handle: Uint8Array): Inode | undefined {
+    return this.#inodes.known(handle);
+  }
+
   pin(inode: Inode): void {
     this.#inodes.pin(inode);
   }
@@ -58,6 +62,19 @@ export class DirectoryStore implements Store {
     const directory = this.#fd(parent);
     const fd = runAs(as, () => libc.openat(directory, name, FIND_FLAGS));
     return this.#inodes.found(fd, { parent, name: Buffer.from(name) });
+  }
+
+  find(parent: Inode, name: Uint8Array): Inode | null {
+    try {
+      return this.#find(parent, name).inode;
+    } catch (error) {
+      if (error instanceof FsError) return null;
+      throw error;
+    }
+  }
+
+  descriptorOf(inode: Inode): number {
+    return this.#fd(inode);
   }
 
   /** After a creation: the name is there by the server's own doing, whatever the caller may search. */

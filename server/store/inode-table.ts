@@ -83,6 +83,11 @@ export class InodeTable {
     }
   }
 
+  /** The inode that a wire handle names, if it is in memory. */
+  known(handle: Uint8Array): Inode | undefined {
+    return this.#byHandle.get(keyOfHandle(handle));
+  }
+
   /** The inode that a wire handle names. ESTALE when it is gone, or the handle was not made by this server. */
   resolve(handle: Uint8Array): Inode {
     const known = this.#byHandle.get(keyOfHandle(handle));

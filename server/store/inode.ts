@@ -2,6 +2,7 @@
  * An inode of an export, as the server holds it in memory: the place of everything that belongs to the file and not to
  * a name or a handle. Owned by the InodeTable, which forgets it when it is idle; pinned while a handle is open.
  */
+import { InodeLeases } from '../state/inode-leases.ts';
 import { PageRangeLockQueue } from '../state/page-range-lock-queue.ts';
 
 /** Versions of an earlier run of the server do not come again: it counts from the time, and never a million a second. */
@@ -13,6 +14,30 @@ export interface NameHint {
   readonly name: Uint8Array;
 }
 
+/** Who can hold leases: a client's session. */
+export interface LeaseHolder {
+  readonly client: string;
+  /** When it was last connected, in milliseconds since 1970; undefined while it is. */
+  readonly absentSinceMs: number | undefined;
+  /** It has ended: what a request of it that was waiting asks for now, nobody would give back. */
+  readonly isClosed: boolean;
+  readonly leaseCount: number;
+  /** The lease that it was granted first. */
+  readonly oldestLease: Inode | undefined;
+  holdLease(inode: Inode): void;
+  dropLease(inode: Inode): void;
+  /** Asks for the lease back. Resolves when it is not used any more; never, when the client does not answer. */
+  recall(inode: Inode): Promise<void>;
+  /** Takes all leases away from a client that did not answer, and tells it. */
+  revokeLeases(): void;
+}
+
+/** An inode whose local changes are seen, and what clients were told of a directory's names: a key, or null for "absent". */
+export interface InodeWatch {
+  readonly inode: Inode;
+  readonly names: Map<string, string | null> | undefined;
+}
+
 export class Inode {
   /** Its handle on the wire. */
   readonly handle: Buffer;
@@ -22,6 +47,10 @@ export class Inode {
   readonly device: number;
   readonly ino: number | bigint;
   readonly rangeLocks = new PageRangeLockQueue();
+  readonly leases = new InodeLeases<LeaseHolder>();
+  watch: InodeWatch | undefined;
+  /** The state of the attributes that clients with a lease know; empty when none was said yet. */
+  saidStamp = '';
   /** O_PATH descriptor, or -1 while the table has closed it. Only the table sets it. */
   descriptor = -1;
   /** Open handles and remembered entries: while there are any, the table keeps the inode. */
@@ -40,7 +69,7 @@ export class Inode {
   }
 
   get isIdle(): boolean {
-    return this.pins === 0 && this.rangeLocks.locks.isIdle;
+    return this.pins === 0 && this.leases.isIdle && this.rangeLocks.locks.isIdle;
   }
 
   /**

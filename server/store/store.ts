@@ -26,9 +26,15 @@ export interface CreatedFile extends FoundInode {
 export interface Store {
   readonly root: Inode;
   resolve(handle: Uint8Array): Inode;
+  /** The inode if it is in memory. */
+  known(handle: Uint8Array): Inode | undefined;
   pin(inode: Inode): void;
   unpin(inode: Inode): void;
 
+  /** The inode behind a name, whoever asks; null when the name is absent. */
+  find(parent: Inode, name: Uint8Array): Inode | null;
+  /** An O_PATH descriptor of the inode; good until the next await. */
+  descriptorOf(inode: Inode): number;
   lookup(as: Identity, parent: Inode, name: Uint8Array): FoundInode;
   readlink(inode: Inode): Buffer;
   mknod(as: Identity, parent: Inode, name: Uint8Array, mode: number, rdev: number, umask: number): FoundInode;

@@ -10,6 +10,8 @@ import { decodeFrame, encodeFrame } from '../../shared/protocol/frame.ts';
 import {
   callerIdentity,
   frameKind,
+  GOODBYE,
+  givenBack,
   operationByCode,
   operations,
   PROTOCOL_VERSION,
@@ -19,7 +21,7 @@ import type { Transport, TransportEvents } from '../../shared/transport/transpor
 import { type DispatchedOperation, type Dispatcher, NO_BULK } from '../dispatch/dispatcher.ts';
 import type { InFlightRequest } from '../session/in-flight-request.ts';
 import type { Outcome } from '../session/outcome.ts';
-import type { Session } from '../session/session.ts';
+import type { RecallChannel, Session } from '../session/session.ts';
 
 /** What a connection needs of the server around it. */
 export interface ConnectionHost {
@@ -29,7 +31,8 @@ export interface ConnectionHost {
   greet(request: HelloRequest): { session: Session; reply: unknown } | { refusal: string };
   /** A frame was handled: keeps the event loop awake for the next one. */
   active(): void;
-  closed(connection: Connection, session: Session | undefined): void;
+  /** `forGood`: the client said that it will not come back. */
+  closed(connection: Connection, session: Session | undefined, forGood: boolean): void;
 }
 
 export type HelloRequest = ReturnType<typeof operations.hello.request.decode>;
@@ -46,7 +49,7 @@ function expectedBytes(body: unknown): number {
   return typeof size === 'number' && size > 0 && size <= limits.maxDataBytes ? size : 0;
 }
 
-export class Connection implements TransportEvents {
+export class Connection implements TransportEvents, RecallChannel {
   readonly #host: ConnectionHost;
   #transport!: Transport;
   readonly peer: string;
@@ -79,6 +82,8 @@ export class Connection implements TransportEvents {
       const frame = decodeFrame(fragments);
       if (frame[0] === frameKind.REQUEST) this.#request(frame);
       else if (frame[0] === frameKind.CANCEL) this.#session?.cancel(counter.decode(frame[1]));
+      else if (frame[0] === frameKind.RECALLED)
+        this.#session?.recalled(counter.decode(frame[1]), givenBack.decode(frame[2]));
       else throw new ProtocolError(`frame kind ${String(frame[0])} is not known`);
     });
   }
@@ -101,7 +106,8 @@ export class Connection implements TransportEvents {
       else this.#session?.abandon(seq);
     }
     this.#host.log.debug({ peer: this.peer, reason }, 'connection closed');
-    this.#host.closed(this, this.#session);
+    this.#session?.detachRecalls(this);
+    this.#host.closed(this, this.#session, reason === GOODBYE);
   }
 
   #end(reason: string): void {
@@ -114,6 +120,10 @@ export class Connection implements TransportEvents {
     this.#ended = true;
     this.#transport.send(encodeFrame([frameKind.BYE, reason]).head);
     this.#transport.close(reason);
+  }
+
+  sendRecall(id: number, inode: Uint8Array | null): void {
+    this.#transport.send(encodeFrame([frameKind.RECALL, id, inode]).head);
   }
 
   #request(frame: unknown[]): void {
@@ -138,10 +148,12 @@ export class Connection implements TransportEvents {
       const text = `this server speaks version ${PROTOCOL_VERSION} of the protocol, the client version ${String(version)}: install the same release of weftfs on both`;
       return this.#refuse(seq, errno.EPROTONOSUPPORT, text);
     }
-    const greeting = this.#host.greet(operations.hello.request.decode(body));
+    const hello = operations.hello.request.decode(body);
+    const greeting = this.#host.greet(hello);
     if ('refusal' in greeting) return this.#refuse(seq, errno.ENOENT, greeting.refusal);
     clearTimeout(this.#helloTimer);
     this.#session = greeting.session;
+    if (hello.lane === 'small') this.#session.attachRecalls(this);
     this.#send(seq, { errno: 0, result: greeting.reply });
   }
 

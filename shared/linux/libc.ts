@@ -57,6 +57,9 @@ const c = {
   syscall: declare('long syscall(long number, long a, void *b)'),
   ioctl: declare('int ioctl(int fd, ulong request, void *argument)'),
   fcntl: declare('int fcntl(int fd, int command, long argument)'),
+  inotifyInit: declare('int inotify_init1(int flags)'),
+  inotifyAddWatch: declare('int inotify_add_watch(int fd, void *path, uint mask)'),
+  inotifyRemoveWatch: declare('int inotify_rm_watch(int fd, int wd)'),
   umount2: declare('int umount2(void *target, int flags)'),
   socketpair: declare('int socketpair(int domain, int type, int protocol, void *pair)'),
   sendmsg: declare('long sendmsg(int fd, void *message, int flags)'),
@@ -444,6 +447,22 @@ export function raiseOpenFileLimit(): number {
   check(c.getrlimit(RLIMIT_NOFILE, limit), 'getrlimit');
   const soft = limit.readBigUInt64LE(0);
   return soft > BigInt(Number.MAX_SAFE_INTEGER) ? Number.MAX_SAFE_INTEGER : Number(soft);
+}
+
+// --- watching for changes ------------------------------------------------------------------------------------------------
+
+/** A new inotify instance that does not block. */
+export function inotifyInit(): number {
+  return check(c.inotifyInit(0o4000 | O_CLOEXEC), 'inotify_init1');
+}
+
+/** The watch descriptor for the inode behind `fd`, which may be an O_PATH one. */
+export function inotifyAddWatch(inotifyFd: number, fd: number, mask: number): number {
+  return check(c.inotifyAddWatch(inotifyFd, descriptorPath(fd), mask), 'inotify_add_watch');
+}
+
+export function inotifyRemoveWatch(inotifyFd: number, wd: number): void {
+  c.inotifyRemoveWatch(inotifyFd, wd);
 }
 
 // --- devices, mounts and sockets -----------------------------------------------------------------------------------------

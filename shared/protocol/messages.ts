@@ -8,6 +8,8 @@
  *                      [CANCEL, seq]                                         the caller gave up; the reply still comes
  *   server -> client   [REPLY, seq, errno, result, bulk?]                    errno 0: result; else text or nil
  *                      [BYE, reason]                                         before the server closes a connection
+ *                      [RECALL, id, inode | nil]                             give back the lease on an inode (nil: all)
+ *   client -> server   [RECALLED, id, inodes]                                it is not used any more, nor are these
  */
 import type { Attributes, FilesystemStatistics } from '../attributes.ts';
 import { limits } from '../limits.ts';
@@ -38,7 +40,10 @@ import {
 /** Counts up with every change that an older peer would not understand. */
 export const PROTOCOL_VERSION = 1;
 
-export const frameKind = { REQUEST: 1, CANCEL: 2, REPLY: 3, BYE: 4 } as const;
+export const frameKind = { REQUEST: 1, CANCEL: 2, REPLY: 3, BYE: 4, RECALL: 5, RECALLED: 6 } as const;
+
+/** The reason with which a client closes its connections when it will not come back. */
+export const GOODBYE = 'unmounted';
 
 /** Who asks, as the client's kernel says: uid, gid, then the supplementary groups. */
 export const callerIdentity = list(u32, limits.maxGroups + 2);
@@ -59,8 +64,8 @@ export const attributes: WireType<Attributes> = record({
   btime: timespec,
 });
 
-/** An inode as it was found by name. */
-export const entry = record({ inode: inodeHandle, attributes });
+/** An inode as it was found by name. `leased`: the attributes may be kept until they are recalled. */
+export const entry = record({ inode: inodeHandle, attributes, leased: bool });
 export type WireEntry = RecordOf<(typeof entry)['fields']>;
 
 const directoryEntry = record({
@@ -89,6 +94,14 @@ const timeChange = optional(either(word('now'), (wire) => typeof wire === 'strin
 
 const nothing = record({});
 
+const attributesReply = record({ attributes, leased: bool });
+
+/** A new name. `directory`: the attributes of its directory now, if the client holds a lease on it. */
+const newEntry = record({ entry, directory: optional(attributes) });
+
+/** `changed`: inodes other than the directory whose attributes are not what the client may know. */
+const nameChange = record({ directory: optional(attributes), changed: list(inodeHandle, 2) });
+
 interface Operation<Q extends Fields, R extends Fields> {
   readonly code: number;
   /** Applied again without harm when its reply was lost: no reply needs to be kept for it. */
@@ -110,7 +123,10 @@ function operation<const Q extends Fields, const R extends Fields>(
 
 const idempotent = { idempotent: true };
 const opened = record({ handle: counter });
-const created = record({ entry, handle: counter });
+const created = record({ entry, handle: counter, directory: optional(attributes) });
+/** What a client gives back together with a lease. */
+export const givenBack = list(inodeHandle, limits.maxLeasesGivenBack);
+
 const where = { parent: inodeHandle, name } as const;
 
 export const operations = {
@@ -125,6 +141,8 @@ export const operations = {
       session: optional(bytes(16)),
       /** Shown by status: host name and process id. */
       client: text(255),
+      /** What this connection is for; recalls come on the small one. */
+      lane: word('small', 'bulk'),
     }),
     record({
       protocol: u32,
@@ -145,27 +163,32 @@ export const operations = {
   ),
 
   // names
-  lookup: operation(10, record(where), entry, idempotent),
+  /** `found` is nil for a name that is absent. `leased`: what is said of the name may be kept until it is recalled. */
+  lookup: operation(10, record(where), record({ found: optional(entry), leased: bool }), idempotent),
   readlink: operation(
     11,
     record({ inode: inodeHandle }),
     record({ target: bytes(limits.maxLinkTargetBytes + 1) }),
     idempotent,
   ),
-  mknod: operation(12, record({ ...where, mode: u32, rdev: u32, umask: u32 }), entry),
-  mkdir: operation(13, record({ ...where, mode: u32, umask: u32 }), entry),
-  symlink: operation(14, record({ ...where, target: linkTarget }), entry),
-  link: operation(15, record({ inode: inodeHandle, ...where }), entry),
-  unlink: operation(16, record(where), nothing),
-  rmdir: operation(17, record(where), nothing),
+  mknod: operation(12, record({ ...where, mode: u32, rdev: u32, umask: u32 }), newEntry),
+  mkdir: operation(13, record({ ...where, mode: u32, umask: u32 }), newEntry),
+  symlink: operation(14, record({ ...where, target: linkTarget }), newEntry),
+  link: operation(15, record({ inode: inodeHandle, ...where }), newEntry),
+  unlink: operation(16, record(where), nameChange),
+  rmdir: operation(17, record(where), nameChange),
   /** flags: renameat2(2). */
-  rename: operation(18, record({ ...where, newParent: inodeHandle, newName: name, flags: u32 }), nothing),
+  rename: operation(
+    18,
+    record({ ...where, newParent: inodeHandle, newName: name, flags: u32 }),
+    record({ directory: optional(attributes), newDirectory: optional(attributes), changed: list(inodeHandle, 2) }),
+  ),
   /** The client dropped these inodes; `entries`: how many entries that named the inode it had received. */
   forget: operation(19, record({ inodes: list(record({ inode: inodeHandle, entries: u32 }), 1024) }), nothing),
 
   // attributes
   /** handle: 0 for none, else the open file whose inode is meant. */
-  getattr: operation(30, record({ inode: inodeHandle, handle: counter }), record({ attributes }), idempotent),
+  getattr: operation(30, record({ inode: inodeHandle, handle: counter }), attributesReply, idempotent),
   setattr: operation(
     31,
     record({
@@ -180,7 +203,7 @@ export const operations = {
       /** Clear set-user-ID and set-group-ID, as a write by an unprivileged user would. */
       killSuidgid: bool,
     }),
-    record({ attributes }),
+    attributesReply,
   ),
   access: operation(32, record({ inode: inodeHandle, mask: u32 }), nothing, idempotent),
   getxattr: operation(
@@ -249,7 +272,8 @@ export const operations = {
   readdir: operation(
     71,
     record({ handle: counter, cookie: u64, sizeBytes: u32, plus: bool }),
-    record({ entries: list(directoryEntry, 1 << 16), end: bool }),
+    /** leased: the entries' names may be kept until they are recalled. */
+    record({ entries: list(directoryEntry, 1 << 16), end: bool, leased: bool }),
     idempotent,
   ),
 

@@ -23,8 +23,8 @@ let directory: string;
 let server: Server;
 beforeEach(async () => {
   directory = fs.mkdtempSync(path.join(os.tmpdir(), 'weft-bench-server-'));
-  const exports = openExports([{ name: '/', directory, readOnly: false }], 'none', Buffer.alloc(32, 1));
   const log = pino({ level: 'warn' });
+  const exports = openExports([{ name: '/', directory, readOnly: false }], 'none', Buffer.alloc(32, 1), log);
   server = await Server.start({ exports, listen: { host: '127.0.0.1', port: 0 }, log, pollUs: 0 });
 });
 afterEach(async () => {

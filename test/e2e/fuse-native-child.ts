@@ -30,7 +30,7 @@ const [directory = '', mountpoint = '', ...mountOptions] = process.argv.slice(2)
 const say = (kind: string, value?: unknown) => process.send?.({ kind, value });
 
 const log = pino({ level: 'warn' }, pino.destination(2));
-const exports = openExports([{ name: '/', directory, readOnly: false }], 'none', Buffer.alloc(32, 1));
+const exports = openExports([{ name: '/', directory, readOnly: false }], 'none', Buffer.alloc(32, 1), log);
 const server = await Server.start({ exports, listen: { host: '127.0.0.1', port: 0 }, log, pollUs: 0 });
 const session = await ServerSession.connect(parseServerAddress(`ws://127.0.0.1:${server.port}/`), log);
 const remote = new RemoteFilesystem(session);

@@ -118,9 +118,9 @@ test('the largest directory listing is accepted', () => {
   const time = { sec: 1_700_000_000, nsec: 1 };
   const sizes = { mode: 0o100644, nlink: 1, uid: 0, gid: 0, rdev: 0, size: 0, blocks: 0, blksize: 4096 };
   const attributes = { ino: 2n ** 63n, ...sizes, atime: time, mtime: time, ctime: time, btime: time };
-  const entry = { inode: Buffer.alloc(64), attributes };
+  const entry = { inode: Buffer.alloc(64), attributes, leased: true };
   const one = { name: Buffer.from('a'), ino: 2n ** 63n, type: 8, cookie: 2n ** 63n - 1n, entry };
-  const reply = { entries: new Array(Math.ceil((256 * 1024) / 24)).fill(one), end: false };
+  const reply = { entries: new Array(Math.ceil((256 * 1024) / 24)).fill(one), end: false, leased: true };
   const { head } = encodeFrame([frameKind.REPLY, 1, 0, operations.readdir.reply.encode(reply)]);
   const frame = decodeFrame([Buffer.from(head)]);
   expect(operations.readdir.reply.decode(frame[3]).entries.length).toBe(reply.entries.length);

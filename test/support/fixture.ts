@@ -8,12 +8,12 @@ import { join } from 'node:path';
 import pino from 'pino';
 import { WebSocket } from 'ws';
 import { parseServerAddress, type ServerAddress } from '../../client-fuse/transport/server-address.ts';
-import { ServerSession } from '../../client-fuse/transport/server-session.ts';
+import { type CallerIdentity, ServerSession } from '../../client-fuse/transport/server-session.ts';
 import { openExports } from '../../server/open-exports.ts';
 import { Server } from '../../server/server.ts';
 import type { Squash } from '../../server/store/identity.ts';
 import { decodeFrame, encodeFrame } from '../../shared/protocol/frame.ts';
-import { frameKind, operations, PROTOCOL_VERSION } from '../../shared/protocol/messages.ts';
+import { frameKind, operations, PROTOCOL_VERSION, type WireEntry } from '../../shared/protocol/messages.ts';
 import { webSocketOptions } from '../../shared/transport/websocket-transport.ts';
 
 export const silent = pino({ level: 'silent' });
@@ -48,7 +48,7 @@ export class TestServer implements AsyncDisposable {
     options: { squash?: Squash; port?: number; readOnly?: boolean; key?: Buffer } = {},
   ): Promise<TestServer> {
     const requests = [{ name: '/', directory, readOnly: options.readOnly ?? false }];
-    const exports = openExports(requests, options.squash ?? 'none', options.key ?? KEY);
+    const exports = openExports(requests, options.squash ?? 'none', options.key ?? KEY, silent);
     const listen = { host: '127.0.0.1', port: options.port ?? 0 };
     return new TestServer(await Server.start({ exports, listen, log: silent, pollUs: 0 }));
   }
@@ -100,16 +100,16 @@ export class RawClient implements Disposable {
   }
 
   /** Open, and greeted: the reply of hello. */
-  static async greeted(port: number, session?: Uint8Array) {
+  static async greeted(port: number, session?: Uint8Array, lane: 'small' | 'bulk' = 'small') {
     const client = await RawClient.open(port);
-    client.hello(session);
+    client.hello(session, lane);
     const [, , code, result] = await client.next();
     if (code !== 0) throw new Error(`hello refused: ${String(result)}`);
     return { client, hello: operations.hello.reply.decode(result) };
   }
 
-  hello(session?: Uint8Array): void {
-    const body = { protocol: PROTOCOL_VERSION, export: '/', session, client: 'raw' };
+  hello(session?: Uint8Array, lane: 'small' | 'bulk' = 'small'): void {
+    const body = { protocol: PROTOCOL_VERSION, export: '/', session, client: 'raw', lane };
     this.send([frameKind.REQUEST, 0, 0, operations.hello.code, [], operations.hello.request.encode(body)]);
   }
 
@@ -139,6 +139,17 @@ export class RawClient implements Disposable {
   [Symbol.dispose](): void {
     this.socket.terminate();
   }
+}
+
+/** The entry of a name that is there. */
+export async function lookUp(
+  session: ServerSession,
+  caller: CallerIdentity,
+  where: { parent: Uint8Array; name: Uint8Array },
+): Promise<WireEntry> {
+  const { found } = await session.call('lookup', caller, where);
+  if (found === undefined) throw new Error(`${Buffer.from(where.name).toString()} is absent`);
+  return found;
 }
 
 /** A promise that a test settles itself. */

@@ -17,7 +17,7 @@ import { errno } from '../../shared/errno.ts';
 import { limits, MiB, PAGE_SIZE } from '../../shared/limits.ts';
 import { FALLOC, SEEK } from '../../shared/linux/constants.ts';
 import { frameKind, operations, type ReplyOf } from '../../shared/protocol/messages.ts';
-import { RawClient, ROOT, TemporaryDirectory, TestServer } from '../support/fixture.ts';
+import { lookUp, RawClient, ROOT, TemporaryDirectory, TestServer } from '../support/fixture.ts';
 import { MountedFilesystem } from '../support/mounted.ts';
 
 const RDWR = 2;
@@ -162,7 +162,7 @@ describe('in the order of the locks', () => {
     {
       what: 'open with O_TRUNC',
       run: async (session) => {
-        const { inode } = await session.call('lookup', ROOT, {
+        const { inode } = await lookUp(session, ROOT, {
           parent: session.hello.root.inode,
           name: Buffer.from('f'),
         });
@@ -216,7 +216,7 @@ describe('in the order of the locks', () => {
   test.each(pages)('$what waits for what it touches alone', async ({ run, waits, passes }) => {
     const handle = await open(first(), 'f');
     const name = Buffer.from('f');
-    const { inode } = await first().call('lookup', ROOT, { parent: first().hello.root.inode, name });
+    const { inode } = await lookUp(first(), ROOT, { parent: first().hello.root.inode, name });
     const { store } = server.server.exports.get('/') as Export;
     const locks = store.resolve(inode).rangeLocks;
     for (const page of [...waits, ...passes]) {
@@ -236,7 +236,7 @@ describe('in the order of the locks', () => {
     await write(first(), handle, 0, Buffer.from('text'));
     const { store } = server.server.exports.get('/') as Export;
     const name = Buffer.from('f');
-    const { inode } = await first().call('lookup', ROOT, { parent: first().hello.root.inode, name });
+    const { inode } = await lookUp(first(), ROOT, { parent: first().hello.root.inode, name });
     const locks = store.resolve(inode).rangeLocks;
     const held = await locks.acquire('exclusive', { start: 0, end: 1 });
     const waiting = read(first(), handle, 0, 4);
@@ -425,7 +425,7 @@ describe('edges', () => {
     chmodSync(directory.path, 0o755);
     chmodSync(directory.join('s'), 0o4755);
     const where = { parent: first().hello.root.inode, name: Buffer.from('s') };
-    const { inode } = await first().call('lookup', other, where);
+    const { inode } = await lookUp(first(), other, where);
     const { handle } = await first().call('open', other, { inode, flags: 0, killSuidgid: true });
     const write = { handle, offset: 0, append: false, sync: 'none', killSuidgid: true } as const;
     await expect(first().call('write', other, write, { bulk: Buffer.from('x') })).rejects.toMatchObject({ code: 9 });

@@ -32,7 +32,7 @@ import { HandleSigner } from '../../server/store/inode-handle.ts';
 import { errno, FsError } from '../../shared/errno.ts';
 import { O, RENAME } from '../../shared/linux/constants.ts';
 import { anyName } from '../support/arbitraries.ts';
-import { KEY, TemporaryDirectory } from '../support/fixture.ts';
+import { KEY, silent, TemporaryDirectory } from '../support/fixture.ts';
 import { MountedFilesystem } from '../support/mounted.ts';
 
 const root: Identity = { uid: 0, gid: 0, groups: [] };
@@ -62,7 +62,7 @@ let top: Inode;
 beforeEach(() => {
   directory = new TemporaryDirectory();
   chmodSync(directory.path, 0o755);
-  openExports([], 'none', KEY); // the umask of a server
+  openExports([], 'none', KEY, silent); // the umask of a server
   store = openStore(directory.path);
   top = store.root;
 });

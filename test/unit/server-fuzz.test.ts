@@ -14,7 +14,7 @@ import { encodeFrame } from '../../shared/protocol/frame.ts';
 import { frameKind, operationNames, operations } from '../../shared/protocol/messages.ts';
 import type { WireType } from '../../shared/protocol/schema.ts';
 import { valuesOf } from '../support/arbitraries.ts';
-import { RawClient, ROOT, TemporaryDirectory, TestServer } from '../support/fixture.ts';
+import { lookUp, RawClient, ROOT, TemporaryDirectory, TestServer } from '../support/fixture.ts';
 
 const { REQUEST, CANCEL, REPLY, BYE } = frameKind;
 const code = Object.fromEntries(operationNames.map((name) => [name, operations[name].code]));
@@ -46,7 +46,7 @@ afterAll(async () => {
 
 async function expectUnharmed(): Promise<void> {
   const parent = bystander.hello.root.inode;
-  const { inode } = await bystander.call('lookup', ROOT, { parent, name: Buffer.from('file') });
+  const { inode } = await lookUp(bystander, ROOT, { parent, name: Buffer.from('file') });
   const { handle } = await bystander.call('open', ROOT, { inode, flags: 0, killSuidgid: false });
   const read = { handle, offset: 0, size: 100, knownVersion: undefined };
   expect(Buffer.from((await bystander.callForBulk('read', ROOT, read)).bulk).toString()).toBe('inside');
@@ -350,7 +350,7 @@ describe('handles', () => {
   test('a symbolic link out of the export is a symbolic link, whatever is done with it', async () => {
     const parent = bystander.hello.root.inode;
     for (const link of ['link', 'up']) {
-      const { inode, attributes } = await bystander.call('lookup', ROOT, { parent, name: Buffer.from(link) });
+      const { inode, attributes } = await lookUp(bystander, ROOT, { parent, name: Buffer.from(link) });
       expect(attributes.mode & 0o170000).toBe(0o120000);
       const attempts = [
         bystander.call('open', ROOT, { inode, flags: 0, killSuidgid: false }),

@@ -13,7 +13,7 @@ import { SessionTable } from '../../server/session/session-table.ts';
 import { errno } from '../../shared/errno.ts';
 import { limits } from '../../shared/limits.ts';
 import { CuttingProxy } from '../support/cutting-proxy.ts';
-import { ROOT, silent, TemporaryDirectory, TestServer } from '../support/fixture.ts';
+import { lookUp, ROOT, silent, TemporaryDirectory, TestServer } from '../support/fixture.ts';
 
 const RDWR = 2;
 const caller: Caller = { uid: 0, gid: 0, pid: 0, groups: [], signal: new AbortController().signal };
@@ -185,7 +185,7 @@ describe('a server that was restarted', () => {
       await using server = await TestServer.start(directory.path);
       const session = await server.connect();
       const name = Buffer.from('a');
-      const { inode } = await session.call('lookup', ROOT, { parent: session.hello.root.inode, name });
+      const { inode } = await lookUp(session, ROOT, { parent: session.hello.root.inode, name });
       handles.push((await session.call('open', ROOT, { inode, flags: RDWR, killSuidgid: false })).handle);
       const [stale] = handles;
       const read = { handle: stale as number, offset: 0, size: 1, knownVersion: undefined };

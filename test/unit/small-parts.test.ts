@@ -9,7 +9,7 @@ import { defaultStateDirectory, loadHandleKey } from '../../server/store/handle-
 import { HandleSigner, handleKind } from '../../server/store/inode-handle.ts';
 import { BufferPool } from '../../shared/buffer-pool.ts';
 import { errno, errnoName, errnoOf, FsError } from '../../shared/errno.ts';
-import { KEY, TemporaryDirectory } from '../support/fixture.ts';
+import { KEY, silent, TemporaryDirectory } from '../support/fixture.ts';
 
 describe('errno', () => {
   test("the numbers are the system's, each once", () => {
@@ -175,7 +175,7 @@ describe('exports', () => {
     using directory = new TemporaryDirectory();
     writeFileSync(directory.join('f'), '');
     chmodSync(directory.path, 0o755);
-    const open = (path: string) => openExports([{ name: '/', directory: path, readOnly: false }], 'root', KEY);
+    const open = (path: string) => openExports([{ name: '/', directory: path, readOnly: false }], 'root', KEY, silent);
     expect(() => open(directory.join('none'))).toThrow(/none does not exist; make it/);
     expect(() => open(directory.join('f'))).toThrow(/is not a directory/);
     expect(() => open(directory.join('f', 'x'))).toThrow(/cannot be exported: ENOTDIR/);

@@ -1,0 +1,209 @@
+/**
+ * Grants leases with replies, and recalls them before a change: the clock and the messages around InodeLeases. One an
+ * export. A holder that does not answer within the recall time loses all its leases; it knows, because a client uses
+ * leases only for so long after the server has answered it (limits.leaseUseMs, shorter than limits.recallMs).
+ */
+import type { Logger } from 'pino';
+import { mode } from '../../shared/attributes.ts';
+import { FsError } from '../../shared/errno.ts';
+import type { Eventually } from '../../shared/eventually.ts';
+import { limits } from '../../shared/limits.ts';
+import type { LocalAttributes } from '../../shared/linux/libc.ts';
+import type { Inode, LeaseHolder } from '../store/inode.ts';
+import type { Store } from '../store/store.ts';
+import type { LocalChanges } from './local-changes.ts';
+
+const DIRECTORY = { mode: mode.S_IFDIR };
+
+/** A change of some inodes: nobody else holds a lease on them until it is disposed. */
+export class Change implements Disposable {
+  readonly #inodes: readonly Inode[];
+
+  constructor(inodes: readonly Inode[]) {
+    this.#inodes = inodes;
+  }
+
+  [Symbol.dispose](): void {
+    for (const inode of this.#inodes) inode.leases.endChange();
+  }
+}
+
+export class LeaseManager {
+  readonly #store: Store;
+  readonly #log: Logger;
+  readonly #local: LocalChanges;
+  /** Recalls that were sent and not answered: one a holder and inode, whoever waits for it. */
+  readonly #recalls = new Map<LeaseHolder, Map<Inode, Promise<void>>>();
+  recallsSent = 0;
+  revocations = 0;
+
+  constructor(store: Store, local: LocalChanges, log: Logger) {
+    this.#store = store;
+    this.#local = local;
+    this.#log = log;
+    local.onChange = (inode) => this.changedLocally(inode);
+  }
+
+  get guarantee(): string {
+    return this.#local.isAvailable
+      ? 'leases on names and attributes, recalled before other clients change them, and after local programs did (inotify)'
+      : 'no leases (switched off, or inotify is not available): clients ask the server each time';
+  }
+
+  /** The answer about a name in `directory`, being sent to `session`, is one that it may keep. Asked before looking. */
+  grantNames(session: LeaseHolder, directory: Inode): boolean {
+    return this.#grant(session, directory, this.#local.watch(directory, DIRECTORY));
+  }
+
+  /** `session` is told what `name` is: an inode, or absent (null). */
+  saidName(directory: Inode, name: Uint8Array, inode: Inode | null): void {
+    this.#local.said(directory, name, inode);
+  }
+
+  /** The server made `name` this inode, or absent (null), on behalf of a client. */
+  madeName(directory: Inode, name: Uint8Array, inode: Inode | null): void {
+    this.#local.made(directory, name, inode);
+  }
+
+  /** `session` is told these attributes; true when it may keep them. */
+  grantAttributes(session: LeaseHolder, inode: Inode, attributes: LocalAttributes): boolean {
+    const wasWatched = inode.watch !== undefined;
+    const isWatched = this.#local.watch(inode, attributes);
+    // A change between the look at the attributes and the start of the watch would never be seen.
+    const isCovered = isWatched && (wasWatched || this.#local.isAsSaid(attributes, this.#store.attributes(inode)));
+    this.#local.saidAttributes(inode, attributes);
+    return this.#grant(session, inode, isCovered);
+  }
+
+  #grant(session: LeaseHolder, inode: Inode, isCovered: boolean): boolean {
+    if (!isCovered || session.isClosed || !inode.leases.grant(session, performance.now())) return false;
+    session.holdLease(inode);
+    if (session.leaseCount > limits.maxLeases) this.#takeBackOldest(session);
+    return true;
+  }
+
+  /** The client holds more leases than it may: the one it was granted first goes. */
+  #takeBackOldest(session: LeaseHolder): void {
+    const oldest = session.oldestLease;
+    if (oldest === undefined) return;
+    oldest.leases.beginTakingBack();
+    void this.#recall(session, oldest).then(() => oldest.leases.endTakingBack());
+  }
+
+  /**
+   * Does `work`, which changes `inodes` for `author`, when nobody else holds a lease on them; none is granted until it is
+   * done. Holds no lock while it waits. The author keeps its leases: it applies its own change to what it knows.
+   */
+  during<T>(author: LeaseHolder, inodes: readonly Inode[], work: () => Eventually<T>): Eventually<T> {
+    const change = this.change(author, inodes);
+    if (change instanceof Promise) return change.then((begun) => this.#carryOut(author, inodes, begun, work));
+    return this.#carryOut(author, inodes, change, work);
+  }
+
+  #carryOut<T>(
+    author: LeaseHolder,
+    inodes: readonly Inode[],
+    change: Change,
+    work: () => Eventually<T>,
+  ): Eventually<T> {
+    const end = () => {
+      for (const inode of inodes) this.#afterOwnChange(author, inode);
+      change[Symbol.dispose]();
+    };
+    let result: Eventually<T>;
+    try {
+      result = work();
+    } catch (error) {
+      end();
+      throw error;
+    }
+    if (result instanceof Promise) return result.finally(end);
+    end();
+    return result;
+  }
+
+  /** The author stays a holder: until it has the reply, it may not know that it changed this inode (a name's old one). */
+  #afterOwnChange(author: LeaseHolder, inode: Inode): void {
+    if (inode.leases.holders.size === 0) return;
+    if (inode.isRemoved && inode.pins === 0) {
+      // Nobody can change it any more.
+      inode.leases.drop(author);
+      author.dropLease(inode);
+      return;
+    }
+    try {
+      this.#local.ownChange(inode, this.#store.attributes(inode));
+    } catch (error) {
+      if (!(error instanceof FsError)) throw error; // it is gone, and with it what was said of it
+    }
+  }
+
+  /** The attributes of a directory for a client that holds its lease, to be sent with the reply to its own change. */
+  attributesForHolder(session: LeaseHolder, directory: Inode): LocalAttributes | undefined {
+    return directory.leases.holders.has(session) ? this.#store.attributes(directory) : undefined;
+  }
+
+  /**
+   * Resolves when nobody but `author` holds a lease on `inodes`, and none is granted until the change is disposed.
+   * Synchronous when nothing must be recalled. Wait for it without holding any lock.
+   */
+  change(author: LeaseHolder | undefined, inodes: readonly Inode[]): Change | Promise<Change> {
+    const nowMs = performance.now();
+    let waits: Promise<void>[] | undefined;
+    for (const inode of inodes) {
+      for (const holder of inode.leases.beginChange(author, nowMs)) {
+        waits ??= [];
+        waits.push(this.#recall(holder, inode));
+      }
+    }
+    const change = new Change(inodes);
+    return waits === undefined ? change : Promise.all(waits).then(() => change);
+  }
+
+  close(): void {
+    this.#local.close();
+  }
+
+  /** A local program changed the inode: what clients know of it is old already. */
+  changedLocally(inode: Inode): void {
+    const change = this.change(undefined, [inode]);
+    if (change instanceof Promise) void change.then((done) => done[Symbol.dispose]());
+    else change[Symbol.dispose]();
+  }
+
+  #recall(holder: LeaseHolder, inode: Inode): Promise<void> {
+    let ofHolder = this.#recalls.get(holder);
+    if (ofHolder === undefined) {
+      ofHolder = new Map();
+      this.#recalls.set(holder, ofHolder);
+    }
+    const known = ofHolder.get(inode);
+    if (known) return known;
+    const recalls = ofHolder;
+    this.recallsSent++;
+    const answered = this.#ask(holder, inode).finally(() => {
+      recalls.delete(inode);
+      if (recalls.size === 0) this.#recalls.delete(holder);
+    });
+    ofHolder.set(inode, answered);
+    return answered;
+  }
+
+  async #ask(holder: LeaseHolder, inode: Inode): Promise<void> {
+    let timer: NodeJS.Timeout | undefined;
+    const patience = new Promise<'late'>((resolve) => {
+      const awayMs = holder.absentSinceMs === undefined ? 0 : Date.now() - holder.absentSinceMs;
+      timer = setTimeout(() => resolve('late'), Math.max(0, limits.recallMs - awayMs));
+    });
+    const outcome = await Promise.race([holder.recall(inode), patience]);
+    clearTimeout(timer);
+    if (outcome === 'late') {
+      this.revocations++;
+      this.#log.warn({ client: holder.client }, 'leases revoked: the client did not answer a recall');
+      holder.revokeLeases();
+    } else {
+      inode.leases.drop(holder);
+      holder.dropLease(inode);
+    }
+  }
+}

@@ -1,0 +1,230 @@
+/**
+ * Sees what programs on the server's box change of inodes that clients hold leases on, by inotify: after the fact, within
+ * milliseconds. Each leased inode has a watch of its own, so it does not matter by which name it is reached. The server's
+ * own changes raise the same events; they are told apart by comparing what an event is about with what was last said to
+ * clients (`said...`): equal means that nobody knows anything old. Not seen: writes through a local shared mapping.
+ *
+ * struct inotify_event:  0 wd s32   4 mask u32   8 cookie u32   12 len u32   16 name, padded with NUL
+ */
+
+import koffi from 'koffi';
+import type { Logger } from 'pino';
+import { isDirectory } from '../../shared/attributes.ts';
+import { errno, FsError } from '../../shared/errno.ts';
+import { limits } from '../../shared/limits.ts';
+import {
+  close,
+  inotifyAddWatch,
+  inotifyInit,
+  inotifyRemoveWatch,
+  type LocalAttributes,
+  readNonblocking,
+} from '../../shared/linux/libc.ts';
+import type { Inode, InodeWatch } from '../store/inode.ts';
+import type { Store } from '../store/store.ts';
+
+const IN = {
+  MODIFY: 0x2,
+  ATTRIB: 0x4,
+  MOVED_FROM: 0x40,
+  MOVED_TO: 0x80,
+  CREATE: 0x100,
+  DELETE: 0x200,
+  DELETE_SELF: 0x400,
+  MOVE_SELF: 0x800,
+  Q_OVERFLOW: 0x4000,
+  IGNORED: 0x8000,
+} as const;
+const NAME_EVENTS = IN.CREATE | IN.DELETE | IN.MOVED_FROM | IN.MOVED_TO;
+const OWN_EVENTS = IN.ATTRIB | IN.DELETE_SELF | IN.MOVE_SELF;
+
+export class LocalChanges {
+  readonly #store: Store;
+  readonly #log: Logger;
+  readonly #fd: number;
+  readonly #poll: { close(): void } | undefined;
+  /** In the order in which they were made. */
+  readonly #watches = new Map<number, InodeWatch>();
+  readonly #events = Buffer.alloc(64 * 1024);
+  /** Called with each inode of which clients may know something old. */
+  onChange: (inode: Inode) => void = () => {};
+
+  /** `isEnabled` false: nothing is watched, so nothing is leased. */
+  constructor(store: Store, log: Logger, isEnabled = true) {
+    this.#store = store;
+    this.#log = log;
+    this.#fd = isEnabled ? openInotify() : -1;
+    if (this.#fd >= 0) this.#poll = koffi.node.poll(this.#fd, () => this.#read());
+  }
+
+  get isAvailable(): boolean {
+    return this.#fd >= 0;
+  }
+
+  /** True when local changes of the inode, and of a directory's names, will be seen from now on. */
+  watch(inode: Inode, attributes: { readonly mode: number }): boolean {
+    if (inode.watch) return true;
+    if (this.#fd < 0 || !this.#makeRoom()) return false;
+    const isDir = isDirectory(attributes);
+    try {
+      const fd = this.#store.descriptorOf(inode);
+      const wd = inotifyAddWatch(this.#fd, fd, isDir ? OWN_EVENTS | NAME_EVENTS : OWN_EVENTS | IN.MODIFY);
+      const watch: InodeWatch = { inode, names: isDir ? new Map() : undefined };
+      this.#watches.set(wd, watch);
+      inode.watch = watch;
+      return true;
+    } catch (error) {
+      if (error instanceof FsError) return false; // no watches left, or it is gone: no lease then
+      throw error;
+    }
+  }
+
+  /**
+   * A client is told that `name` is this inode or absent. Others that were told otherwise, before a local change, lose the
+   * directory: its event may still wait in the queue, and once `names` has what is, it would pass for our own doing.
+   */
+  said(directory: Inode, name: Uint8Array, inode: Inode | null): void {
+    const before = directory.watch?.names?.get(keyOfName(name));
+    if (before !== undefined && before !== (inode?.key ?? null)) this.onChange(directory);
+    this.made(directory, name, inode);
+  }
+
+  /** The server itself made `name` this inode or absent, and nobody else holds a lease on the directory. */
+  made(directory: Inode, name: Uint8Array, inode: Inode | null): void {
+    const names = directory.watch?.names;
+    if (names === undefined) return;
+    if (names.size >= limits.maxWatchedNames) {
+      // Most are of long ago. Clients start over with what they are asked now.
+      names.clear();
+      this.onChange(directory);
+    }
+    names.set(keyOfName(name), inode === null ? null : inode.key);
+  }
+
+  /** Clients are told these attributes. Other holders that know older ones, from before a local change, lose them. */
+  saidAttributes(inode: Inode, attributes: LocalAttributes): void {
+    const stamp = stampOf(attributes);
+    const isOld = inode.saidStamp !== stamp && inode.saidStamp !== '' && inode.leases.holders.size > 0;
+    // In a change of ours, everybody who might know older ones is giving the lease back.
+    if (isOld && !inode.leases.isChanging) this.onChange(inode);
+    inode.saidStamp = stamp;
+  }
+
+  /** Nothing changed between two looks. */
+  isAsSaid(said: LocalAttributes, is: LocalAttributes): boolean {
+    return stampOf(said) === stampOf(is);
+  }
+
+  /** The server itself changed the inode, and nobody else holds a lease on it. */
+  ownChange(inode: Inode, attributes: LocalAttributes): void {
+    inode.saidStamp = stampOf(attributes);
+  }
+
+  /** Ends the watch of an inode that nobody holds a lease on, when there are too many. */
+  #makeRoom(): boolean {
+    if (this.#watches.size < limits.maxWatches) return true;
+    let looked = 0;
+    for (const [wd, watch] of this.#watches) {
+      if (++looked > MAX_LOOKED_AT) return false;
+      this.#watches.delete(wd);
+      if (watch.inode.leases.holders.size > 0) {
+        this.#watches.set(wd, watch); // to the young end
+        continue;
+      }
+      watch.inode.watch = undefined;
+      inotifyRemoveWatch(this.#fd, wd);
+      return true;
+    }
+    return false;
+  }
+
+  close(): void {
+    this.#poll?.close();
+    if (this.#fd >= 0) close(this.#fd);
+  }
+
+  #read(): void {
+    const length = readNonblocking(this.#fd, this.#events);
+    if (length <= 0) return;
+    for (let at = 0; at < length; ) {
+      const nameBytes = this.#events.readUInt32LE(at + 12);
+      const name = this.#events.subarray(at + 16, at + 16 + nameBytes);
+      const end = name.indexOf(0);
+      this.#event(
+        this.#events.readInt32LE(at),
+        this.#events.readUInt32LE(at + 4),
+        end < 0 ? name : name.subarray(0, end),
+      );
+      at += 16 + nameBytes;
+    }
+  }
+
+  #event(wd: number, mask: number, name: Buffer): void {
+    if (mask & IN.Q_OVERFLOW) return this.#overflow();
+    const watch = this.#watches.get(wd);
+    if (watch === undefined) return;
+    if (mask & IN.IGNORED) {
+      this.#watches.delete(wd);
+      watch.inode.watch = undefined;
+      this.onChange(watch.inode);
+    } else if (name.length === 0) {
+      this.#checkAttributes(watch.inode);
+    } else if (mask & NAME_EVENTS) {
+      this.#checkName(watch, name);
+    }
+  }
+
+  /** Other events of what is in a directory come with its own watch. */
+  #checkName({ inode: directory, names }: InodeWatch, name: Buffer): void {
+    const key = keyOfName(name);
+    const is = this.#store.find(directory, name)?.key ?? null;
+    // Our own doing; or made and removed, or moved away and back, which leaves other times behind.
+    if (names?.get(key) === is) return this.#checkAttributes(directory);
+    names?.set(key, is);
+    this.onChange(directory);
+  }
+
+  #checkAttributes(inode: Inode): void {
+    // In a change of ours everybody else gives the lease back, and its author knows nothing of the attributes.
+    if (inode.leases.holders.size === 0 || inode.leases.isChanging) return;
+    let stamp = 'gone';
+    try {
+      stamp = stampOf(this.#store.attributes(inode));
+    } catch (error) {
+      if (!(error instanceof FsError)) throw error;
+    }
+    if (stamp === inode.saidStamp) return;
+    inode.saidStamp = stamp;
+    this.onChange(inode);
+  }
+
+  /** The kernel dropped events: anything may have changed. */
+  #overflow(): void {
+    this.#log.warn('more local changes than inotify could queue: all leases are recalled');
+    for (const { inode, names } of this.#watches.values()) {
+      names?.clear();
+      this.onChange(inode);
+    }
+  }
+}
+
+function openInotify(): number {
+  try {
+    return inotifyInit();
+  } catch (error) {
+    if (error instanceof FsError && [errno.EMFILE, errno.ENFILE, errno.ENOSYS].includes(error.code as never)) return -1;
+    throw error;
+  }
+}
+
+/** Watches that are looked at to find one to end. */
+const MAX_LOOKED_AT = 64;
+
+/** All that clients keep but the access time: before Linux 6.13, changes within a tick have the same change time. */
+function stampOf({ ctime, mtime, size, mode, nlink, uid, gid }: LocalAttributes): string {
+  return `${ctime.sec}.${ctime.nsec} ${mtime.sec}.${mtime.nsec} ${size} ${mode} ${nlink} ${uid} ${gid}`;
+}
+
+function keyOfName(name: Uint8Array): string {
+  return Buffer.from(name.buffer, name.byteOffset, name.length).toString('latin1');
+}

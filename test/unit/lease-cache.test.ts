@@ -1,0 +1,176 @@
+/** What a client keeps under leases, and which replies it takes in. */
+import { beforeEach, describe, expect, test } from 'vitest';
+import { LeaseCache } from '../../client-fuse/leases/lease-cache.ts';
+import { type Node, NodeTable } from '../../client-fuse/vfs/node-table.ts';
+import type { Attributes } from '../../shared/attributes.ts';
+
+let table: NodeTable;
+let cache: LeaseCache;
+let isUsable: boolean;
+let directory: Node;
+let file: Node;
+
+const times = { atime: { sec: 9, nsec: 0 }, mtime: { sec: 1, nsec: 0 }, ctime: { sec: 1, nsec: 5 } };
+const attributes = (size: number, more: Partial<Attributes> = {}) => ({ size, ...times, ...more }) as Attributes;
+const sizeOf = (node: Node) => cache.attributes(node)?.size;
+
+beforeEach(() => {
+  table = new NodeTable(Buffer.from('root'));
+  directory = table.root;
+  file = table.found(Buffer.from('file'));
+  isUsable = true;
+  cache = new LeaseCache(() => isUsable);
+});
+
+const beginAndEnd = () => {
+  cache.beginChange(file);
+  cache.endChange(file);
+};
+
+/** What happens between the sending of a request and its reply, and whether the reply is taken in then. */
+const between: [what: string, event: () => void, attributesOfFile: boolean, nameInDirectory: boolean][] = [
+  ['nothing', () => {}, true, true],
+  ['the file is recalled', () => cache.recall(file), false, true],
+  ['the directory is recalled', () => cache.recall(directory), true, false],
+  ['an unknown inode is recalled', () => cache.recall(undefined), false, false],
+  ['the connection is lost', () => cache.clear(), false, false],
+  ['the file is changed', () => cache.changed(file), false, true],
+  ['a change of the file begins', () => cache.beginChange(file), false, true],
+  ['a change of the file ends', beginAndEnd, false, true],
+  ['another name is made', () => cache.changingName(directory, 'other'), true, false],
+  ['another file is recalled', () => cache.recall(table.found(Buffer.from('another'))), true, true],
+];
+
+describe('a reply is taken in only if nothing happened since its request was sent', () => {
+  test.each(between)('%s', (_what, event, takesAttributes, takesName) => {
+    const asOf = cache.clock;
+    event();
+    cache.learnAttributes(file, attributes(1), true, asOf);
+    cache.learnName(directory, 'name', file, true, asOf);
+    expect(sizeOf(file)).toBe(takesAttributes ? 1 : undefined);
+    expect(cache.name(directory, 'name')).toBe(takesName ? file : undefined);
+  });
+
+  test.each(between)('what was known before: %s', (_what, event, keepsAttributes) => {
+    cache.learnAttributes(file, attributes(1), true, cache.clock);
+    event();
+    const isUnknownRecall = keepsAttributes === false && cache.attributes(file) !== undefined;
+    // An inode that this client does not know is none that it knows something of.
+    expect(sizeOf(file)).toBe(keepsAttributes || isUnknownRecall ? 1 : undefined);
+    expect(isUnknownRecall).toBe(_what === 'an unknown inode is recalled');
+  });
+
+  test('without a lease nothing is', () => {
+    cache.learnAttributes(file, attributes(1), false, cache.clock);
+    cache.learnName(directory, 'name', null, false, cache.clock);
+    expect([cache.attributes(file), cache.name(directory, 'name')]).toEqual([undefined, undefined]);
+  });
+
+  test('while an own change is under way nothing is, though it was asked for later', () => {
+    cache.beginChange(file);
+    cache.beginChange(file);
+    cache.learnAttributes(file, attributes(1), true, cache.clock);
+    expect(sizeOf(file)).toBeUndefined();
+    cache.endChange(file);
+    cache.learnAttributes(file, attributes(2), true, cache.clock);
+    expect(sizeOf(file)).toBeUndefined();
+    cache.endChange(file);
+    cache.learnAttributes(file, attributes(3), true, cache.clock);
+    expect(sizeOf(file)).toBe(3);
+  });
+});
+
+test('while an own change of whatever a name means is under way, no attributes are used', () => {
+  cache.learnAttributes(file, attributes(1), true, cache.clock);
+  cache.beginChange(null); // known to be absent: it changes nothing else
+  expect(sizeOf(file)).toBe(1);
+  cache.beginChange(undefined);
+  expect(sizeOf(file)).toBeUndefined();
+  cache.endChange(null);
+  cache.endChange(undefined);
+  expect(sizeOf(file)).toBe(1);
+});
+
+describe('names', () => {
+  test('absent is known too, and is not "unknown"', () => {
+    expect(cache.name(directory, 'x')).toBeUndefined();
+    cache.learnName(directory, 'x', null, true, cache.clock);
+    expect(cache.name(directory, 'x')).toBeNull();
+    expect(cache.name(directory, 'y')).toBeUndefined();
+  });
+
+  test('a node that left the table is looked up again', () => {
+    const table1 = new NodeTable(Buffer.from('root'), 0);
+    const node = table1.found(Buffer.from('file'));
+    cache.learnName(table1.root, 'x', node, true, cache.clock);
+    table1.forget(node.id, 1);
+    expect(cache.name(table1.root, 'x')).toBeUndefined();
+  });
+
+  test('an own change keeps the other names, and makes its own known', () => {
+    cache.learnName(directory, 'x', null, true, cache.clock);
+    cache.learnAttributes(directory, attributes(1), true, cache.clock);
+    const mark = cache.changingName(directory, 'new');
+    expect(sizeOf(directory)).toBeUndefined();
+    cache.changedName(directory, 'new', file, mark, attributes(2));
+    expect([cache.name(directory, 'x'), cache.name(directory, 'new'), sizeOf(directory)]).toEqual([null, file, 2]);
+    cache.changedName(directory, 'new', null, cache.changingName(directory, 'new'));
+    expect([cache.name(directory, 'new'), sizeOf(directory)]).toEqual([null, undefined]);
+  });
+
+  test.each([
+    ['a recall', () => cache.recall(directory)],
+    ['another own change', () => cache.changingName(directory, 'other')],
+    ['a lost connection', () => cache.clear()],
+  ])('an own change during which came %s makes nothing known', (_what, event) => {
+    cache.learnName(directory, 'x', null, true, cache.clock);
+    const mark = cache.changingName(directory, 'new');
+    event();
+    cache.learnName(directory, 'y', null, true, cache.clock); // granted again meanwhile
+    cache.changedName(directory, 'new', file, mark, attributes(2));
+    expect([cache.name(directory, 'new'), sizeOf(directory)]).toEqual([undefined, undefined]);
+  });
+
+  test('without a lease on the directory an own change makes nothing known', () => {
+    cache.changedName(directory, 'new', file, cache.changingName(directory, 'new'), attributes(1));
+    expect([cache.name(directory, 'new'), cache.attributes(directory)]).toEqual([undefined, undefined]);
+  });
+});
+
+test('a recall of a directory gives back what is known of the files in it, not of its directories', () => {
+  const sub = table.found(Buffer.from('sub'));
+  const unknown = table.found(Buffer.from('unknown'));
+  for (const [name, node] of Object.entries({ file, sub, unknown, absent: null })) {
+    cache.learnName(directory, name, node, true, cache.clock);
+  }
+  cache.learnAttributes(file, attributes(1), true, cache.clock);
+  cache.learnAttributes(sub, attributes(2), true, cache.clock);
+  cache.learnName(sub, 'x', null, true, cache.clock);
+  expect(cache.recall(directory)).toEqual([file]);
+  expect([sizeOf(file), sizeOf(sub), cache.name(sub, 'x'), cache.name(directory, 'absent')]).toEqual([
+    undefined,
+    2,
+    null,
+    undefined,
+  ]);
+});
+
+test('nothing is used while the server has not answered; it is afterwards, unless something was recalled', () => {
+  cache.learnAttributes(file, attributes(1), true, cache.clock);
+  cache.learnName(directory, 'x', null, true, cache.clock);
+  isUsable = false;
+  expect([cache.attributes(file), cache.name(directory, 'x')]).toEqual([undefined, undefined]);
+  cache.recall(directory);
+  isUsable = true;
+  expect([sizeOf(file), cache.name(directory, 'x')]).toEqual([1, undefined]);
+});
+
+test.each([
+  ['newer than both', { atime: { sec: 2, nsec: 0 } }, true],
+  ['as old as the last change', { atime: { sec: 1, nsec: 5 } }, false],
+  ['older than the last write', { atime: { sec: 0, nsec: 0 } }, false],
+])('a read sets an access time that is not %s (relatime)', (_what, more, keeps) => {
+  cache.learnAttributes(file, attributes(1, more), true, cache.clock);
+  cache.wasRead(file);
+  expect(sizeOf(file)).toBe(keeps ? 1 : undefined);
+});

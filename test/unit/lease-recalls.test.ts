@@ -1,0 +1,384 @@
+/** Leases of a real server over sockets: who is sent a recall, who waits for it, and for how long. */
+import { mkdirSync, statSync, writeFileSync } from 'node:fs';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import { parseServerAddress } from '../../client-fuse/transport/server-address.ts';
+import { ServerSession } from '../../client-fuse/transport/server-session.ts';
+import { type Caller, ROOT_NODE } from '../../client-fuse/vfs/filesystem.ts';
+import { RemoteFilesystem } from '../../client-fuse/vfs/remote-filesystem.ts';
+import type { Export } from '../../server/export.ts';
+import type { Inode } from '../../server/store/inode.ts';
+import { limits } from '../../shared/limits.ts';
+import { encodeFrame } from '../../shared/protocol/frame.ts';
+import { frameKind, operations } from '../../shared/protocol/messages.ts';
+import { CuttingProxy } from '../support/cutting-proxy.ts';
+import { RawClient, ROOT, silent, TemporaryDirectory, TestServer } from '../support/fixture.ts';
+
+const b = (text: string) => Buffer.from(text);
+const root: Caller = { uid: 0, gid: 0, pid: 1, groups: [], signal: new AbortController().signal };
+const { recallMs, maxLeases } = limits;
+
+let directory: TemporaryDirectory;
+let server: TestServer;
+let exported: Export;
+
+beforeEach(async () => {
+  directory = new TemporaryDirectory();
+  mkdirSync(directory.join('d'));
+  mkdirSync(directory.join('e'));
+  writeFileSync(directory.join('d', 'f'), '');
+  server = await TestServer.start(directory.path);
+  exported = server.server.exports.get('/') as Export;
+});
+afterEach(async () => {
+  Object.assign(limits, { recallMs, maxLeases });
+  await server[Symbol.asyncDispose]();
+  directory[Symbol.dispose]();
+});
+
+/** The inode of a path in the export. */
+function inodeAt(path: string): Inode {
+  return path.split('/').reduce((parent, name) => exported.store.find(parent, b(name)) as Inode, exported.store.root);
+}
+const holdersOf = (name: string) => inodeAt(name).leases.holders.size;
+
+/** A client of which the test answers each recall, or does not. */
+class Holder implements Disposable {
+  readonly raw: RawClient;
+  readonly root: Uint8Array;
+  readonly session: Uint8Array;
+  #seq = 0;
+
+  private constructor(raw: RawClient, hello: { root: { inode: Uint8Array }; session: Uint8Array }) {
+    this.raw = raw;
+    this.root = hello.root.inode;
+    this.session = hello.session;
+  }
+
+  static async open(session?: Uint8Array): Promise<Holder> {
+    const { client, hello } = await RawClient.greeted(server.server.port, session);
+    return new Holder(client, hello);
+  }
+
+  frame<N extends 'lookup' | 'getattr'>(
+    operation: N,
+    request: Parameters<(typeof operations)[N]['request']['encode']>[0],
+  ): unknown[] {
+    const { encode } = operations[operation].request as { encode(value: unknown): unknown };
+    return [frameKind.REQUEST, ++this.#seq, 0, operations[operation].code, ROOT, encode(request)];
+  }
+
+  async lookUp(parent: Uint8Array, name: string) {
+    this.raw.send(this.frame('lookup', { parent, name: b(name) }));
+    const [kind, , , result] = await this.raw.next();
+    expect(kind).toBe(frameKind.REPLY);
+    return operations.lookup.reply.decode(result);
+  }
+
+  /** The lease on `d` and what is in it. */
+  async holdAll() {
+    const d = (await this.lookUp(this.root, 'd')).found?.inode as Uint8Array;
+    const { found, leased } = await this.lookUp(d, 'f');
+    expect([leased, found?.leased]).toEqual([true, true]);
+    return { d, f: found?.inode as Uint8Array };
+  }
+
+  async nextRecall(): Promise<{ id: number; inode: Uint8Array | null }> {
+    const [kind, id, inode] = await this.raw.next();
+    expect(kind).toBe(frameKind.RECALL);
+    return { id: id as number, inode: inode as Uint8Array | null };
+  }
+
+  answer(id: number): void {
+    this.raw.send([frameKind.RECALLED, id, []]);
+  }
+
+  [Symbol.dispose](): void {
+    this.raw[Symbol.dispose]();
+  }
+}
+
+/** Settled or not, after whatever the server does without waiting for anybody. */
+async function isSettled(promise: Promise<unknown>, other: ServerSession): Promise<boolean> {
+  let settled = false;
+  void promise.finally(() => (settled = true));
+  for (let round = 0; round < 3; round++)
+    await other.call('getattr', ROOT, { inode: other.hello.root.inode, handle: 0 });
+  return settled;
+}
+
+describe('changes by another client', () => {
+  type Change = (session: ServerSession, d: Uint8Array, f: Uint8Array) => Promise<unknown>;
+  const where = (d: Uint8Array, name: string) => ({ parent: d, name: b(name) });
+  const changes: [what: string, recalls: readonly ('d' | 'f')[], change: Change][] = [
+    ['mkdir', ['d'], (session, d) => session.call('mkdir', ROOT, { ...where(d, 'new'), mode: 0o755, umask: 0 })],
+    [
+      'mknod',
+      ['d'],
+      (session, d) => session.call('mknod', ROOT, { ...where(d, 'new'), mode: 0o100644, rdev: 0, umask: 0 }),
+    ],
+    ['symlink', ['d'], (session, d) => session.call('symlink', ROOT, { ...where(d, 'new'), target: b('x') })],
+    [
+      'create',
+      ['d'],
+      (session, d) => session.call('create', ROOT, { ...where(d, 'new'), mode: 0o644, umask: 0, flags: 2 }),
+    ],
+    ['link', ['d', 'f'], (session, d, f) => session.call('link', ROOT, { ...where(d, 'new'), inode: f })],
+    ['unlink', ['d', 'f'], (session, d) => session.call('unlink', ROOT, where(d, 'f'))],
+    [
+      'rename',
+      ['d', 'f'],
+      (session, d) => session.call('rename', ROOT, { ...where(d, 'f'), newParent: d, newName: b('g'), flags: 0 }),
+    ],
+    [
+      'rename away',
+      ['d', 'f'],
+      (session, d) =>
+        session.call('rename', ROOT, {
+          ...where(d, 'f'),
+          newParent: inodeAt('e').handle,
+          newName: b('g'),
+          flags: 0,
+        }),
+    ],
+    [
+      'setattr',
+      ['f'],
+      (session, _d, f) =>
+        session.call('setattr', ROOT, {
+          inode: f,
+          handle: 0,
+          mode: 0o600,
+          uid: undefined,
+          gid: undefined,
+          size: undefined,
+          atime: undefined,
+          mtime: undefined,
+          killSuidgid: false,
+        }),
+    ],
+    [
+      'truncate',
+      ['f'],
+      (session, _d, f) =>
+        session.call('setattr', ROOT, {
+          inode: f,
+          handle: 0,
+          mode: undefined,
+          uid: undefined,
+          gid: undefined,
+          size: 3,
+          atime: undefined,
+          mtime: undefined,
+          killSuidgid: false,
+        }),
+    ],
+    [
+      'setxattr',
+      ['f'],
+      (session, _d, f) =>
+        session.call('setxattr', ROOT, { inode: f, name: b('user.x'), value: b('1'), flags: 0, killSgid: false }),
+    ],
+    [
+      'open with O_TRUNC',
+      ['f'],
+      (session, _d, f) => session.call('open', ROOT, { inode: f, flags: 0o1001, killSuidgid: false }),
+    ],
+    [
+      'create of what is there, with O_TRUNC',
+      ['d', 'f'],
+      (session, d) => session.call('create', ROOT, { ...where(d, 'f'), mode: 0o644, umask: 0, flags: 0o1002 }),
+    ],
+    [
+      'write',
+      ['f'],
+      async (session, _d, f) => {
+        const { handle } = await session.call('open', ROOT, { inode: f, flags: 1, killSuidgid: false });
+        const write = { handle, offset: 0, append: false, sync: 'none', killSuidgid: false } as const;
+        return session.call('write', ROOT, write, { bulk: b('x') });
+      },
+    ],
+    [
+      'lookup and read',
+      [],
+      async (session, d, f) => {
+        await session.call('lookup', ROOT, where(d, 'f'));
+        const { handle } = await session.call('open', ROOT, { inode: f, flags: 0, killSuidgid: false });
+        await session.callForBulk('read', ROOT, { handle, offset: 0, size: 10, knownVersion: undefined });
+      },
+    ],
+  ];
+
+  test.each(changes)('%s recalls %j before it is done', async (_what, recalls, change) => {
+    using holder = await Holder.open();
+    const inodes = await holder.holdAll();
+    const other = await server.connect();
+    const before = statSync(directory.join('d', 'f'), { bigint: true }).ctimeNs;
+    const changed = change(other, inodes.d, inodes.f);
+    const pending = new Set<'d' | 'f'>(recalls);
+    for (let count = 0; count < recalls.length; count++) {
+      const { id, inode } = await holder.nextRecall();
+      const which = Buffer.compare(inode as Uint8Array, inodes.d) === 0 ? 'd' : 'f';
+      expect(pending.delete(which)).toBe(true);
+      expect(await isSettled(changed, other)).toBe(false);
+      expect(statSync(directory.join('d', 'f'), { bigint: true }).ctimeNs).toBe(before);
+      holder.answer(id);
+    }
+    await changed;
+    expect(exported.leases.recallsSent).toBe(recalls.length);
+    expect(exported.leases.revocations).toBe(0);
+    other.close();
+  });
+
+  test.each(changes)('%s recalls nothing when only its author holds leases', async (_what, _recalls, change) => {
+    const author = await server.connect();
+    const parent = author.hello.root.inode;
+    const d = (await author.call('lookup', ROOT, { parent, name: b('d') })).found?.inode as Uint8Array;
+    const f = (await author.call('lookup', ROOT, { parent: d, name: b('f') })).found?.inode as Uint8Array;
+    expect(holdersOf('d/f')).toBe(1);
+    await change(author, d, f);
+    expect(exported.leases.recallsSent).toBe(0);
+    author.close();
+  });
+});
+
+test('one recall for all who wait, none is granted meanwhile, and afterwards the author is first', async () => {
+  using holder = await Holder.open();
+  const { d } = await holder.holdAll();
+  const others = [await server.connect(), await server.connect()] as const;
+  const made = others.map((session, index) =>
+    session.call('mkdir', ROOT, { parent: d, name: b(`${index}`), mode: 0o755, umask: 0 }),
+  );
+  const { id } = await holder.nextRecall();
+  const look = { parent: d, name: b('f') };
+  expect((await others[0].call('lookup', ROOT, look)).leased).toBe(false);
+  holder.answer(id);
+  await Promise.all(made);
+  expect(exported.leases.recallsSent).toBe(1);
+  const leased = await Promise.all(others.map(async (session) => (await session.call('lookup', ROOT, look)).leased));
+  expect(leased.filter(Boolean)).toHaveLength(1);
+  for (const session of others) session.close();
+});
+
+describe('a client that does not answer', () => {
+  test('delays a change by the recall time, once, and nothing elsewhere', async () => {
+    Object.assign(limits, { recallMs: 400 });
+    using holder = await Holder.open();
+    const { d } = await holder.holdAll();
+    const other = await server.connect();
+    const mkdir = (parent: Uint8Array, name: string) =>
+      other.call('mkdir', ROOT, { parent, name: b(name), mode: 0o755, umask: 0 });
+    const startMs = performance.now();
+    const delayed = mkdir(d, 'late');
+    await holder.nextRecall();
+    const e = (await other.call('lookup', ROOT, { parent: other.hello.root.inode, name: b('e') })).found?.inode;
+    for (let index = 0; index < 20; index++) await mkdir(e as Uint8Array, `${index}`);
+    expect((await other.call('lookup', ROOT, { parent: d, name: b('f') })).found).toBeDefined();
+    expect(await isSettled(delayed, other)).toBe(false);
+    await delayed;
+    expect(performance.now() - startMs).toBeGreaterThan(390);
+    expect((await holder.nextRecall()).inode).toBeNull(); // all are taken
+    expect(exported.leases.revocations).toBe(1);
+    await mkdir(d, 'soon');
+    await other.call('unlink', ROOT, { parent: d, name: b('f') });
+    expect(performance.now() - startMs).toBeLessThan(800);
+    expect(exported.leases.recallsSent).toBe(1);
+    other.close();
+  });
+
+  test('an answer to another recall, or of another client, does not count', async () => {
+    using holder = await Holder.open();
+    const { d } = await holder.holdAll();
+    using stranger = await Holder.open();
+    const other = await server.connect();
+    const made = other.call('mkdir', ROOT, { parent: d, name: b('x'), mode: 0o755, umask: 0 });
+    const { id } = await holder.nextRecall();
+    holder.answer(id + 1);
+    stranger.answer(id);
+    await stranger.lookUp(stranger.root, 'e');
+    expect(await isSettled(made, other)).toBe(false);
+    holder.answer(id);
+    await made;
+    other.close();
+  });
+
+  test('it is gone: its leases go with the time it has been away; after goodbye there are none at once', async () => {
+    const gone = await server.connect();
+    const filesystem = new RemoteFilesystem(gone);
+    await filesystem.lookup(root, ROOT_NODE, b('d'));
+    expect(exported.store.root.leases.holders.size).toBe(1);
+    gone.close();
+    await vi.waitFor(() => expect([...server.server.sessions.all]).toHaveLength(0));
+    expect(exported.store.root.leases.holders.size).toBe(0);
+    expect(holdersOf('d')).toBe(0);
+  });
+
+  test('its change that was waiting when it said goodbye leaves nothing behind', async () => {
+    using holder = await Holder.open();
+    const { d } = await holder.holdAll();
+    const author = await server.connect();
+    const waiting = author.call('create', ROOT, { parent: d, name: b('new'), mode: 0o644, umask: 0, flags: 2 });
+    const { id } = await holder.nextRecall();
+    const [, session] = [...server.server.sessions.all];
+    author.close();
+    await expect(waiting).rejects.toThrow();
+    await vi.waitFor(() => expect([...server.server.sessions.all]).toHaveLength(1));
+    holder.answer(id);
+    await vi.waitFor(() => expect(exported.store.find(inodeAt('d'), b('new'))).not.toBeNull());
+    await holder.lookUp(holder.root, 'e');
+    expect(inodeAt('d/new')).toMatchObject({ pins: 0 });
+    expect(holdersOf('d/new')).toBe(0);
+    expect(session?.openFiles).toBe(0);
+  });
+});
+
+test('a new small lane: the server takes all leases back, and waits for nobody', async () => {
+  const holder = await Holder.open();
+  const { d } = await holder.holdAll();
+  const other = await server.connect();
+  const made = other.call('mkdir', ROOT, { parent: d, name: b('x'), mode: 0o755, umask: 0 });
+  await holder.nextRecall();
+  using again = await Holder.open(holder.session);
+  await made;
+  expect([holdersOf('d'), holdersOf('d/f'), exported.leases.revocations]).toEqual([0, 0, 0]);
+  holder[Symbol.dispose]();
+  expect((await again.lookUp(again.root, 'd')).leased).toBe(true);
+  other.close();
+});
+
+test('a lost connection: the client forgets what it knew', async () => {
+  await using proxy = await CuttingProxy.open(() => server.server.port);
+  const session = await ServerSession.connect(parseServerAddress(`ws://127.0.0.1:${proxy.port}/`), silent);
+  const filesystem = new RemoteFilesystem(session);
+  const lookup = () => filesystem.lookup(root, ROOT_NODE, b('d'));
+  await lookup();
+  expect(lookup()).not.toBeInstanceOf(Promise);
+  proxy.cutNow();
+  await vi.waitFor(() => expect(session.unreachableSinceMs).toBeDefined(), { interval: 1 });
+  const answer = lookup();
+  expect(answer).toBeInstanceOf(Promise);
+  await answer;
+  await lookup();
+  expect(lookup()).not.toBeInstanceOf(Promise);
+  session.close();
+});
+
+test('more leases than a client may hold: the oldest is taken back, and is not granted while it is', async () => {
+  Object.assign(limits, { maxLeases: 2 });
+  using holder = await Holder.open();
+  const d = (await holder.lookUp(holder.root, 'd')).found?.inode as Uint8Array; // the root, d
+  holder.raw.send(holder.frame('lookup', { parent: holder.root, name: b('e') }));
+  const { id, inode } = await holder.nextRecall();
+  expect(inode).toEqual(holder.root);
+  await holder.raw.next();
+  // The answer and the next request arrive together: what is said then must be known to the server afterwards.
+  const frames = [[frameKind.RECALLED, id, []], holder.frame('lookup', { parent: holder.root, name: b('d') })];
+  holder.raw.socket.send(encodeFrame(frames[0] as unknown[]).head);
+  holder.raw.socket.send(encodeFrame(frames[1] as unknown[]).head);
+  const next = await holder.raw.next();
+  const [, , , result] = next[0] === frameKind.RECALL ? await holder.raw.next() : next;
+  const { leased } = operations.lookup.reply.decode(result);
+  const other = await server.connect();
+  await other.call('getattr', ROOT, { inode: d, handle: 0 });
+  expect(exported.store.root.leases.holders.size > 0).toBe(leased);
+  other.close();
+});

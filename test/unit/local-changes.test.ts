@@ -1,0 +1,301 @@
+/** What local programs change of leased inodes is noticed, and what the server itself changes is not taken for it. */
+import { execFileSync } from 'node:child_process';
+import * as fs from 'node:fs';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import { LeaseManager } from '../../server/leases/lease-manager.ts';
+import { LocalChanges } from '../../server/leases/local-changes.ts';
+import { DirectoryStore } from '../../server/store/directory-store.ts';
+import type { Inode, LeaseHolder } from '../../server/store/inode.ts';
+import { HandleSigner } from '../../server/store/inode-handle.ts';
+import { limits } from '../../shared/limits.ts';
+import { deferred, KEY, silent, TemporaryDirectory } from '../support/fixture.ts';
+
+const b = (text: string) => Buffer.from(text);
+const root = { uid: 0, gid: 0, groups: [] };
+const SOON = { timeout: 50, interval: 1 };
+
+/** Gives back at once, and remembers what. */
+class Holder implements LeaseHolder {
+  readonly client = 'test';
+  readonly absentSinceMs = undefined;
+  readonly isClosed = false;
+  readonly leases = new Set<Inode>();
+  readonly recalled: Inode[] = [];
+  get leaseCount() {
+    return this.leases.size;
+  }
+  get oldestLease() {
+    return [...this.leases][0];
+  }
+  holdLease(inode: Inode) {
+    this.leases.add(inode);
+  }
+  dropLease(inode: Inode) {
+    this.leases.delete(inode);
+  }
+  recall(inode: Inode) {
+    this.recalled.push(inode);
+    return Promise.resolve();
+  }
+  revokeLeases() {
+    throw new Error('it answers');
+  }
+}
+
+let directory: TemporaryDirectory;
+let store: DirectoryStore;
+let local: LocalChanges;
+let manager: LeaseManager;
+let holder: Holder;
+let d: Inode;
+let f: Inode;
+const { maxWatches, maxWatchedNames } = limits;
+
+/** What the lookup of a name in `parent` does: grants, and says. */
+function lookUp(parent: Inode, name: string): Inode | null {
+  const leased = manager.grantNames(holder, parent);
+  if (store.find(parent, b(name)) === null) {
+    manager.saidName(parent, b(name), null);
+    return null;
+  }
+  const { inode, attributes } = store.lookup(root, parent, b(name));
+  manager.saidName(parent, b(name), inode);
+  const both = leased && manager.grantAttributes(holder, inode, attributes);
+  expect(both).toBe(true);
+  return inode;
+}
+
+beforeEach(() => {
+  directory = new TemporaryDirectory();
+  fs.mkdirSync(directory.join('d'));
+  fs.writeFileSync(directory.join('d', 'f'), 'text');
+  fs.mkdirSync(directory.join('d', 'sub'));
+  fs.symlinkSync('f', directory.join('d', 'l'));
+  store = new DirectoryStore(directory.path, new HandleSigner(KEY, 'test'), 1000);
+  local = new LocalChanges(store, silent);
+  manager = new LeaseManager(store, local, silent);
+  holder = new Holder();
+  d = lookUp(store.root, 'd') as Inode;
+  f = lookUp(d, 'f') as Inode;
+});
+afterEach(() => {
+  Object.assign(limits, { maxWatches, maxWatchedNames });
+  manager.close();
+  store.close();
+  directory[Symbol.dispose]();
+});
+
+const names = (inodes: readonly Inode[]) =>
+  [...new Set(inodes)]
+    .map((inode) => (inode === d ? 'd' : inode === f ? 'f' : inode === store.root ? 'top' : '?'))
+    .sort();
+
+/** A local change that is always noticed, after everything that was made before it. */
+async function everythingIsRead(): Promise<void> {
+  fs.chmodSync(directory.path, 0o700);
+  fs.chmodSync(directory.path, 0o711);
+  await vi.waitFor(() => expect(holder.recalled).toContain(store.root), { timeout: 1000, interval: 1 });
+}
+
+describe('local programs', () => {
+  const at = (name: string) => directory.join('d', name);
+  const changes: [what: string, recalled: string[], change: () => void][] = [
+    ['create', ['d'], () => fs.writeFileSync(at('new'), '')],
+    [
+      'create and remove',
+      ['d'],
+      () => {
+        fs.writeFileSync(at('new'), '');
+        fs.unlinkSync(at('new'));
+      },
+    ],
+    ['mkdir', ['d'], () => fs.mkdirSync(at('new'))],
+    ['rmdir', ['d'], () => fs.rmdirSync(at('sub'))],
+    ['unlink', ['d', 'f'], () => fs.unlinkSync(at('f'))],
+    ['rename', ['d', 'f'], () => fs.renameSync(at('f'), at('g'))],
+    [
+      'rename there and back',
+      ['d', 'f'],
+      () => {
+        fs.renameSync(at('f'), at('g'));
+        fs.renameSync(at('g'), at('f'));
+      },
+    ],
+    ['rename away', ['d', 'f', 'top'], () => fs.renameSync(at('f'), directory.join('g'))],
+    [
+      'replace',
+      ['d', 'f'],
+      () => {
+        fs.writeFileSync(at('n'), 'x');
+        fs.renameSync(at('n'), at('f'));
+      },
+    ],
+    [
+      'replace by a symbolic link',
+      ['d', 'f'],
+      () => {
+        fs.renameSync(at('f'), at('t'));
+        fs.renameSync(at('l'), at('f'));
+      },
+    ],
+    ['chmod', ['f'], () => fs.chmodSync(at('f'), 0o600)],
+    ['utimes', ['f'], () => fs.utimesSync(at('f'), 1, 1)],
+    ['chmod of the directory', ['d'], () => fs.chmodSync(at(''), 0o700)],
+    ['write', ['f'], () => fs.appendFileSync(at('f'), 'more')],
+    ['write of the same size', ['f'], () => fs.writeFileSync(at('f'), 'TEXT')],
+    ['truncate', ['f'], () => fs.truncateSync(at('f'), 1)],
+    ['link beside it', ['d', 'f'], () => fs.linkSync(at('f'), at('g'))],
+    ['link where nobody looks', ['f'], () => fs.linkSync(at('f'), at('sub/g'))],
+    ['xattr', ['f'], () => execFileSync('setfattr', ['-n', 'user.x', '-v', '1', at('f')])],
+    ['move of the directory', ['d', 'top'], () => fs.renameSync(at(''), directory.join('e'))],
+  ];
+  test.each(changes)('%s: %j are recalled within 50 ms', async (_what, recalled, change) => {
+    change();
+    await vi.waitFor(() => expect(names(holder.recalled)).toEqual(recalled), SOON);
+    await everythingIsRead();
+    expect(names(holder.recalled)).toEqual([...new Set([...recalled, 'top'])].sort());
+  });
+
+  test('through a name that nobody looked up, in a directory that nobody looked at', async () => {
+    fs.linkSync(at('f'), directory.join('d', 'sub', 'other'));
+    await vi.waitFor(() => expect(names(holder.recalled)).toEqual(['f']), SOON);
+    await new Promise((resolve) => setTimeout(resolve, 110)); // the back-off
+    lookUp(d, 'f');
+    holder.recalled.length = 0;
+    fs.appendFileSync(directory.join('d', 'sub', 'other'), 'x');
+    await vi.waitFor(() => expect(names(holder.recalled)).toEqual(['f']), SOON);
+  });
+
+  test('a name made after it was said to be absent, before another client asks for it: who was told is told', async () => {
+    expect(lookUp(d, 'new')).toBeNull();
+    fs.writeFileSync(at('new'), '');
+    const { inode } = store.lookup(root, d, b('new')); // the event is not read yet
+    manager.saidName(d, b('new'), inode);
+    await vi.waitFor(() => expect(names(holder.recalled)).toEqual(['d']), SOON);
+  });
+
+  test('the same for attributes', async () => {
+    fs.appendFileSync(at('f'), 'x');
+    manager.grantAttributes(new Holder(), f, store.attributes(f));
+    await vi.waitFor(() => expect(names(holder.recalled)).toEqual(['f']), SOON);
+  });
+
+  test('a symbolic link is watched itself, not what it points to', async () => {
+    const l = lookUp(d, 'l') as Inode;
+    fs.lutimesSync(at('l'), 5, 5);
+    await vi.waitFor(() => expect(holder.recalled).toEqual([l]), SOON);
+  });
+
+  test('a directory that is removed takes its watch with it', async () => {
+    const sub = lookUp(d, 'sub') as Inode;
+    fs.rmdirSync(at('sub'));
+    await vi.waitFor(() => expect(names(holder.recalled)).toContain('d'), SOON);
+    store.close(); // whatever held it
+    await vi.waitFor(() => expect(holder.recalled).toContain(sub), SOON);
+    expect(sub.watch).toBeUndefined();
+  });
+
+  test('many changes at once: whatever inotify could not queue', async () => {
+    const most = Number(fs.readFileSync('/proc/sys/fs/inotify/max_queued_events', 'latin1'));
+    const fd = fs.openSync(at('f'), 'r+');
+    // Events that are alike and follow each other are one: two files by turns.
+    const other = fs.openSync(at('other'), 'w');
+    const second = lookUp(d, 'other') as Inode;
+    for (let count = 0; count <= most; count++) fs.ftruncateSync(count % 2 ? fd : other, count % 7);
+    const all = [store.root, d, f, second];
+    await vi.waitFor(() => expect(new Set(holder.recalled)).toEqual(new Set(all)), { timeout: 2000, interval: 1 });
+    fs.closeSync(fd);
+    fs.closeSync(other);
+  });
+});
+
+describe("the server's own changes", () => {
+  const during = (inodes: readonly Inode[], work: () => unknown) => manager.during(holder, inodes, work);
+  const changes: [what: string, change: () => unknown][] = [
+    ['mkdir', () => during([d], () => manager.madeName(d, b('new'), store.mkdir(root, d, b('new'), 0o755, 0).inode))],
+    [
+      'unlink',
+      () =>
+        during([d, f], () => {
+          store.unlink(root, d, b('f'));
+          manager.madeName(d, b('f'), null);
+        }),
+    ],
+    [
+      'chmod',
+      () =>
+        during([f], () =>
+          store.change(root, f, { mode: 0o600, uid: undefined, gid: undefined, atime: undefined, mtime: undefined }),
+        ),
+    ],
+    [
+      'chmod of the directory',
+      () =>
+        during([d], () =>
+          store.change(root, d, { mode: 0o700, uid: undefined, gid: undefined, atime: undefined, mtime: undefined }),
+        ),
+    ],
+    [
+      'a write that takes its time',
+      () =>
+        during([f], async () => {
+          fs.appendFileSync(directory.join('d', 'f'), 'x');
+          await new Promise((resolve) => setTimeout(resolve, 5));
+          fs.appendFileSync(directory.join('d', 'f'), 'y');
+        }),
+    ],
+    [
+      'rename',
+      () =>
+        during([d, f], () => {
+          store.rename(root, d, b('f'), d, b('g'), 0);
+          manager.madeName(d, b('f'), null);
+          manager.madeName(d, b('g'), f);
+        }),
+    ],
+  ];
+  test.each(changes)('%s recalls nothing', async (_what, change) => {
+    await change();
+    await everythingIsRead();
+    expect(names(holder.recalled)).toEqual(['top']);
+  });
+});
+
+describe('limits', () => {
+  test('inodes that nobody holds a lease on make room for others; without such there is no lease', () => {
+    Object.assign(limits, { maxWatches: 3 }); // top, d and f
+    const sub = store.find(d, b('sub')) as Inode;
+    const l = store.find(d, b('l')) as Inode;
+    expect(manager.grantAttributes(holder, sub, store.attributes(sub))).toBe(false);
+    f.leases.drop(holder);
+    expect(manager.grantAttributes(holder, sub, store.attributes(sub))).toBe(true);
+    expect(f.watch).toBeUndefined();
+    expect(manager.grantAttributes(holder, l, store.attributes(l))).toBe(false);
+  });
+
+  test('a directory of which too many names were said starts over', async () => {
+    Object.assign(limits, { maxWatchedNames: 10 });
+    for (let count = 0; count < 15; count++) {
+      manager.grantNames(holder, d);
+      manager.saidName(d, b(`${count}`), null);
+    }
+    expect(d.watch?.names?.size).toBeLessThanOrEqual(10);
+    await vi.waitFor(() => expect(names(holder.recalled)).toEqual(['d']), SOON);
+    await new Promise((resolve) => setTimeout(resolve, 110)); // the back-off
+    expect(manager.grantNames(holder, d)).toBe(true);
+  });
+
+  test('while a lease is taken back because there are too many, a local change reaches the other holders', async () => {
+    const slow = new Holder();
+    const answer = deferred();
+    slow.recall = () => answer.promise;
+    expect(manager.grantAttributes(slow, f, store.attributes(f))).toBe(true);
+    Object.assign(limits, { maxLeases: 1 });
+    manager.grantNames(slow, d); // f is taken back
+    Object.assign(limits, { maxLeases: 50_000 });
+    expect(manager.grantAttributes(slow, f, store.attributes(f))).toBe(false);
+    fs.appendFileSync(directory.join('d', 'f'), 'x');
+    await vi.waitFor(() => expect(names(holder.recalled)).toEqual(['f']), SOON);
+    answer.resolve();
+  });
+});
