@@ -42,12 +42,27 @@ export const limits = {
   sessionLeaseMs: 90_000,
   /** How long a client may use its leases after the server answered it last. */
   leaseUseMs: 3_000,
+  /** While leases are used, the server is asked this often at least to say that it would have recalled. */
+  leaseRenewMs: 1_000,
   /** How long a holder may take to answer a recall before its leases are revoked: longer than it would use them. */
   recallMs: 5_000,
   /** Inodes one session may hold leases on; beyond, the oldest goes. About 1 KiB each, and as much in the kernel. */
   maxLeases: 50_000,
   /** Leases that a client gives back with one answer: about 45 bytes each. */
   maxLeasesGivenBack: 4_096,
+  /** Entries of a directory whose listing a client keeps: about 150 bytes each. */
+  maxKnownListing: 65_536,
+  /** Names of a directory that are read ahead, and after how many lookups in it: some 200 bytes each on the wire. */
+  maxNamesAhead: 2_048,
+  lookupsBeforeNamesAhead: 4,
+  /** Identities for which a client remembers that they may open a file. */
+  maxKnownOpeners: 8,
+  /** A file up to this size comes with the reply to its open: what one small-lane message carries. */
+  maxFirstBytes: 64 * KiB,
+  /** Bytes gathered by write-behind that the server has not answered for, of one mount. */
+  maxDirtyBytes: 64 * MiB,
+  /** How long gathered bytes may wait for more. */
+  writeBehindMs: 500,
   /** Inodes watched for local changes (fs.inotify.max_user_watches is 64 Ki and more), and names remembered of one. */
   maxWatches: 60_000,
   maxWatchedNames: 65_536,

@@ -66,7 +66,9 @@ export class PathResolver {
     let held = new HeldNode(this.#filesystem);
     for (const name of components) {
       using parent = held;
-      held = new HeldNode(this.#filesystem, await this.#filesystem.lookup(this.#caller, parent.node, name));
+      const found = await this.#filesystem.lookup(this.#caller, parent.node, name);
+      if (found.node === 0) throw new FsError(errno.ENOENT, 'lookup');
+      held = new HeldNode(this.#filesystem, found as Entry);
     }
     return held;
   }

@@ -59,26 +59,28 @@ export class Notifier {
     this.#channel = channel;
   }
 
-  invalidateInode(node: NodeId, offset: number, length: number): Promise<void> {
-    return this.#send(encodeInvalidateInode(node, offset, length));
+  /** False: the kernel does not know the inode, or not yet. */
+  async invalidateInode(node: NodeId, offset: number, length: number): Promise<boolean> {
+    return (await this.#send(encodeInvalidateInode(node, offset, length))) !== errno.ENOENT;
   }
 
-  invalidateEntry(parent: NodeId, name: Uint8Array, options: { expireOnly?: boolean } = {}): Promise<void> {
-    return this.#send(encodeInvalidateEntry(parent, name, options.expireOnly ?? false));
+  async invalidateEntry(parent: NodeId, name: Uint8Array, options: { expireOnly?: boolean } = {}): Promise<void> {
+    await this.#send(encodeInvalidateEntry(parent, name, options.expireOnly ?? false));
   }
 
-  deleteEntry(parent: NodeId, child: NodeId, name: Uint8Array): Promise<void> {
-    return this.#send(encodeDelete(parent, child, name));
+  async deleteEntry(parent: NodeId, child: NodeId, name: Uint8Array): Promise<void> {
+    await this.#send(encodeDelete(parent, child, name));
   }
 
   /** Only where Features.epochs says so; EINVAL otherwise. */
-  incrementEpoch(): Promise<void> {
-    return this.#send(encodeIncrementEpoch());
+  async incrementEpoch(): Promise<void> {
+    await this.#send(encodeIncrementEpoch());
   }
 
-  async #send(notification: Buffer): Promise<void> {
+  async #send(notification: Buffer): Promise<number> {
     const code = await this.#channel.notify(notification);
     // ENOENT: neither inode nor name is cached. ENODEV: the mount is gone, and its caches with it.
     if (code !== 0 && code !== errno.ENOENT && code !== errno.ENODEV) throw new FsError(code, 'notification');
+    return code;
   }
 }

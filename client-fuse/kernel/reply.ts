@@ -4,7 +4,7 @@
  */
 import type { Attributes, Timespec } from '../../shared/attributes.ts';
 import { errno, FsError } from '../../shared/errno.ts';
-import type { AttributesReply, Entry, OpenedFile } from '../vfs/filesystem.ts';
+import type { AbsentName, AttributesReply, Entry, OpenedFile } from '../vfs/filesystem.ts';
 import { FOPEN } from './constants.ts';
 import { attr, attrOut, entryOut, openOut, outHeader } from './structures.ts';
 
@@ -113,6 +113,13 @@ export function putEntryAt(view: DataView, base: number, entry: Entry): void {
 export function putEntry(reply: Reply, entry: Entry): void {
   const base = reply.claim(entryOut.bytes);
   putEntryAt(reply.view, base, entry);
+}
+
+/** fuse_entry_out with node id 0: the kernel keeps the name as absent. */
+export function putAbsentName(reply: Reply, { entryMs }: AbsentName): void {
+  const base = reply.claimZeroed(entryOut.bytes);
+  e.entryValid.set(reply.view, base, validitySeconds(entryMs));
+  e.entryValidNsec.set(reply.view, base, validityNanoseconds(entryMs));
 }
 
 /** fuse_attr_out. */

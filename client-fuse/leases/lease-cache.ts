@@ -1,14 +1,15 @@
 /**
- * What the client may answer without asking: attributes of inodes and names of directories that the server granted with
- * a reply, until it recalls them, the connection is lost, or the server has not answered for a while. Pure: owned by
- * the filesystem, which hands in replies, own changes and recalls in the order in which they happen.
+ * What the client may answer without asking: attributes of inodes, names and listings of directories, and whether data
+ * that were read are still good, as the server granted with a reply, until it recalls them, the connection is lost, or the
+ * server has not answered for a while. Pure: owned by the filesystem, which hands in replies, own changes and recalls in
+ * the order in which they happen. What the kernel was told of it is KernelCaches' business.
  *
  * Replies overtake each other (two lanes, promises), so each is taken in only if nothing has happened to its inode since its
  * request was sent: `asOf` is the clock at that time, `changedAt` of the node the clock of the last change or recall.
  */
 import type { Attributes } from '../../shared/attributes.ts';
 import { limits } from '../../shared/limits.ts';
-import type { Knowledge, Node } from '../vfs/node-table.ts';
+import type { Knowledge, ListedName, Node } from '../vfs/node.ts';
 
 export class LeaseCache {
   readonly #isUsable: () => boolean;
@@ -31,65 +32,149 @@ export class LeaseCache {
     return this.#clock;
   }
 
+  // --- answering
+
+  /** What stat(2) shows. */
   attributes(node: Node): Attributes | undefined {
-    const known = this.#unknownChanges > 0 ? undefined : this.#valid(node)?.attributes;
+    const known = node.known?.isAccessTimeOld ? undefined : this.knownAttributes(node);
     if (known) this.hits++;
     else this.misses++;
     return known;
   }
 
+  /** The access time may be old, which is good enough to go on with. Does not count as an answer. */
+  knownAttributes(node: Node): Attributes | undefined {
+    return this.#unknownChanges > 0 ? undefined : this.#valid(node)?.attributes;
+  }
+
   /** The node behind a name, null when the name is known to be absent, undefined when the server must be asked. */
   name(directory: Node, key: string): Node | null | undefined {
-    const names = this.#valid(directory)?.names;
-    const node = names?.get(key);
+    const known = this.#valid(directory);
+    if (known?.names === undefined) return undefined;
+    if (!known.names.has(key)) return known.hasAllNames ? null : undefined;
+    const node = known.names.get(key);
     if (node?.isForgotten) {
-      names?.delete(key);
+      known.names.set(key, undefined);
       return undefined;
     }
     return node;
   }
 
+  listing(directory: Node): readonly ListedName[] | undefined {
+    return this.#valid(directory)?.listing;
+  }
+
+  /** What was read since is what the server has. */
+  isHeld(node: Node): boolean {
+    return this.#valid(node)?.isHeld === true;
+  }
+
+  /** A lease that a reply to a request of `asOf` grants was recalled already: the recall was handled first. */
+  wasRecalled(node: Node, asOf: number): boolean {
+    return this.#knowledge(node).recalledAt > asOf || this.#unknownRecallAt > asOf;
+  }
+
+  /** `opener` need not ask the server for the right to open it: it had it, and nothing has changed since. */
+  mayOpen(node: Node, opener: string): boolean {
+    return this.#valid(node)?.openers?.has(opener) === true;
+  }
+
+  // --- learning
+
   learnAttributes(node: Node, attributes: Attributes, leased: boolean, asOf: number): void {
-    if (leased && this.#isCurrent(node, asOf) && node.known?.changing === 0) node.known.attributes = attributes;
+    const known = this.#toLearn(node, leased, asOf);
+    if (known?.changing !== 0) return;
+    known.attributes = attributes;
+    known.isAccessTimeOld = false;
   }
 
   learnName(directory: Node, key: string, node: Node | null, leased: boolean, asOf: number): void {
-    if (!leased || !this.#isCurrent(directory, asOf)) return;
-    const known = this.#knowledge(directory);
+    const known = this.#toLearn(directory, leased, asOf);
+    if (known === undefined) return;
     known.names ??= new Map();
     known.names.set(key, node);
   }
 
+  learnHeld(node: Node, leased: boolean, asOf: number): void {
+    this.#toLearn(node, leased, asOf);
+  }
+
+  /** A new directory of our own making: every name is absent. */
+  learnEmpty(directory: Node, leased: boolean, asOf: number): void {
+    const known = this.#toLearn(directory, leased, asOf);
+    if (known === undefined) return;
+    known.names = new Map();
+    known.hasAllNames = true;
+  }
+
+  /** All that the directory lists, read since `asOf`. */
+  learnListing(directory: Node, listing: readonly ListedName[], asOf: number): void {
+    const known = this.#toLearn(directory, this.isHeld(directory), asOf);
+    if (known === undefined || listing.length > limits.maxKnownListing) return;
+    known.listing = listing;
+    const names = known.names ?? new Map<string, Node | null | undefined>();
+    known.names = names;
+    for (const { name } of listing) {
+      const key = keyOfName(name);
+      if (!names.has(key)) names.set(key, undefined);
+    }
+    known.hasAllNames = true;
+  }
+
+  /** One more name of the directory had to be asked about. True, once: more may follow, and all are worth reading now. */
+  askedName(directory: Node): boolean {
+    const known = this.#valid(directory);
+    if (!known?.isHeld || known.hasAllNames || known.lookups < 0) return false;
+    known.lookups++;
+    if (known.lookups < limits.lookupsBeforeNamesAhead) return false;
+    known.lookups = -1;
+    return true;
+  }
+
+  /** The server let `opener` open it. */
+  learnOpener(node: Node, opener: string): void {
+    const known = this.#valid(node);
+    if (!known?.isHeld) return;
+    known.openers ??= new Set();
+    if (known.openers.size < limits.maxKnownOpeners) known.openers.add(opener);
+  }
+
+  // --- own changes
+
   /**
    * This client changes the inode from now on, until `endChange`. Its request may be on the other lane: a reply to what
    * was asked later can be of before the change, and the change known to others before its reply is here. Undefined: it
-   * changes an inode by a name that is not known, so it may be any; null: there is none.
+   * changes an inode by a name that is not known, so it may be any; null: there is none. Returns a mark for `endChange`.
    */
-  beginChange(node: Node | null | undefined): void {
+  beginChange(node: Node | null | undefined): number {
     if (node === undefined) this.#unknownChanges++;
-    if (!node) return;
-    this.changed(node);
+    if (!node) return this.#clock;
     this.#knowledge(node).changing++;
+    return this.changed(node);
   }
 
-  endChange(node: Node | null | undefined): void {
+  /** `attributes` are those after the change, when it is done; they are learned if nothing else happened since `mark`. */
+  endChange(node: Node | null | undefined, mark = -1, attributes?: Attributes, leased = false): void {
     if (node === undefined) this.#unknownChanges--;
     if (!node) return;
-    this.changed(node);
+    const isUndisturbed = this.isUndisturbed(node, mark);
+    const now = this.changed(node);
     this.#knowledge(node).changing--;
+    if (isUndisturbed && attributes) this.learnAttributes(node, attributes, leased, now);
   }
 
   /** This client has changed the inode. */
   changed(node: Node): number {
     const known = this.#knowledge(node);
     known.attributes = undefined;
+    known.openers = undefined;
     known.changedAt = ++this.#clock;
     return known.changedAt;
   }
 
   /** The same for a name in a directory, whose other names stay known. */
   changingName(directory: Node, key: string): number {
-    this.#knowledge(directory).names?.delete(key);
+    this.#unknowName(this.#knowledge(directory), key);
     return this.changed(directory);
   }
 
@@ -107,15 +192,16 @@ export class LeaseCache {
     const known = this.#knowledge(directory);
     const isUndisturbed = this.isUndisturbed(directory, mark);
     this.changed(directory);
-    known.names?.delete(key);
+    this.#unknowName(known, key);
     if (!isUndisturbed || known.names === undefined) return;
     if (node !== undefined) known.names.set(key, node);
     known.attributes = attributes;
+    known.isAccessTimeOld = false;
   }
 
-  /** Nothing else happened in the directory since `changingName` returned `mark`. */
-  isUndisturbed(directory: Node, mark: number): boolean {
-    return directory.known?.changedAt === mark && this.#unknownRecallAt <= mark;
+  /** Nothing else happened to the inode since `changingName` or `beginChange` returned `mark`. */
+  isUndisturbed(node: Node, mark: number): boolean {
+    return node.known?.changedAt === mark && this.#unknownRecallAt <= mark;
   }
 
   /** One more name that this client's own change made known, right after `changedName`. */
@@ -130,31 +216,41 @@ export class LeaseCache {
     if (attributes === undefined || known === undefined) return;
     const { atime, mtime, ctime } = attributes;
     const isNotedAlready = isLater(atime, mtime) && isLater(atime, ctime);
-    if (!isNotedAlready) known.attributes = undefined;
+    if (!isNotedAlready) known.isAccessTimeOld = true;
   }
 
+  // --- giving back
+
   /**
-   * The server wants the lease back; undefined: on an inode that this client does not know (yet). With a directory's
-   * names the attributes of what they name are of little use: returns the nodes whose leases are given back as well,
-   * so that a change of many names costs one recall.
+   * The server wants the lease back; undefined: on an inode that this client does not know (yet). Returns the nodes whose
+   * leases go back: this one and, with a directory's names, those that they name and that hold nothing but attributes, so
+   * that a change of many names costs one recall. Nothing is learned of them until `gaveBack`.
    */
-  recall(node: Node | undefined): readonly Node[] {
+  recall(node: Node | undefined): Node[] {
     this.recalls++;
     if (node === undefined) {
       this.#unknownRecallAt = ++this.#clock;
       return [];
     }
-    const children: Node[] = [];
+    const nodes = [node];
     for (const child of this.#knowledge(node).names?.values() ?? []) {
-      if (child === null || child.isForgotten || this.#knowledge(child).attributes === undefined) continue;
-      if (this.#knowledge(child).names !== undefined) continue; // a directory keeps its own
-      this.changed(child);
-      children.push(child);
-      if (children.length === limits.maxLeasesGivenBack) break;
+      if (child && !child.isForgotten && this.#holdsOnlyAttributes(child)) nodes.push(child);
+      if (nodes.length > limits.maxLeasesGivenBack) break;
     }
-    this.changed(node);
-    this.#knowledge(node).names = undefined;
-    return children;
+    for (const one of nodes) {
+      this.#forget(one);
+      this.#knowledge(one).recalledAt = this.#clock;
+      this.#knowledge(one).recalling++;
+    }
+    return nodes;
+  }
+
+  /** To be called right before the server is told. */
+  gaveBack(nodes: readonly Node[]): void {
+    for (const node of nodes) {
+      this.#forget(node);
+      this.#knowledge(node).recalling--;
+    }
   }
 
   /** The connection was lost, or the server took everything back. */
@@ -163,8 +259,32 @@ export class LeaseCache {
     this.#unknownRecallAt = ++this.#clock;
   }
 
-  #isCurrent(node: Node, asOf: number): boolean {
-    return this.#knowledge(node).changedAt <= asOf && this.#unknownRecallAt <= asOf;
+  // --- inside
+
+  #holdsOnlyAttributes(node: Node): boolean {
+    const { attributes, names } = this.#knowledge(node);
+    const isUsedForMore = names !== undefined || node.given?.hasPages || node.unopened?.size || node.gatherer;
+    return attributes !== undefined && !isUsedForMore;
+  }
+
+  #forget(node: Node): void {
+    this.changed(node);
+    clearKnowledge(this.#knowledge(node));
+  }
+
+  /** Asked again the next time: something is done to it. */
+  #unknowName(known: Knowledge, key: string): void {
+    known.listing = undefined;
+    if (known.hasAllNames) known.names?.set(key, undefined);
+    else known.names?.delete(key);
+  }
+
+  /** What is known of the node, held from now on; undefined when the reply is not to be learned from. */
+  #toLearn(node: Node, leased: boolean, asOf: number): Knowledge | undefined {
+    const known = this.#knowledge(node);
+    if (!leased || known.changedAt > asOf || this.#unknownRecallAt > asOf || known.recalling > 0) return undefined;
+    known.isHeld = true;
+    return known;
   }
 
   #valid(node: Node): Knowledge | undefined {
@@ -173,15 +293,42 @@ export class LeaseCache {
   }
 
   #knowledge(node: Node): Knowledge {
-    if (node.known === undefined) {
-      node.known = { generation: this.#generation, attributes: undefined, names: undefined, changedAt: 0, changing: 0 };
-    } else if (node.known.generation !== this.#generation) {
+    node.known ??= {
+      generation: this.#generation,
+      isHeld: false,
+      attributes: undefined,
+      isAccessTimeOld: false,
+      names: undefined,
+      hasAllNames: false,
+      listing: undefined,
+      openers: undefined,
+      lookups: 0,
+      changedAt: 0,
+      recalledAt: 0,
+      changing: 0,
+      recalling: 0,
+    };
+    if (node.known.generation !== this.#generation) {
       node.known.generation = this.#generation;
-      node.known.attributes = undefined;
-      node.known.names = undefined;
+      clearKnowledge(node.known);
     }
     return node.known;
   }
+}
+
+function clearKnowledge(known: Knowledge): void {
+  known.isHeld = false;
+  known.attributes = undefined;
+  known.names = undefined;
+  known.hasAllNames = false;
+  known.listing = undefined;
+  known.openers = undefined;
+  known.lookups = 0;
+}
+
+/** Bytes as a key of maps. */
+export function keyOfName(name: Uint8Array): string {
+  return Buffer.from(name.buffer, name.byteOffset, name.length).toString('latin1');
 }
 
 function isLater(a: { sec: number; nsec: number }, b: { sec: number; nsec: number }): boolean {

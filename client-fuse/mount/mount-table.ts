@@ -53,6 +53,12 @@ export async function isMounted(mount: Mount): Promise<boolean> {
   return (await readMounts()).some(({ id, device }) => id === mount.id && device === mount.device);
 }
 
+/** Something else is mounted on a directory of this mount. In other namespaces than this process' it is not seen. */
+export async function hasMountsInside(mount: Mount): Promise<boolean> {
+  const inside = `${mount.mountpoint === '/' ? '' : mount.mountpoint}/`;
+  return (await readMounts()).some(({ mountpoint }) => mountpoint.startsWith(inside));
+}
+
 /** Types of mounts that are weft's, by any of its drivers. */
 export function isWeftMount(mount: Mount): boolean {
   return mount.type === 'fuse.weft' || mount.type === 'fuse.weftfs';

@@ -3,10 +3,13 @@
  * and runs the kernel driver until the mount is gone. Goes on by itself when the supervisor dies. Never calls into
  * the mount from its own threads.
  */
+import { writeFileSync } from 'node:fs';
+import { KiB } from '../../shared/limits.ts';
 import { close, receiveDescriptor } from '../../shared/linux/libc.ts';
 import type { LoopPoll } from '../../shared/loop-poll.ts';
 import { DeviceChannel } from '../kernel/device-channel.ts';
-import { KernelDriver } from '../kernel/kernel-driver.ts';
+import type { Features } from '../kernel/init.ts';
+import { DEFAULT_MAX_WRITE_BYTES, KernelDriver } from '../kernel/kernel-driver.ts';
 import type { Log } from '../kernel/log.ts';
 import type { Filesystem } from '../vfs/filesystem.ts';
 import { endMount } from './end-mount.ts';
@@ -22,8 +25,8 @@ export interface ServeOptions {
   readonly checkPermissions?: boolean;
   /** Keeps the event loop awake between requests; the connection to the server reports to it too. */
   readonly loop: LoopPoll;
-  /** The driver, before its first request: for its notifier and counters. */
-  readonly onDriver?: (driver: KernelDriver, mount: Mount) => void;
+  /** INIT is answered: what the kernel can do, and the driver for its notifier and counters. */
+  readonly onReady?: (features: Features, driver: KernelDriver, mount: Mount) => void;
 }
 
 /**
@@ -46,9 +49,12 @@ export async function serveMount(options: ServeOptions): Promise<void> {
     ...(cacheSymlinks === undefined ? {} : { cacheSymlinks }),
     ...(checkPermissions === undefined ? {} : { checkPermissions }),
   });
-  options.onDriver?.(driver, mount);
   driver.ready.then(
-    () => tell({ type: 'serving' }),
+    (features) => {
+      options.onReady?.(features, driver, mount);
+      readAheadInLargePieces(mount);
+      return tell({ type: 'serving' });
+    },
     () => {},
   );
   const release = listen(driver, mount, log);
@@ -60,6 +66,18 @@ export async function serveMount(options: ServeOptions): Promise<void> {
     if (!process.connected && (await isMounted(mount))) await detach(mount.mountpoint).catch(() => {});
   }
   tell({ type: 'unmounted' });
+}
+
+/**
+ * The kernel reads ahead 128 KiB of cached files, and FUSE can only lower that. Root may raise it: as far as one request
+ * goes; for others it stays.
+ */
+function readAheadInLargePieces({ device }: Mount): void {
+  try {
+    writeFileSync(`/sys/class/bdi/${device}/read_ahead_kb`, String(DEFAULT_MAX_WRITE_BYTES / KiB));
+  } catch {
+    // not root, or no sysfs here
+  }
 }
 
 /** Tells the user, through the supervisor, why there will be no mount. */

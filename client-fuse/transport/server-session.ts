@@ -53,6 +53,16 @@ export interface CallOptions {
   readonly bulk?: Uint8Array;
   /** When aborted, the server is asked to give up the wait; the reply (EINTR, or success after all) still comes. */
   readonly signal?: AbortSignal;
+  /** On which connection: for what must not overtake, or be overtaken by, something else. */
+  readonly lane?: Lane;
+}
+
+/** A lease is given back: what is to be done before, and what is said then. */
+export interface Recall {
+  /** Never rejects. Undefined: nothing is to be done. */
+  readonly ready: Promise<void> | undefined;
+  /** Called when it is ready, right before the server is told. Returns other inodes whose leases are given back too. */
+  finish(): readonly Uint8Array[];
 }
 
 const NO_BULK = new Uint8Array(0);
@@ -72,8 +82,9 @@ export class ServerSession {
   #lastSeq = 0;
   /** When the last request was sent that the server answered on the small lane. */
   #answeredMs = Number.NEGATIVE_INFINITY;
-  /** A lease is not to be used from now on; null: none. Returns what else is given back with it. The server is told then. */
-  onRecall: (inode: Uint8Array | null) => readonly Uint8Array[] = () => [];
+  /** A lease is not to be used from now on; null: none. */
+  onRecall: (inode: Uint8Array | null) => Recall = () => ({ ready: undefined, finish: () => [] });
+  #isRenewing = false;
   #closed = false;
   /** Counts the sessions this client has had: handles of an earlier one are gone. */
   epoch = 0;
@@ -106,7 +117,22 @@ export class ServerSession {
 
   /** The server would have had time to recall: it answered recently. It revokes leases only some time after that. */
   get mayUseLeases(): boolean {
-    return performance.now() - this.#answeredMs < limits.leaseUseMs;
+    return this.leasesUsableMs > 0;
+  }
+
+  /** For how many milliseconds more. */
+  get leasesUsableMs(): number {
+    return this.#answeredMs + limits.leaseUseMs - performance.now();
+  }
+
+  /** Something was answered under a lease: others like it may follow, so leases should stay usable. */
+  leaseUsed(): void {
+    if (this.#isRenewing || this.leasesUsableMs > limits.leaseUseMs - limits.leaseRenewMs) return;
+    this.#isRenewing = true;
+    const renewed = () => {
+      this.#isRenewing = false;
+    };
+    this.call('renew', [], {}, { lane: 'small' }).then(renewed, renewed);
   }
 
   get inFlight(): number {
@@ -128,13 +154,14 @@ export class ServerSession {
     operation: N,
     caller: CallerIdentity,
     request: RequestOf<N>,
-    { bulk, signal }: CallOptions = {},
+    { bulk, signal, lane: wantedLane }: CallOptions = {},
   ): Promise<Answer<N>> {
     if (this.#closed) return Promise.reject(new FsError(errno.ESHUTDOWN, operation));
     if (signal?.aborted) return Promise.reject(new FsError(errno.EINTR, operation));
     const seq = ++this.#lastSeq;
     const { encode } = operations[operation].request as { encode(value: unknown): unknown };
-    const lane = Math.max(bulk?.length ?? 0, expectedBulkBytes(request)) > BULK_BYTES ? 'bulk' : 'small';
+    const lane =
+      wantedLane ?? (Math.max(bulk?.length ?? 0, expectedBulkBytes(request)) > BULK_BYTES ? 'bulk' : 'small');
     return new Promise<Answer<N>>((resolve, reject) => {
       const settle = resolve as unknown as Pending['resolve'];
       const body = encode(request);
@@ -212,7 +239,10 @@ export class ServerSession {
     const link: Link = await Link.open(this.address, this.#client, lane, session, {
       reply: (frame) => this.#reply(frame, lane),
       recall: (id, inode) => {
-        link.send([frameKind.RECALLED, id, this.onRecall(inode)]);
+        const { ready, finish } = this.onRecall(inode);
+        const answer = () => link.send([frameKind.RECALLED, id, finish()]);
+        if (ready) void ready.then(answer);
+        else answer();
       },
       closed: (reason) => this.#lost(lane, link, reason),
     });

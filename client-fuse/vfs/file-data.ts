@@ -1,30 +1,40 @@
 /**
- * Reads and writes of open files: which request a read(2) or write(2) becomes. Writes go to the server one call, one
- * request, hence whole; reads are read ahead when sequential, and shared among callers that wait for the same bytes.
- * Requests run as the handle's opener: the right to read or write was checked when the file was opened.
+ * Reads and writes of open files: which request a read(2) or write(2) becomes. A write goes to the server as one request,
+ * hence whole, or is gathered under an exclusive lease; reads are read ahead when sequential, and shared among callers that
+ * wait for the same bytes. Requests run as the handle's opener: the right to read or write was checked when it was opened.
  */
+import type { Attributes } from '../../shared/attributes.ts';
 import { MiB } from '../../shared/limits.ts';
 import { O } from '../../shared/linux/constants.ts';
-import type { ServerSession } from '../transport/server-session.ts';
-import type { OpenHandle } from './open-handle.ts';
+import type { OpenHandle } from './node.ts';
 import { ReadAhead, ReadAheadBudget, type VersionedData } from './read-ahead.ts';
+import type { RemoteContext } from './remote-context.ts';
 import { SharedReads } from './shared-reads.ts';
+import { DirtyBudget, WriteBehind } from './write-behind.ts';
 
 const READ_AHEAD_BYTES = 64 * MiB;
 
 export class FileData {
-  readonly #session: ServerSession;
+  readonly #context: RemoteContext;
   readonly #shared = new SharedReads();
   readonly #budget = new ReadAheadBudget(READ_AHEAD_BYTES);
+  readonly #dirty = new DirtyBudget();
 
-  constructor(session: ServerSession) {
-    this.#session = session;
+  constructor(context: RemoteContext) {
+    this.#context = context;
   }
 
   readAheadFor(open: OpenHandle): ReadAhead | undefined {
     if ((open.flags & O.ACCMODE) !== O.RDONLY) return undefined;
-    return new ReadAhead((offset, size, known) => this.#readVersioned(open, offset, size, known), this.#budget);
+    const isLeased = () => open.isCached && this.#context.leases.isHeld(open.node);
+    return new ReadAhead(
+      (offset, size, known) => this.#readVersioned(open, offset, size, known),
+      this.#budget,
+      isLeased,
+    );
   }
+
+  // --- reading past the kernel's page cache
 
   read(open: OpenHandle, offset: number, size: number): Promise<Uint8Array> {
     const ahead = open.readAhead?.read(offset, size);
@@ -33,29 +43,74 @@ export class FileData {
   }
 
   async #read(open: OpenHandle, offset: number, size: number): Promise<Uint8Array> {
-    const request = { handle: open.server, offset, size, knownVersion: undefined };
-    const { bulk } = await this.#session.callForBulk('read', open.opener, request);
+    const request = { handle: open.server, offset, size, knownVersion: undefined, wantsLease: false };
+    const { bulk } = await this.#context.session.callForBulk('read', open.opener, request);
     return bulk;
   }
 
   async #readVersioned(open: OpenHandle, offset: number, size: number, knownVersion: number): Promise<VersionedData> {
-    const request = { handle: open.server, offset, size, knownVersion };
-    const { reply, bulk } = await this.#session.callForBulk('read', open.opener, request);
+    const request = { handle: open.server, offset, size, knownVersion, wantsLease: false };
+    const { reply, bulk } = await this.#context.session.callForBulk('read', open.opener, request);
     return { version: reply.version, unchanged: reply.unchanged, data: bulk };
   }
 
-  async write(
-    open: OpenHandle,
-    offset: number,
-    data: Uint8Array,
-    flags: number,
-    killSuidgid: boolean,
-  ): Promise<number> {
-    const request = { handle: open.server, offset, append: (flags & O.APPEND) !== 0, sync: syncOf(flags), killSuidgid };
-    const { written } = await this.#session.call('write', open.opener, request, { bulk: data });
+  // --- reading pages that the kernel keeps
+
+  /** The lease is held: what is read stays good until it is recalled. Otherwise it is asked for with the read. */
+  async readPages(open: OpenHandle, offset: number, size: number): Promise<Uint8Array> {
+    const { leases, session, kernel } = this.#context;
+    if (leases.isHeld(open.node)) return this.read(open, offset, size);
+    const asOf = leases.clock;
+    const request = { handle: open.server, offset, size, knownVersion: undefined, wantsLease: true };
+    // On the lane on which recalls are acknowledged: the server must know that this lease is not held any more.
+    const { reply, bulk } = await session.callForBulk('read', open.opener, request, { lane: 'small' });
+    leases.learnHeld(open.node, reply.leased, asOf);
+    // Nobody would recall these: they are for this caller, and are dropped when it has them.
+    if (!reply.leased) setImmediate(() => void kernel.dropPages(open.node, offset, size));
+    return bulk;
+  }
+
+  // --- writing
+
+  async write(open: OpenHandle, offset: number, data: Uint8Array, flags: number): Promise<number> {
+    const append = (flags & O.APPEND) !== 0;
+    const { server: handle, killsSuidgid: killSuidgid } = open;
+    const request = { handle, offset, append, sync: syncOf(flags), killSuidgid, behind: false };
+    const { written } = await this.#context.session.call('write', open.opener, request, { bulk: data });
     return written;
   }
+
+  /** For the one handle that holds the exclusive lease on its file, until it is recalled or the server restarted. */
+  writeBehindFor(open: OpenHandle): WriteBehind {
+    const { epoch } = open;
+    const send = (offset: number, data: Uint8Array) =>
+      this.#context.withHandle(open, () => this.#writeBehind(open, offset, data, open.epoch === epoch));
+    return new WriteBehind(send, this.#dirty);
+  }
+
+  /** `behind` false: a server that was started anew knows of no lease, and what was gathered must not be lost for that. */
+  async #writeBehind(open: OpenHandle, offset: number, data: Uint8Array, behind: boolean): Promise<number> {
+    const { leases, session } = this.#context;
+    const { server: handle, killsSuidgid: killSuidgid } = open;
+    const request = { handle, offset, append: false, sync: 'none', killSuidgid, behind } as const;
+    const mark = leases.beginChange(open.node);
+    let attributes: Attributes | undefined;
+    try {
+      const reply = await session.call('write', open.opener, request, { bulk: data });
+      ({ attributes } = reply);
+      return reply.written;
+    } finally {
+      leases.endChange(open.node, mark, attributes, true);
+    }
+  }
+
+  get dirtyBytes(): number {
+    return this.#dirty.used;
+  }
 }
+
+/** Under these flags a write is not gathered: its place, or its safety, is the caller's business now. */
+export const WRITTEN_THROUGH = O.APPEND | O.SYNC | O.DSYNC | O.DIRECT;
 
 /** O_SYNC contains the bit of O_DSYNC. */
 function syncOf(flags: number): 'none' | 'data' | 'all' {

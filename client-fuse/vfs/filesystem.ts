@@ -36,6 +36,12 @@ export interface Entry extends Validity {
   readonly attributes: Attributes;
 }
 
+/** A name that is absent, and for how long the kernel may say so by itself. Where it may not, ENOENT is thrown. */
+export interface AbsentName {
+  readonly node: 0;
+  readonly entryMs: number;
+}
+
 export interface AttributesReply {
   readonly attributes: Attributes;
   readonly attributesMs: number;
@@ -76,7 +82,7 @@ export interface AttributeChanges {
 export type Eventually<T> = T | Promise<T>;
 
 export interface Filesystem {
-  lookup(caller: Caller, parent: NodeId, name: Uint8Array): Eventually<Entry>;
+  lookup(caller: Caller, parent: NodeId, name: Uint8Array): Eventually<Entry | AbsentName>;
   /** The kernel gave up `count` references to `node`. Never fails, never answers. */
   forget(node: NodeId, count: number): void;
   getattr(caller: Caller, node: NodeId, handle?: number): Eventually<AttributesReply>;

@@ -5,36 +5,10 @@
  */
 
 import { assert } from '../../shared/assert.ts';
-import type { Attributes } from '../../shared/attributes.ts';
 import { errno, FsError } from '../../shared/errno.ts';
 import { limits } from '../../shared/limits.ts';
 import { type NodeId, ROOT_NODE } from './filesystem.ts';
-
-/** What is known of one node; set by LeaseCache alone. */
-export interface Knowledge {
-  /** Everything known in an earlier generation is void. */
-  generation: number;
-  attributes: Attributes | undefined;
-  /** Names of a directory under its lease; null is "absent". Undefined: no lease. */
-  names: Map<string, Node | null> | undefined;
-  changedAt: number;
-  /** Own changes under way: what the server says of the attributes meanwhile may be of before. */
-  changing: number;
-}
-
-export interface Node {
-  readonly id: NodeId;
-  /** The server's handle (an own copy). */
-  readonly inode: Buffer;
-  readonly key: string;
-  /** References that the kernel holds. */
-  lookups: number;
-  /** Entries that the server sent for it: what it is told when the node is forgotten. */
-  entries: number;
-  known: Knowledge | undefined;
-  /** It has left the table: whoever still has it looks the name up again. */
-  isForgotten: boolean;
-}
+import type { Node } from './node.ts';
 
 export class NodeTable {
   readonly #byId = new Map<NodeId, Node>();
@@ -60,6 +34,10 @@ export class NodeTable {
     return this.#byId.size - this.#idle.size;
   }
 
+  get all(): Iterable<Node> {
+    return this.#byId.values();
+  }
+
   get(id: NodeId): Node {
     const node = this.#byId.get(id);
     if (node === undefined) throw new FsError(errno.ESTALE, `node ${id}`);
@@ -68,10 +46,19 @@ export class NodeTable {
 
   /** The server named an inode to the kernel: one more reference to its node. */
   found(inode: Uint8Array): Node {
+    return this.foundAgain(this.named(inode));
+  }
+
+  /** The server named an inode. The kernel does not know of it: a new node is idle. */
+  named(inode: Uint8Array): Node {
     const key = keyOf(inode);
-    const node = this.#byKey.get(key) ?? this.#add(++this.#lastId, inode, key);
+    let node = this.#byKey.get(key);
+    if (node === undefined) {
+      node = this.#add(++this.#lastId, inode, key);
+      this.#idle.add(node);
+    }
     node.entries++;
-    return this.foundAgain(node);
+    return node;
   }
 
   /** A name that is known led the kernel to the node: one more reference. */
@@ -92,9 +79,16 @@ export class NodeTable {
     assert(count <= node.lookups, 'the kernel forgets no more than it was told');
     node.lookups -= count;
     if (node.lookups > 0) return undefined;
+    if (node.given && node.given.changes === 0 && !node.given.takingBack) node.given = undefined;
     this.#idle.add(node);
+    return this.dropIdle();
+  }
+
+  /** A node that has to go, since there are too many idle ones. */
+  dropIdle(): Node | undefined {
     if (this.#idle.size <= this.#maxIdle) return undefined;
-    const [oldest = node] = this.#idle;
+    const [oldest] = this.#idle;
+    if (oldest === undefined) return undefined;
     this.#idle.delete(oldest);
     oldest.isForgotten = true;
     this.#byId.delete(oldest.id);
@@ -110,6 +104,10 @@ export class NodeTable {
       lookups: 0,
       entries: 0,
       known: undefined,
+      given: undefined,
+      unopened: undefined,
+      cached: undefined,
+      gatherer: undefined,
       isForgotten: false,
     };
     this.#byId.set(id, node);

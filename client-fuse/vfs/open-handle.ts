@@ -1,23 +1,28 @@
 /**
  * An open file or directory of the mount. It knows what it takes to open it again: after the server has forgotten the
- * session (it was restarted), the handle is opened anew at its next use. Owned by the HandleTable until released.
+ * session (it was restarted), the handle is opened anew at its next use; so is one that was opened on the credit of a
+ * lease, without asking. Owned by the HandleTable until released.
  */
 import { errno, FsError } from '../../shared/errno.ts';
-import type { CallerIdentity, ServerSession } from '../transport/server-session.ts';
-import type { Node } from './node-table.ts';
-import type { ReadAhead } from './read-ahead.ts';
+import type { ServerSession } from '../transport/server-session.ts';
+import type { OpenHandle } from './node.ts';
 
-export interface OpenHandle {
-  readonly node: Node;
-  readonly isDirectory: boolean;
-  /** open(2) flags without those that act only once (O_CREAT, O_EXCL, O_TRUNC). */
-  readonly flags: number;
-  readonly opener: CallerIdentity;
-  /** The server's handle, and the session (epoch) in which it was given. */
-  server: number;
-  epoch: number;
-  reopening: Promise<void> | undefined;
-  readAhead: ReadAhead | undefined;
+/** Not open at the server in any session. */
+export const NOT_OPENED = -1;
+
+export function newHandle(
+  of: Pick<OpenHandle, 'node' | 'isDirectory' | 'flags' | 'opener' | 'server' | 'epoch'>,
+): OpenHandle {
+  return {
+    ...of,
+    reopening: undefined,
+    readAhead: undefined,
+    isCached: false,
+    first: undefined,
+    behind: undefined,
+    killsSuidgid: false,
+    listed: undefined,
+  };
 }
 
 /** Handles by the number that the kernel knows them by. */
@@ -27,6 +32,10 @@ export class HandleTable {
 
   get size(): number {
     return this.#handles.size;
+  }
+
+  get all(): Iterable<OpenHandle> {
+    return this.#handles.values();
   }
 
   add(handle: OpenHandle): number {
@@ -60,10 +69,12 @@ export async function ensureOpen(handle: OpenHandle, session: ServerSession): Pr
 async function reopen(handle: OpenHandle, session: ServerSession): Promise<void> {
   const epoch = session.epoch;
   const { inode } = handle.node;
+  const again = { inode, flags: handle.flags, killSuidgid: false, wants: 'none', firstBytes: 0 } as const;
   const { handle: server } = handle.isDirectory
     ? await session.call('opendir', handle.opener, { inode })
-    : await session.call('open', handle.opener, { inode, flags: handle.flags, killSuidgid: false });
+    : await session.call('open', handle.opener, again);
   handle.server = server;
   handle.epoch = epoch;
+  handle.node.unopened?.delete(handle);
   handle.readAhead?.drop();
 }

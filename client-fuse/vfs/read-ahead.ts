@@ -1,7 +1,8 @@
 /**
- * Reads ahead for one handle that is read from front to back. Without a lease nothing may be answered from memory alone,
- * so a chunk that was read ahead is offered to the server by its version: "unchanged" costs a small round trip, while the
- * bytes are already here. One reader at a time profits; any other pattern goes straight to the server.
+ * Reads ahead for one handle that is read from front to back. Under a lease a chunk that was read ahead is an answer; the
+ * recall drops it. Without one nothing may be answered from memory alone, so the chunk is offered to the server by its
+ * version: "unchanged" costs a small round trip, while the bytes are already here. One reader at a time profits; any other
+ * pattern goes straight to the server.
  *
  * Owned by the handle; the bytes held are bounded by a budget that all handles of the mount share.
  */
@@ -40,6 +41,8 @@ interface Chunk {
   readonly offset: number;
   readonly size: number;
   readonly fetched: Promise<VersionedData>;
+  /** It was asked for under a lease that was not given back since, or the chunk would have been dropped. */
+  readonly isLeased: boolean;
 }
 
 /** Sequential reads before the first reading ahead: a file that is read in one go is not worth it. */
@@ -50,15 +53,17 @@ const MAX_CHUNK_BYTES = 1 * MiB;
 export class ReadAhead {
   readonly #fetch: Fetch;
   readonly #budget: ReadAheadBudget;
+  readonly #isLeased: () => boolean;
   readonly #chunks: Chunk[] = [];
   #expectedOffset = 0;
   #sequential = 0;
   #aheadUntil = 0;
   #endSeen = false;
 
-  constructor(fetch: Fetch, budget: ReadAheadBudget) {
+  constructor(fetch: Fetch, budget: ReadAheadBudget, isLeased: () => boolean = () => false) {
     this.#fetch = fetch;
     this.#budget = budget;
+    this.#isLeased = isLeased;
   }
 
   /** The bytes for a reader, or undefined: then the caller asks the server itself. */
@@ -100,7 +105,7 @@ export class ReadAhead {
     this.#aheadUntil = Math.max(this.#aheadUntil, from);
     while (!this.#endSeen && this.#aheadUntil + chunkBytes <= from + AHEAD_BYTES && this.#budget.take(chunkBytes)) {
       const fetched = this.#fetch(this.#aheadUntil, chunkBytes, 0);
-      this.#chunks.push({ offset: this.#aheadUntil, size: chunkBytes, fetched });
+      this.#chunks.push({ offset: this.#aheadUntil, size: chunkBytes, fetched, isLeased: this.#isLeased() });
       this.#aheadUntil += chunkBytes;
       fetched.then(
         ({ data }) => {
@@ -113,12 +118,15 @@ export class ReadAhead {
 
   async #confirmed(chunk: Chunk, offset: number, size: number): Promise<Uint8Array> {
     const known = await chunk.fetched.catch(() => undefined);
+    const start = offset - chunk.offset;
+    if (known && chunk.isLeased && this.#isLeased() && this.#chunks.includes(chunk)) {
+      return known.data.subarray(start, start + size);
+    }
     const fresh = await this.#fetch(offset, size, known?.version ?? 0);
     if (!fresh.unchanged || known === undefined) {
       this.drop();
       return fresh.data;
     }
-    const start = offset - chunk.offset;
     return known.data.subarray(start, start + size);
   }
 }

@@ -35,13 +35,20 @@ class ServerFile implements OverlapFile {
       append: false,
       sync: 'none',
       killSuidgid: false,
+      behind: false,
     } as const;
     const { written } = await this.#session.call('write', callerIdentity(), request, { bulk: data });
     return written;
   }
 
   async read(offsetBytes: number, into: Uint8Array): Promise<number> {
-    const request = { handle: this.#handle, offset: offsetBytes, size: into.length, knownVersion: undefined };
+    const request = {
+      handle: this.#handle,
+      offset: offsetBytes,
+      size: into.length,
+      knownVersion: undefined,
+      wantsLease: false,
+    };
     const { bulk } = await this.#session.callForBulk('read', callerIdentity(), request);
     into.set(bulk);
     return bulk.length;
@@ -74,6 +81,7 @@ export class ServerTarget implements OverlapTarget {
       mode: CREATE_MODE,
       umask: 0,
       flags: O_RDWR | O_CREAT | O_EXCL,
+      wants: 'none' as const,
     };
     const { handle } = await this.#session.call('create', callerIdentity(), request);
     await this.#session.call('release', callerIdentity(), { handle });
@@ -90,6 +98,8 @@ export class ServerTarget implements OverlapTarget {
       inode: found.inode,
       flags,
       killSuidgid: false,
+      wants: 'none' as const,
+      firstBytes: 0,
     });
     return new ServerFile(this.#session, handle);
   }

@@ -1,4 +1,5 @@
 /** Options that several verbs share. The log: JSON lines on standard error, for journald and people with `jq`. Nothing per request by default. */
+import { availableParallelism } from 'node:os';
 import { InvalidArgumentError, Option } from 'commander';
 import pino, { type Logger } from 'pino';
 
@@ -12,8 +13,11 @@ export function openLog(level: string, name: string): Logger {
   return pino({ level, name, base: { pid: process.pid } }, pino.destination({ dest: 2, sync: true }));
 }
 
-/** Bridges the gap between two requests of one caller on a local network, its own work included. */
-const DEFAULT_POLL_US = 500;
+/**
+ * Bridges the gap between two requests of one caller on a local network, its own work included. Not where the loop would
+ * take the processor from the programs whose requests it waits for (measured on two: docs/benchmarks.md).
+ */
+const DEFAULT_POLL_US = availableParallelism() >= 4 ? 500 : 0;
 
 export const pollOption = () =>
   new Option('--poll-us <N>', 'while requests follow each other quickly: stay awake this long (microseconds); 0: never')

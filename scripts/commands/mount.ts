@@ -8,6 +8,7 @@ import { type Command, Option } from 'commander';
 import type { Logger } from 'pino';
 import { backgroundParent, mountInBackground } from '../../client-fuse/mount/background.ts';
 import { type MountOptions, parseMountOptions } from '../../client-fuse/mount/mount-options.ts';
+import { hasMountsInside } from '../../client-fuse/mount/mount-table.ts';
 import { failMount, serveMount } from '../../client-fuse/mount/serve-mount.ts';
 import { superviseMount } from '../../client-fuse/mount/supervisor.ts';
 import { parseServerAddress } from '../../client-fuse/transport/server-address.ts';
@@ -127,7 +128,18 @@ async function mountClient(url: string, options: MountCommandOptions & { at?: st
       const mountOptions = [...generic, ...(allowOther ? ['allow_other'] : [])];
       await serveNativeMount({ filesystem, url, mountpoint: options.at, mountOptions, log });
     } else {
-      await serveMount({ filesystem, log, loop, ...client, checkPermissions: needsKernelChecks(session, allowOther) });
+      await serveMount({
+        filesystem,
+        log,
+        loop,
+        ...client,
+        // A link's target never changes, and a node id is never used again.
+        cacheSymlinks: true,
+        checkPermissions: needsKernelChecks(session, allowOther),
+        onReady: ({ epochs }, { notifier }, mount) => {
+          filesystem.attachKernel({ notifier, epochs, hasMountsInside: () => hasMountsInside(mount) });
+        },
+      });
     }
     process.exitCode = 0;
   } catch (error) {

@@ -11,6 +11,14 @@ export interface StatusSource {
   readonly sessions: { readonly all: Iterable<Session> };
 }
 
+interface LeaseCounts {
+  readonly recallsSent: number;
+  readonly recallsPending: number;
+  readonly revocations: number;
+  readonly exclusive: number;
+  readonly localChanges: number;
+}
+
 export interface ServerStatus {
   readonly pid: number;
   readonly uptimeSeconds: number;
@@ -24,6 +32,7 @@ export interface ServerStatus {
     readOnly: boolean;
     squash: string;
     guarantees: string[];
+    leases: LeaseCounts;
   }[];
   readonly sessions: readonly {
     client: string;
@@ -55,6 +64,7 @@ export function statusOf(server: StatusSource): ServerStatus {
       readOnly: one.readOnly,
       squash: one.squash,
       guarantees: guaranteesOf(one.usesKernelHandles, one.leases.guarantee),
+      leases: one.leases.counts,
     })),
     sessions: [...server.sessions.all].map((session) => ({
       client: session.client,

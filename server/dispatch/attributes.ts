@@ -18,12 +18,13 @@ export const attributeHandlers: Handlers<
 > = {
   getattr: {
     mutates: false,
-    handle: (context, { inode, handle }) => {
-      const { session, store } = context;
+    handle: (context, { inode: inodeHandle, handle }) => {
+      const { session, store, leases } = context;
       // Through an open handle an inode is reached even when its last name is gone.
-      if (handle) return attributesReply(context, session.file(handle).inode, fstat(session.file(handle).fd));
-      const resolved = store.resolve(inode);
-      return attributesReply(context, resolved, store.attributes(resolved));
+      const inode = handle ? session.file(handle).inode : store.resolve(inodeHandle);
+      const reply = () => attributesReply(context, inode, attributesNow(context, inode, handle));
+      const waits = leases.settled(session, inode);
+      return waits ? waits.then(reply) : reply();
     },
   },
   setattr: {
@@ -32,9 +33,13 @@ export const attributeHandlers: Handlers<
       const { store, session } = context;
       const inode = request.handle ? session.file(request.handle).inode : store.resolve(request.inode);
       const { size } = request;
-      const changed = context.leases.during(session, [inode], () =>
-        size === undefined ? changeMetadata(context, inode, request) : setSize(context, inode, request, size),
-      );
+      const change = () =>
+        context.leases.during(session, [inode], () =>
+          size === undefined ? changeMetadata(context, inode, request) : setSize(context, inode, request, size),
+        );
+      // Without a handle the file is opened, which its own exclusive lease would not let happen.
+      const waits = size !== undefined && !request.handle ? context.leases.recallExclusive(inode) : undefined;
+      const changed = waits ? waits.then(change) : change();
       const reply = () => attributesReply(context, inode, attributesNow(context, inode, request.handle));
       return changed instanceof Promise ? changed.then(reply) : reply();
     },

@@ -52,16 +52,24 @@ export const dataHandlers: Handlers<'read' | 'write' | 'fsync' | 'fallocate' | '
   },
   lseek: {
     mutates: false,
-    handle: ({ session }, { handle, offset, whence }) => {
+    handle: ({ session, leases }, { handle, offset, whence }) => {
       if (whence !== SEEK.DATA && whence !== SEEK.HOLE) throw new FsError(errno.EINVAL, 'lseek');
-      return { offset: lseek(regular(session.file(handle)).fd, offset, whence) };
+      const file = regular(session.file(handle));
+      const seek = () => ({ offset: lseek(file.fd, offset, whence) });
+      const waits = leases.settled(session, file.inode);
+      if (waits === undefined) return seek();
+      const use = file.use();
+      return waits.then(seek).finally(() => use[Symbol.dispose]());
     },
   },
   copyFileRange: {
     mutates: true,
     handle: (context, request) => {
-      const { inode } = context.session.file(request.handleOut);
-      return context.leases.during(context.session, [inode], () => copyFileRange(context, request));
+      const { session, leases } = context;
+      const { inode } = session.file(request.handleOut);
+      const copy = () => leases.during(session, [inode], () => copyFileRange(context, request));
+      const waits = leases.settled(session, session.file(request.handleIn).inode);
+      return waits ? waits.then(copy) : copy();
     },
   },
   syncfs: {
@@ -82,12 +90,24 @@ type ReadReply = BulkReply<ReplyOf<'read'>>;
 
 /** Without contention, and with the data in the page cache, it answers without an await. */
 function read(context: RequestContext, request: RequestOf<'read'>): Eventually<ReadReply> {
-  const file = regular(context.session.file(request.handle));
+  const { session, leases } = context;
+  const file = regular(session.file(request.handle));
   if (request.size > limits.maxDataBytes) throw new FsError(errno.EINVAL, 'read');
+  const waits = leases.settled(session, file.inode) ?? (request.wantsLease ? quiet(context, file) : undefined);
+  if (waits) return waits.then(() => read(context, request));
+  const leased = request.wantsLease && leases.grantData(session, file.inode);
   const range = pagesOf(request.offset, request.size);
   const grant = file.inode.rangeLocks.acquire('shared', range, context.request);
-  if (grant instanceof Promise) return readAfterWait(context, file, request, grant);
-  return readLocked(context, file, request, grant);
+  if (grant instanceof Promise) return readAfterWait(context, file, request, leased, grant);
+  return readLocked(context, file, request, leased, grant);
+}
+
+/**
+ * What is read is kept by the client's kernel, so it must not be from before a change that is under way. A holder is not
+ * made to wait: the change waits for it, and it for the pages of this very read, which it will drop then.
+ */
+function quiet({ session }: RequestContext, { inode }: OpenFile): Promise<void> | undefined {
+  return session.holdsLease(inode) ? undefined : inode.leases.whenQuiet();
 }
 
 /** The handle may be released while its lock is waited for. */
@@ -95,16 +115,18 @@ async function readAfterWait(
   context: RequestContext,
   file: OpenFile,
   request: RequestOf<'read'>,
+  leased: boolean,
   grant: Promise<Grant>,
 ): Promise<ReadReply> {
   using _use = file.use();
-  return await readLocked(context, file, request, await grant);
+  return await readLocked(context, file, request, leased, await grant);
 }
 
 function readLocked(
   context: RequestContext,
   file: OpenFile,
   request: RequestOf<'read'>,
+  leased: boolean,
   grant: Grant,
 ): Eventually<ReadReply> {
   const use = file.use();
@@ -118,7 +140,9 @@ function readLocked(
   const target = buffer.subarray(0, request.size);
   const reply = (count: number): ReadReply => {
     context.session.bytesRead += count;
-    return new BulkReply({ version, unchanged: false }, target.subarray(0, count), () => buffers.giveBack(buffer));
+    return new BulkReply({ version, unchanged: false, leased }, target.subarray(0, count), () =>
+      buffers.giveBack(buffer),
+    );
   };
   try {
     if (request.knownVersion !== undefined) {
@@ -126,7 +150,7 @@ function readLocked(
       if (version === request.knownVersion) {
         buffers.giveBack(buffer);
         release();
-        return new BulkReply({ version, unchanged: true }, target.subarray(0, 0), () => {});
+        return new BulkReply({ version, unchanged: true, leased }, target.subarray(0, 0), () => {});
       }
     }
     const count = readFully(file.fd, target, request.offset);
@@ -157,10 +181,14 @@ async function write(
   if (!file.canWrite) throw new FsError(errno.EBADF, 'write');
   if (data.length > limits.maxDataBytes) throw new FsError(errno.EINVAL, 'write');
   if (!request.append && request.offset + data.length > MAX_OFFSET) throw new FsError(errno.EFBIG, 'write');
+  // Its client gathers no more. An append opens the file once more, which the kernel's lease would not let happen.
+  if (!request.behind && file.isExclusive) context.leases.endExclusive(file.inode);
   using _use = file.use();
   using _grant = request.append
     ? await lockEndOfFile(file, context.request)
     : await file.inode.rangeLocks.acquire('exclusive', pagesOf(request.offset, data.length), context.request);
+  // The lease was revoked while its holder was away: others have looked at the file since.
+  if (request.behind && !file.isExclusive) throw new FsError(errno.ESTALE, 'write behind');
   if (request.killSuidgid) context.store.killSuidgid(file.inode);
   const written = request.append
     ? await writeFully(file.appendDescriptor(), data, null)
@@ -168,7 +196,7 @@ async function write(
   file.inode.dataChanged();
   if (request.sync !== 'none') await synchronize(file.fd, request.sync);
   context.session.bytesWritten += written;
-  return { written };
+  return { written, attributes: request.behind ? fstat(file.fd) : undefined };
 }
 
 /**

@@ -1,25 +1,49 @@
 /** Handlers that list directories. */
+import type { U64 } from '../../shared/attributes.ts';
 import { FsError } from '../../shared/errno.ts';
 import { limits } from '../../shared/limits.ts';
-import type { ReplyOf, WireEntry } from '../../shared/protocol/messages.ts';
-import { readEntries } from '../store/directory-stream.ts';
+import { close } from '../../shared/linux/libc.ts';
+import type { ReplyOf, RequestOf, WireEntry } from '../../shared/protocol/messages.ts';
+import { readEntries, type StreamEntry } from '../store/directory-stream.ts';
 import type { Inode } from '../store/inode.ts';
 import { wrongKind } from './attributes.ts';
 import { entryOf, type Handlers, type RequestContext } from './handler.ts';
 
-export const directoryHandlers: Handlers<'readdir'> = {
+export const directoryHandlers: Handlers<'readdir' | 'readNames'> = {
+  readNames: { mutates: false, handle: readNames },
   readdir: {
     mutates: false,
     handle: (context, { handle, cookie, sizeBytes, plus }): ReplyOf<'readdir'> => {
       const file = context.session.file(handle);
       if (!file.isDirectory) throw wrongKind(false);
-      const leased = plus && context.leases.grantNames(context.session, file.inode);
+      const leased = context.leases.grantNames(context.session, file.inode);
       const { entries, end } = readEntries(file.fd, cookie, Math.min(sizeBytes, limits.maxDirectoryBytes));
       const withEntry = (name: Buffer) => (plus ? lookedUp(context, file.inode, name) : undefined);
       return { entries: entries.map((one) => ({ ...one, entry: withEntry(one.name) })), end, leased };
     },
   },
 };
+
+/** Like a listing from front to back, in one reply; nothing of it when it is too long. */
+function readNames(context: RequestContext, { inode, maxEntries }: RequestOf<'readNames'>): ReplyOf<'readNames'> {
+  const { store, session, leases, identity } = context;
+  const directory = store.resolve(inode);
+  const fd = store.openDirectory(identity, directory);
+  try {
+    const leased = leases.grantNames(session, directory);
+    const names: StreamEntry[] = [];
+    for (let cookie: U64 = 0; ; cookie = names.at(-1)?.cookie ?? 0) {
+      const { entries, end } = readEntries(fd, cookie, limits.maxDirectoryBytes);
+      names.push(...entries);
+      if (end) break;
+      if (names.length > Math.min(maxEntries, limits.maxNamesAhead)) return { entries: [], complete: false, leased };
+    }
+    const entries = names.map((one) => ({ ...one, entry: lookedUp(context, directory, one.name) }));
+    return { entries, complete: true, leased };
+  } finally {
+    close(fd);
+  }
+}
 
 const DOT = 0x2e;
 
@@ -32,6 +56,8 @@ function lookedUp(context: RequestContext, parent: Inode, name: Buffer): WireEnt
   if (isDotOrDotDot(name)) return undefined;
   try {
     const found = context.store.lookup(context.identity, parent, name);
+    // Somebody gathers writes to it: who wants its attributes looks it up, and waits.
+    if (context.leases.settled(context.session, found.inode)) return undefined;
     context.leases.saidName(parent, name, found.inode);
     return entryOf(context, found);
   } catch (error) {

@@ -14,7 +14,7 @@ import { attributeHandlers } from './attributes.ts';
 import { dataHandlers } from './data.ts';
 import { directoryHandlers } from './directories.ts';
 import { fileHandlers } from './files.ts';
-import { BulkReply, type Handler, type Handlers, type RequestContext } from './handler.ts';
+import { BulkReply, DONE, type Handler, type Handlers, type RequestContext } from './handler.ts';
 import { nameHandlers } from './names.ts';
 
 /** `hello` is the connection's own business; `status` is answered by the server. */
@@ -46,6 +46,7 @@ export class Dispatcher {
       ...fileHandlers,
       ...dataHandlers,
       ...directoryHandlers,
+      renew: { mutates: false, handle: () => DONE },
       status: { mutates: false, handle: () => ({ json: statusJson() }) },
     };
   }

@@ -1,29 +1,25 @@
 /** Handlers that open and close files and directories. */
 
 import { errno, FsError } from '../../shared/errno.ts';
+import type { Eventually } from '../../shared/eventually.ts';
 import { O } from '../../shared/linux/constants.ts';
+import { fstat } from '../../shared/linux/libc.ts';
 import type { ReplyOf, RequestOf } from '../../shared/protocol/messages.ts';
 import { pagesFrom } from '../state/page-range-lock-queue.ts';
 import type { Inode } from '../store/inode.ts';
-import { OpenFile } from '../store/open-file.ts';
+import { OpenFile, readFully } from '../store/open-file.ts';
 import type { CreatedFile } from '../store/store.ts';
-import { DONE, entryOf, type Handlers, type RequestContext } from './handler.ts';
+import { BulkReply, DONE, entryOf, type Handlers, type RequestContext } from './handler.ts';
 
 export const fileHandlers: Handlers<'open' | 'create' | 'tmpfile' | 'release' | 'opendir'> = {
-  open: {
-    mutates: false,
-    handle: (context, { inode, flags, killSuidgid }) => {
-      refuseWriting(context, flags);
-      return open(context, context.store.resolve(inode), flags, killSuidgid);
-    },
-  },
+  open: { mutates: false, handle: open },
   create: { mutates: true, handle: create },
   tmpfile: {
     mutates: true,
     handle: (context, { parent, mode, umask, flags }) => {
       const { store, identity } = context;
       const created = store.tmpfile(identity, store.resolve(parent), mode, umask, flags);
-      return { ...createdReply(context, created, flags), directory: undefined };
+      return { ...createdReply(context, created, flags, 'none'), directory: undefined };
     },
   },
   release: {
@@ -43,9 +39,9 @@ export const fileHandlers: Handlers<'open' | 'create' | 'tmpfile' | 'release' | 
   },
 };
 
-function refuseWriting({ session }: RequestContext, flags: number): void {
-  if (changes(flags) && session.exported.readOnly) throw new FsError(errno.EROFS, 'open');
-}
+type OpenRequest = RequestOf<'open'>;
+type Wanted = OpenRequest['wants'];
+type OpenReply = ReplyOf<'open'> | BulkReply<ReplyOf<'open'>>;
 
 /** Opening with these flags changes the file, or lets the handle change it: the caller's right to was checked. */
 function changes(flags: number): boolean {
@@ -56,48 +52,83 @@ function kindOf(flags: number): { isDirectory: boolean; canWrite: boolean } {
   return { isDirectory: false, canWrite: (flags & O.ACCMODE) !== O.RDONLY && !(flags & O.EXEC) };
 }
 
+/** Whoever gathers writes to the file writes them first: one handle can, and this is another. */
+function open(context: RequestContext, request: OpenRequest): Eventually<OpenReply> {
+  const { session, store, leases } = context;
+  if (changes(request.flags) && session.exported.readOnly) throw new FsError(errno.EROFS, 'open');
+  const inode = store.resolve(request.inode);
+  const waits = leases.recallExclusive(inode);
+  return waits ? waits.then(() => openSettled(context, inode, request)) : openSettled(context, inode, request);
+}
+
 /** O_TRUNC changes every page: it is ordered with the reads and writes of the same file. */
-function open(
-  context: RequestContext,
-  inode: Inode,
-  flags: number,
-  killSuidgid: boolean,
-): ReplyOf<'open'> | Promise<ReplyOf<'open'>> {
-  const { session, store, leases, identity, request } = context;
-  const openNow = (): ReplyOf<'open'> => {
-    const fd = store.open(identity, inode, flags);
-    if (flags & O.TRUNC) inode.dataChanged();
-    if (killSuidgid && changes(flags)) store.killSuidgid(inode);
-    return { handle: session.addFile(new OpenFile(store, inode, fd, kindOf(flags))) };
-  };
+function openSettled(context: RequestContext, inode: Inode, request: OpenRequest): Eventually<OpenReply> {
+  const { session, leases } = context;
+  const { flags, killSuidgid } = request;
   const truncates = (flags & O.TRUNC) !== 0;
-  if (!truncates && !killSuidgid) return openNow();
-  return leases.during(session, [inode], async () => {
-    using _grant = truncates ? await inode.rangeLocks.acquire('exclusive', pagesFrom(0), request) : undefined;
-    return openNow();
+  const answer = (file: OpenFile) => openReply(context, file, request);
+  if (!truncates && !killSuidgid) return answer(openNow(context, inode, request));
+  const opened = leases.during(session, [inode], async () => {
+    using _grant = truncates ? await inode.rangeLocks.acquire('exclusive', pagesFrom(0), context.request) : undefined;
+    return openNow(context, inode, request);
   });
+  return (async () => answer(await opened))();
+}
+
+function openNow(context: RequestContext, inode: Inode, { flags, killSuidgid }: OpenRequest): OpenFile {
+  const { store, identity } = context;
+  const fd = store.open(identity, inode, flags);
+  if (flags & O.TRUNC) inode.dataChanged();
+  if (killSuidgid && changes(flags)) store.killSuidgid(inode);
+  return new OpenFile(store, inode, fd, kindOf(flags));
+}
+
+function openReply(context: RequestContext, file: OpenFile, { wants, firstBytes }: OpenRequest): Eventually<OpenReply> {
+  const { session } = context;
+  const handle = session.addFile(file);
+  if (wants !== 'shared') return { handle, lease: grant(context, file, wants), attributes: undefined };
+  const attributes = fstat(file.fd);
+  // While somebody writes, what is read is not kept: each write would have to recall it.
+  const isLeased = file.inode.writers === 0 && context.leases.grantAttributes(session, file.inode, attributes);
+  const reply: ReplyOf<'open'> = { handle, lease: isLeased ? 'shared' : 'none', attributes };
+  if (!isLeased || attributes.size === 0 || attributes.size > firstBytes) return reply;
+  // Under the lease that was just granted: who changes the file now waits until this client has dropped what it read.
+  const data = Buffer.allocUnsafe(attributes.size);
+  const withData = (count: number) => (count === data.length ? new BulkReply(reply, data, () => {}) : reply);
+  const count = readFully(file.fd, data, 0);
+  if (typeof count === 'number') return withData(count);
+  const use = file.use();
+  return count.then(withData).finally(() => use[Symbol.dispose]());
+}
+
+function grant({ session, leases }: RequestContext, file: OpenFile, wants: Wanted): 'none' | 'exclusive' {
+  return wants === 'exclusive' && leases.grantExclusive(session, file) ? 'exclusive' : 'none';
 }
 
 async function create(context: RequestContext, request: RequestOf<'create'>): Promise<ReplyOf<'create'>> {
   const { session, store, leases, identity } = context;
-  const { name, mode, umask, flags } = request;
+  const { name, mode, umask, flags, wants } = request;
   const parent = store.resolve(request.parent);
   const reply = await leases.during(session, [parent], () => {
     const created = store.create(identity, parent, name, mode, umask, flags);
     if (created === undefined) return undefined;
     leases.madeName(parent, name, created.inode);
     const directory = leases.attributesForHolder(session, parent);
-    return { ...createdReply(context, created, flags), directory };
+    return { ...createdReply(context, created, flags, wants), directory };
   });
   if (reply) return reply;
   // Another client was faster: O_CREAT opens what is there. Gone again meanwhile is ENOENT, as a caller would see it.
   const { inode } = store.lookup(identity, parent, name);
-  const { handle } = await open(context, inode, flags, false);
-  return { entry: entryOf(context, { inode, attributes: store.attributes(inode) }), handle, directory: undefined };
+  const there = { inode: inode.handle, flags, killSuidgid: false, wants: 'none', firstBytes: 0 } as const;
+  const opened = await open(context, there);
+  const { handle, lease } = opened instanceof BulkReply ? opened.reply : opened;
+  const entry = entryOf(context, { inode, attributes: store.attributes(inode) });
+  return { entry, handle, lease, directory: undefined };
 }
 
-function createdReply(context: RequestContext, created: CreatedFile, flags: number) {
+function createdReply(context: RequestContext, created: CreatedFile, flags: number, wants: Wanted) {
   const { session, store } = context;
-  const handle = session.addFile(new OpenFile(store, created.inode, created.fd, kindOf(flags)));
-  return { entry: entryOf(context, created), handle };
+  const file = new OpenFile(store, created.inode, created.fd, kindOf(flags));
+  const handle = session.addFile(file);
+  return { entry: entryOf(context, created), handle, lease: grant(context, file, wants) };
 }

@@ -5,7 +5,7 @@
 import { errno, FsError } from '../../shared/errno.ts';
 import type { Eventually } from '../../shared/eventually.ts';
 import { RENAME } from '../../shared/linux/constants.ts';
-import type { ReplyOf, RequestOf } from '../../shared/protocol/messages.ts';
+import type { ReplyOf, RequestOf, WireEntry } from '../../shared/protocol/messages.ts';
 import type { Identity } from '../store/identity.ts';
 import type { Inode } from '../store/inode.ts';
 import type { FoundInode } from '../store/inode-table.ts';
@@ -30,10 +30,15 @@ export const nameHandlers: Handlers<
     handle: (context, { parent, name }) => {
       const { session, store, leases, identity } = context;
       const directory = store.resolve(parent);
-      const leased = leases.grantNames(session, directory);
-      const found = lookUp(store, identity, directory, name);
-      leases.saidName(directory, name, found?.inode ?? null);
-      return { found: found && entryOf(context, found), leased };
+      const answer = (): Eventually<ReplyOf<'lookup'>> => {
+        const leased = leases.grantNames(session, directory);
+        const found = lookUp(store, identity, directory, name);
+        const waits = found && leases.settled(session, found.inode);
+        if (waits) return waits.then(answer); // and looked up again: the name may mean another inode by then
+        leases.saidName(directory, name, found?.inode ?? null);
+        return { found: found && entryOf(context, found), leased };
+      };
+      return answer();
     },
   },
   readlink: {
@@ -132,14 +137,23 @@ function removeName(
   const directory = store.resolve(parent);
   const victim = store.find(directory, name);
   const inodes = victim ? [directory, victim] : [directory];
-  return leases.during(session, inodes, () => {
+  return leases.during(session, inodes, (hasWaited) => {
     // While leases were recalled, the name may have come to mean another inode.
-    if (store.find(directory, name) !== victim) return removeName(context, parent, name, remove);
+    if (hasWaited && store.find(directory, name) !== victim) return removeName(context, parent, name, remove);
     remove(context, directory);
     leases.madeName(directory, name, null);
-    const changed = victim ? [victim.handle] : [];
-    return { directory: leases.attributesForHolder(session, directory), changed };
+    return { directory: leases.attributesForHolder(session, directory), changed: alsoChanged(context, [victim]) };
   });
+}
+
+/** What else a change of names changed, for its author: not a new reference, as other entries are. */
+function alsoChanged({ session, store }: RequestContext, inodes: readonly (Inode | null)[]): WireEntry[] {
+  const changed: WireEntry[] = [];
+  for (const inode of inodes) {
+    if (inode === null || inode.isRemoved) continue;
+    changed.push({ inode: inode.handle, attributes: store.attributes(inode), leased: session.holdsLease(inode) });
+  }
+  return changed;
 }
 
 function rename(context: RequestContext, request: RequestOf<'rename'>): Eventually<ReplyOf<'rename'>> {
@@ -150,17 +164,18 @@ function rename(context: RequestContext, request: RequestOf<'rename'>): Eventual
   const moved = store.find(from, name);
   const replaced = store.find(to, newName);
   const inodes = [from, to, moved, replaced].filter((inode) => inode !== null);
-  return leases.during(session, inodes, () => {
-    if (store.find(from, name) !== moved || store.find(to, newName) !== replaced) return rename(context, request);
+  const isAsItWas = () => store.find(from, name) === moved && store.find(to, newName) === replaced;
+  return leases.during(session, inodes, (hasWaited) => {
+    if (hasWaited && !isAsItWas()) return rename(context, request);
     store.rename(identity, from, name, to, newName, flags);
-    const isExchange = (flags & RENAME.EXCHANGE) !== 0;
-    // RENAME_WHITEOUT leaves something behind, so what the old name means now is looked up.
-    leases.madeName(from, name, isExchange ? replaced : store.find(from, name));
-    leases.madeName(to, newName, store.find(to, newName));
+    leases.madeName(to, newName, moved);
+    if (flags & RENAME.EXCHANGE) leases.madeName(from, name, replaced);
+    // RENAME_WHITEOUT leaves something behind, and of two names of one inode both stay.
+    else leases.madeName(from, name, flags === 0 && moved !== replaced ? null : store.find(from, name));
     return {
       directory: leases.attributesForHolder(session, from),
       newDirectory: leases.attributesForHolder(session, to),
-      changed: [moved, replaced].filter((inode) => inode !== null).map(({ handle }) => handle),
+      changed: alsoChanged(context, [moved, replaced]),
     };
   });
 }

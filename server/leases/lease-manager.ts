@@ -10,7 +10,9 @@ import type { Eventually } from '../../shared/eventually.ts';
 import { limits } from '../../shared/limits.ts';
 import type { LocalAttributes } from '../../shared/linux/libc.ts';
 import type { Inode, LeaseHolder } from '../store/inode.ts';
+import type { OpenFile } from '../store/open-file.ts';
 import type { Store } from '../store/store.ts';
+import { ExclusiveLeases } from './exclusive-leases.ts';
 import type { LocalChanges } from './local-changes.ts';
 
 const DIRECTORY = { mode: mode.S_IFDIR };
@@ -32,16 +34,31 @@ export class LeaseManager {
   readonly #store: Store;
   readonly #log: Logger;
   readonly #local: LocalChanges;
+  readonly #exclusive = new ExclusiveLeases((inode) => void this.recallExclusive(inode));
   /** Recalls that were sent and not answered: one a holder and inode, whoever waits for it. */
   readonly #recalls = new Map<LeaseHolder, Map<Inode, Promise<void>>>();
-  recallsSent = 0;
-  revocations = 0;
+  #recallsSent = 0;
+  #revocations = 0;
+  #localChanges = 0;
 
   constructor(store: Store, local: LocalChanges, log: Logger) {
     this.#store = store;
     this.#local = local;
     this.#log = log;
     local.onChange = (inode) => this.changedLocally(inode);
+  }
+
+  /** For status. */
+  get counts() {
+    let recallsPending = 0;
+    for (const ofHolder of this.#recalls.values()) recallsPending += ofHolder.size;
+    return {
+      recallsSent: this.#recallsSent,
+      recallsPending,
+      revocations: this.#revocations,
+      exclusive: this.#exclusive.size,
+      localChanges: this.#localChanges,
+    };
   }
 
   get guarantee(): string {
@@ -75,11 +92,66 @@ export class LeaseManager {
     return this.#grant(session, inode, isCovered);
   }
 
-  #grant(session: LeaseHolder, inode: Inode, isCovered: boolean): boolean {
-    if (!isCovered || session.isClosed || !inode.leases.grant(session, performance.now())) return false;
+  /**
+   * `session` will keep the data that it is sent, whatever the contention. Wait for `whenQuiet` before; a session that is
+   * a holder already, and has been asked to give its lease back, will drop them when it does.
+   */
+  grantData(session: LeaseHolder, inode: Inode): boolean {
+    if (inode.leases.holders.has(session)) return true;
+    return this.#grant(session, inode, this.#local.watch(inode, this.#store.attributes(inode)), true);
+  }
+
+  /** `session` may gather what it writes through `file`, the only handle there is. */
+  grantExclusive(session: LeaseHolder, file: OpenFile): boolean {
+    const { inode } = file;
+    const isWatched = this.#local.watch(inode, { mode: mode.S_IFREG });
+    if (!isWatched || session.isClosed) return false;
+    if (!inode.leases.grantExclusive(session, performance.now())) return false;
+    if (!this.#exclusive.take(file)) {
+      inode.leases.endExclusive();
+      if (!session.holdsLease(inode)) inode.leases.drop(session);
+      return false;
+    }
+    session.holdLease(inode);
+    // Events of what was done before, its creation or truncation, are still to come.
+    this.#local.ownChange(inode, this.#store.attributes(inode));
+    return true;
+  }
+
+  #grant(session: LeaseHolder, inode: Inode, isCovered: boolean, mustKeep = false): boolean {
+    if (!isCovered || session.isClosed || !inode.leases.grant(session, performance.now(), mustKeep)) return false;
     session.holdLease(inode);
     if (session.leaseCount > limits.maxLeases) this.#takeBackOldest(session);
     return true;
+  }
+
+  /**
+   * Resolves when what is said of the inode is what everybody else has done: nobody but `session` gathers writes to it.
+   * Undefined: that is so. Wait for it without holding any lock.
+   */
+  settled(session: LeaseHolder, inode: Inode): Promise<void> | undefined {
+    const { exclusive } = inode.leases;
+    return exclusive === undefined || exclusive === session ? undefined : this.recallExclusive(inode);
+  }
+
+  /** Resolves when nobody gathers writes to the inode; undefined when nobody does. */
+  recallExclusive(inode: Inode): Promise<void> | undefined {
+    const { exclusive } = inode.leases;
+    if (exclusive === undefined) return undefined;
+    inode.leases.beginTakingBack();
+    return this.#recall(exclusive, inode).then(() => inode.leases.endTakingBack());
+  }
+
+  /** The holder gathers no more, and holds a shared lease. */
+  endExclusive(inode: Inode): void {
+    this.#exclusive.end(inode);
+  }
+
+  /** It gave the lease back, or it was taken from it. */
+  drop(holder: LeaseHolder, inode: Inode): void {
+    if (inode.leases.exclusive === holder) this.#exclusive.end(inode);
+    inode.leases.drop(holder);
+    holder.dropLease(inode);
   }
 
   /** The client holds more leases than it may: the one it was granted first goes. */
@@ -93,11 +165,12 @@ export class LeaseManager {
   /**
    * Does `work`, which changes `inodes` for `author`, when nobody else holds a lease on them; none is granted until it is
    * done. Holds no lock while it waits. The author keeps its leases: it applies its own change to what it knows.
+   * `hasWaited`: what was looked at before may be different now.
    */
-  during<T>(author: LeaseHolder, inodes: readonly Inode[], work: () => Eventually<T>): Eventually<T> {
+  during<T>(author: LeaseHolder, inodes: readonly Inode[], work: (hasWaited: boolean) => Eventually<T>): Eventually<T> {
     const change = this.change(author, inodes);
-    if (change instanceof Promise) return change.then((begun) => this.#carryOut(author, inodes, begun, work));
-    return this.#carryOut(author, inodes, change, work);
+    if (!(change instanceof Promise)) return this.#carryOut(author, inodes, change, () => work(false));
+    return change.then((begun) => this.#carryOut(author, inodes, begun, () => work(true)));
   }
 
   #carryOut<T>(
@@ -127,8 +200,7 @@ export class LeaseManager {
     if (inode.leases.holders.size === 0) return;
     if (inode.isRemoved && inode.pins === 0) {
       // Nobody can change it any more.
-      inode.leases.drop(author);
-      author.dropLease(inode);
+      if (inode.leases.exclusive === undefined) this.drop(author, inode);
       return;
     }
     try {
@@ -161,11 +233,13 @@ export class LeaseManager {
   }
 
   close(): void {
+    this.#exclusive.close();
     this.#local.close();
   }
 
   /** A local program changed the inode: what clients know of it is old already. */
   changedLocally(inode: Inode): void {
+    this.#localChanges++;
     const change = this.change(undefined, [inode]);
     if (change instanceof Promise) void change.then((done) => done[Symbol.dispose]());
     else change[Symbol.dispose]();
@@ -180,7 +254,7 @@ export class LeaseManager {
     const known = ofHolder.get(inode);
     if (known) return known;
     const recalls = ofHolder;
-    this.recallsSent++;
+    this.#recallsSent++;
     const answered = this.#ask(holder, inode).finally(() => {
       recalls.delete(inode);
       if (recalls.size === 0) this.#recalls.delete(holder);
@@ -198,12 +272,11 @@ export class LeaseManager {
     const outcome = await Promise.race([holder.recall(inode), patience]);
     clearTimeout(timer);
     if (outcome === 'late') {
-      this.revocations++;
+      this.#revocations++;
       this.#log.warn({ client: holder.client }, 'leases revoked: the client did not answer a recall');
       holder.revokeLeases();
     } else {
-      inode.leases.drop(holder);
-      holder.dropLease(inode);
+      this.drop(holder, inode);
     }
   }
 }

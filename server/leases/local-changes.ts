@@ -7,7 +7,6 @@
  * struct inotify_event:  0 wd s32   4 mask u32   8 cookie u32   12 len u32   16 name, padded with NUL
  */
 
-import koffi from 'koffi';
 import type { Logger } from 'pino';
 import { isDirectory } from '../../shared/attributes.ts';
 import { errno, FsError } from '../../shared/errno.ts';
@@ -18,6 +17,7 @@ import {
   inotifyInit,
   inotifyRemoveWatch,
   type LocalAttributes,
+  pollReadable,
   readNonblocking,
 } from '../../shared/linux/libc.ts';
 import type { Inode, InodeWatch } from '../store/inode.ts';
@@ -42,10 +42,12 @@ export class LocalChanges {
   readonly #store: Store;
   readonly #log: Logger;
   readonly #fd: number;
-  readonly #poll: { close(): void } | undefined;
+  readonly #stopPolling: (() => void) | undefined;
   /** In the order in which they were made. */
   readonly #watches = new Map<number, InodeWatch>();
   readonly #events = Buffer.alloc(64 * 1024);
+  readonly #gathered: Buffer[] = [];
+  #timer: NodeJS.Timeout | undefined;
   /** Called with each inode of which clients may know something old. */
   onChange: (inode: Inode) => void = () => {};
 
@@ -54,7 +56,7 @@ export class LocalChanges {
     this.#store = store;
     this.#log = log;
     this.#fd = isEnabled ? openInotify() : -1;
-    if (this.#fd >= 0) this.#poll = koffi.node.poll(this.#fd, () => this.#read());
+    if (this.#fd >= 0) this.#stopPolling = pollReadable(this.#fd, () => this.#gather());
   }
 
   get isAvailable(): boolean {
@@ -139,23 +141,36 @@ export class LocalChanges {
   }
 
   close(): void {
-    this.#poll?.close();
+    this.#stopPolling?.();
+    clearTimeout(this.#timer);
     if (this.#fd >= 0) close(this.#fd);
   }
 
-  #read(): void {
+  /** There are events. They wait for more: most are the server's own, and several are often about one thing. */
+  #gather(): void {
     const length = readNonblocking(this.#fd, this.#events);
     if (length <= 0) return;
-    for (let at = 0; at < length; ) {
-      const nameBytes = this.#events.readUInt32LE(at + 12);
-      const name = this.#events.subarray(at + 16, at + 16 + nameBytes);
-      const end = name.indexOf(0);
-      this.#event(
-        this.#events.readInt32LE(at),
-        this.#events.readUInt32LE(at + 4),
-        end < 0 ? name : name.subarray(0, end),
-      );
-      at += 16 + nameBytes;
+    this.#gathered.push(Buffer.from(this.#events.subarray(0, length)));
+    this.#timer ??= setTimeout(() => this.#handle(), GATHER_MS);
+  }
+
+  #handle(): void {
+    this.#timer = undefined;
+    const seen = new Set<string>();
+    for (const events of this.#gathered.splice(0)) {
+      for (let at = 0; at < events.length; ) {
+        const end = at + 16 + events.readUInt32LE(at + 12);
+        // The state is looked at, not the event: once for all that are about the same.
+        const about = events.toString('latin1', at, at + 4) + events.toString('latin1', at + 16, end);
+        const mask = events.readUInt32LE(at + 4);
+        if (mask & (IN.IGNORED | IN.Q_OVERFLOW) || !seen.has(about)) {
+          seen.add(about);
+          const name = events.subarray(at + 16, end);
+          const nul = name.indexOf(0);
+          this.#event(events.readInt32LE(at), mask, nul < 0 ? name : name.subarray(0, nul));
+        }
+        at = end;
+      }
     }
   }
 
@@ -217,6 +232,8 @@ function openInotify(): number {
   }
 }
 
+/** A local change may be seen this much later; 50 ms are promised. */
+const GATHER_MS = 5;
 /** Watches that are looked at to find one to end. */
 const MAX_LOOKED_AT = 64;
 

@@ -42,7 +42,7 @@ export class Session implements LeaseHolder {
   #acknowledged = -1;
   readonly #remembered = new Map<Inode, number>();
   readonly #leases = new Set<Inode>();
-  readonly #recalls = new Map<number, () => void>();
+  readonly #recalls = new Map<number, { readonly inode: Inode; readonly resolve: () => void }>();
   #lastRecall = 0;
   #recallChannel: RecallChannel | undefined;
 
@@ -150,10 +150,18 @@ export class Session implements LeaseHolder {
     this.#leases.delete(inode);
   }
 
-  /** The small lane is connected: what the client knew under leases it has dropped when it lost the last one. */
+  holdsLease(inode: Inode): boolean {
+    return this.#leases.has(inode);
+  }
+
+  /**
+   * The small lane is connected. What the client knew under shared leases it has dropped when it lost the last one; what
+   * it gathers under exclusive ones it still has to write.
+   */
   attachRecalls(channel: RecallChannel): void {
-    this.#giveUpLeases();
+    this.#giveUpLeases((inode) => inode.leases.exclusive !== this);
     this.#recallChannel = channel;
+    for (const [id, { inode }] of this.#recalls) channel.sendRecall(id, inode.handle);
   }
 
   detachRecalls(channel: RecallChannel): void {
@@ -163,32 +171,37 @@ export class Session implements LeaseHolder {
   recall(inode: Inode): Promise<void> {
     return new Promise((resolve) => {
       const id = ++this.#lastRecall;
-      this.#recalls.set(id, resolve);
+      this.#recalls.set(id, { inode, resolve });
       this.#recallChannel?.sendRecall(id, inode.handle);
     });
   }
 
   /** The client answered a recall, and gave back the leases on other inodes with it. */
   recalled(id: number, others: readonly Uint8Array[]): void {
+    const recall = this.#recalls.get(id);
+    // Too late: all its leases were revoked, and these may have been granted again since.
+    if (recall === undefined) return;
+    this.#recalls.delete(id);
     for (const handle of others) {
       const inode = this.exported.store.known(handle);
-      inode?.leases.drop(this);
-      if (inode) this.#leases.delete(inode);
+      if (inode) this.exported.leases.drop(this, inode);
     }
-    this.#recalls.get(id)?.();
-    this.#recalls.delete(id);
+    recall.resolve();
   }
 
   revokeLeases(): void {
     this.#recallChannel?.sendRecall(++this.#lastRecall, null);
-    this.#giveUpLeases();
+    this.#giveUpLeases(() => true);
   }
 
-  #giveUpLeases(): void {
-    for (const inode of this.#leases) inode.leases.drop(this);
-    this.#leases.clear();
-    for (const resolve of this.#recalls.values()) resolve();
-    this.#recalls.clear();
+  #giveUpLeases(which: (inode: Inode) => boolean): void {
+    const dropped = [...this.#leases].filter(which);
+    for (const [id, { inode, resolve }] of this.#recalls) {
+      if (!which(inode)) continue;
+      this.#recalls.delete(id);
+      resolve();
+    }
+    for (const inode of dropped) this.exported.leases.drop(this, inode);
   }
 
   // inodes named to this client (only for servers without kernel handles)
@@ -213,7 +226,7 @@ export class Session implements LeaseHolder {
   /** Lets go of everything. Requests under way are cancelled where they wait. */
   close(): void {
     this.isClosed = true;
-    this.#giveUpLeases();
+    this.#giveUpLeases(() => true);
     for (const request of this.#inFlight.values()) request.cancel();
     for (const file of this.#files.values()) file.release();
     for (const inode of this.#remembered.keys()) this.exported.store.unpin(inode);

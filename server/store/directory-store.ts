@@ -66,7 +66,8 @@ export class DirectoryStore implements Store {
 
   find(parent: Inode, name: Uint8Array): Inode | null {
     try {
-      return this.#find(parent, name).inode;
+      const fd = libc.tryOpenat(this.#fd(parent), name, FIND_FLAGS);
+      return fd < 0 ? null : this.#inodes.found(fd, { parent, name: Buffer.from(name) }).inode;
     } catch (error) {
       if (error instanceof FsError) return null;
       throw error;
@@ -114,7 +115,7 @@ export class DirectoryStore implements Store {
 
   unlink(as: Identity, parent: Inode, name: Uint8Array): void {
     const directory = this.#fd(parent);
-    this.#replacing(directory, name, () => runAs(as, () => libc.unlinkat(directory, name, 0)));
+    this.#replacing(parent, name, () => runAs(as, () => libc.unlinkat(directory, name, 0)));
   }
 
   rmdir(as: Identity, parent: Inode, name: Uint8Array): void {
@@ -127,26 +128,17 @@ export class DirectoryStore implements Store {
     const to = this.#fd(newParent);
     const rename = () => runAs(as, () => libc.renameat2(from, name, to, newName, flags));
     if (flags & (RENAME.NOREPLACE | RENAME.EXCHANGE)) rename();
-    else this.#replacing(to, newName, rename);
+    else this.#replacing(newParent, newName, rename);
     if (this.#inodes.usesKernelHandles) return;
     this.#find(newParent, newName); // its new name is the way back to it
     if (flags & RENAME.EXCHANGE) this.#find(parent, name);
   }
 
   /** Runs `work`, which may take away the last name of what is called `name` now. */
-  #replacing(directory: number, name: Uint8Array, work: () => void): void {
-    let victim: number;
-    try {
-      victim = libc.openat(directory, name, FIND_FLAGS);
-    } catch {
-      return work(); // there is none, as a rule; if there is, the work says what is wrong with it
-    }
-    try {
-      work();
-      this.#inodes.removed(victim);
-    } finally {
-      libc.close(victim);
-    }
+  #replacing(parent: Inode, name: Uint8Array, work: () => void): void {
+    const victim = this.find(parent, name);
+    work(); // if there is none, it says what is wrong, where something is
+    if (victim) this.#inodes.nameRemoved(victim);
   }
 
   // attributes

@@ -101,8 +101,11 @@ export class InodeTable {
   /** An O_PATH descriptor of the inode; good until the next await. */
   descriptorOf(inode: Inode): number {
     if (inode.descriptor >= 0) {
-      this.#described.delete(inode);
-      this.#described.add(inode);
+      // The order costs more than the call it serves, so it is kept only where some will have to go soon.
+      if (this.#described.size > this.#maxDescriptors / 2) {
+        this.#described.delete(inode);
+        this.#described.add(inode);
+      }
       return inode.descriptor;
     }
     const fd = this.#reach(inode);
@@ -121,15 +124,11 @@ export class InodeTable {
   }
 
   /**
-   * The inode behind `fd` may have lost its last name. Its space is free only when no descriptor is left, so the table
-   * does not keep one longer than the last open handle.
+   * The inode may have lost its last name. Its space is free only when no descriptor is left, so the table does not keep
+   * one longer than the last open handle.
    */
-  removed(fd: number): void {
-    const attributes = fstat(fd);
-    if (attributes.nlink > 0) return;
-    const content = this.usesKernelHandles ? this.#kernelContent(fd, attributes.device) : undefined;
-    const inode = this.#byKey.get(keyOf(content, attributes));
-    if (inode === undefined) return;
+  nameRemoved(inode: Inode): void {
+    if (inode.descriptor < 0 || fstat(inode.descriptor).nlink > 0) return;
     inode.isRemoved = true;
     if (inode.pins === 0) this.#closeDescriptor(inode);
   }

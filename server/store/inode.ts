@@ -26,6 +26,7 @@ export interface LeaseHolder {
   readonly oldestLease: Inode | undefined;
   holdLease(inode: Inode): void;
   dropLease(inode: Inode): void;
+  holdsLease(inode: Inode): boolean;
   /** Asks for the lease back. Resolves when it is not used any more; never, when the client does not answer. */
   recall(inode: Inode): Promise<void>;
   /** Takes all leases away from a client that did not answer, and tells it. */
@@ -55,6 +56,9 @@ export class Inode {
   descriptor = -1;
   /** Open handles and remembered entries: while there are any, the table keeps the inode. */
   pins = 0;
+  /** Handles of all clients; and those of them that may write. Counted by OpenFile. */
+  opens = 0;
+  writers = 0;
   hint: NameHint | undefined;
   /** Its last name is gone. Only the table sets it. */
   isRemoved = false;

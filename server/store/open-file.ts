@@ -17,6 +17,10 @@ export class OpenFile {
   /** It was opened for writing, with the opener's rights. */
   readonly canWrite: boolean;
   readonly #store: Store;
+  /** Its client gathers writes: see ExclusiveLeases, which alone sets it. */
+  isExclusive = false;
+  /** Called when the descriptor is about to be closed. */
+  onClose: (() => void) | undefined;
   #appendFd = -1;
   #users = 0;
   #released = false;
@@ -29,6 +33,8 @@ export class OpenFile {
     this.isDirectory = kind.isDirectory;
     this.canWrite = kind.canWrite;
     store.pin(inode);
+    inode.opens++;
+    if (kind.canWrite) inode.writers++;
   }
 
   /** Keeps the descriptor open while an operation that awaits uses it. */
@@ -50,6 +56,9 @@ export class OpenFile {
   }
 
   #close(): void {
+    this.onClose?.();
+    this.inode.opens--;
+    if (this.canWrite) this.inode.writers--;
     close(this.fd);
     if (this.#appendFd >= 0) close(this.#appendFd);
     this.#store.unpin(this.inode);

@@ -24,6 +24,8 @@ export const O = {
   TMPFILE: 0o20000000 | node.O_DIRECTORY,
   DIRECTORY: node.O_DIRECTORY,
   NOFOLLOW: node.O_NOFOLLOW,
+  /** Absent from the types of Node outside of Linux. */
+  DIRECT: node.O_DIRECT as number,
 } as const;
 
 export const AT = {

@@ -108,6 +108,12 @@ export function openat(dirfd: number, path: Uint8Array, flags: number, mode = 0)
   return check(c.openat(dirfd, terminated(pathA, path), flags, mode), 'openat');
 }
 
+/** The same: the descriptor, or a negative errno. Throws nothing: that a name is absent is frequent. */
+export function tryOpenat(dirfd: number, path: Uint8Array, flags: number): number {
+  const fd = c.openat(dirfd, terminated(pathA, path), flags, 0) as number;
+  return fd < 0 ? -koffi.errno() : fd;
+}
+
 /** Opens the inode behind a descriptor (an O_PATH one too) anew, with the access rights checked again. */
 export function reopen(fd: number, flags: number): number {
   return check(c.open(descriptorPath(fd), flags, 0), 'open');
@@ -447,6 +453,27 @@ export function raiseOpenFileLimit(): number {
   check(c.getrlimit(RLIMIT_NOFILE, limit), 'getrlimit');
   const soft = limit.readBigUInt64LE(0);
   return soft > BigInt(Number.MAX_SAFE_INTEGER) ? Number.MAX_SAFE_INTEGER : Number(soft);
+}
+
+// --- leases of the kernel ------------------------------------------------------------------------------------------------
+
+const F_SETLEASE = 1024;
+const F_GETLEASE = 1025;
+
+/** As fcntl(2): what a local open must wait for. */
+export const lease = { READ: 0, WRITE: 1, NONE: 2 } as const;
+
+/**
+ * F_SETLEASE: until it is NONE again, opens of the file by other programs that conflict wait, and this process gets SIGIO
+ * (which ends it unless it is handled). False when others have the file open, or this user may not.
+ */
+export function setLease(fd: number, kind: number): boolean {
+  return c.fcntl(fd, F_SETLEASE, kind) === 0;
+}
+
+/** The kind that the lease has, or must become because somebody waits. */
+export function getLease(fd: number): number {
+  return check(c.fcntl(fd, F_GETLEASE, 0), 'fcntl');
 }
 
 // --- watching for changes ------------------------------------------------------------------------------------------------

@@ -99,8 +99,9 @@ const attributesReply = record({ attributes, leased: bool });
 /** A new name. `directory`: the attributes of its directory now, if the client holds a lease on it. */
 const newEntry = record({ entry, directory: optional(attributes) });
 
-/** `changed`: inodes other than the directory whose attributes are not what the client may know. */
-const nameChange = record({ directory: optional(attributes), changed: list(inodeHandle, 2) });
+/** Inodes other than the directory that a change of names changed too, as they are now; one that is gone is not among them. */
+const alsoChanged = list(entry, 2);
+const nameChange = record({ directory: optional(attributes), changed: alsoChanged });
 
 interface Operation<Q extends Fields, R extends Fields> {
   readonly code: number;
@@ -122,8 +123,10 @@ function operation<const Q extends Fields, const R extends Fields>(
 }
 
 const idempotent = { idempotent: true };
-const opened = record({ handle: counter });
-const created = record({ entry, handle: counter, directory: optional(attributes) });
+/** What a client asks for with an open: nothing; to keep what it reads; to gather what it writes, as the only one. */
+const wantedLease = word('none', 'shared', 'exclusive');
+const grantedLease = word('none', 'shared', 'exclusive');
+const created = record({ entry, handle: counter, lease: grantedLease, directory: optional(attributes) });
 /** What a client gives back together with a lease. */
 export const givenBack = list(inodeHandle, limits.maxLeasesGivenBack);
 
@@ -162,6 +165,9 @@ export const operations = {
     idempotent,
   ),
 
+  /** Says nothing: its reply lets the client use its leases for longer. */
+  renew: operation(2, nothing, nothing, idempotent),
+
   // names
   /** `found` is nil for a name that is absent. `leased`: what is said of the name may be kept until it is recalled. */
   lookup: operation(10, record(where), record({ found: optional(entry), leased: bool }), idempotent),
@@ -181,7 +187,7 @@ export const operations = {
   rename: operation(
     18,
     record({ ...where, newParent: inodeHandle, newName: name, flags: u32 }),
-    record({ directory: optional(attributes), newDirectory: optional(attributes), changed: list(inodeHandle, 2) }),
+    record({ directory: optional(attributes), newDirectory: optional(attributes), changed: alsoChanged }),
   ),
   /** The client dropped these inodes; `entries`: how many entries that named the inode it had received. */
   forget: operation(19, record({ inodes: list(record({ inode: inodeHandle, entries: u32 }), 1024) }), nothing),
@@ -235,26 +241,47 @@ export const operations = {
 
   // open files
   /** flags: open(2), O_TRUNC included. */
-  open: operation(50, record({ inode: inodeHandle, flags: u32, killSuidgid: bool }), opened),
-  create: operation(51, record({ ...where, mode: u32, umask: u32, flags: u32 }), created),
+  /**
+   * Reply: the attributes with a shared lease, and the whole file as bulk data when it is not larger than `firstBytes`.
+   * A reply that is sent again has no bulk data.
+   */
+  open: operation(
+    50,
+    record({ inode: inodeHandle, flags: u32, killSuidgid: bool, wants: wantedLease, firstBytes: u32 }),
+    record({ handle: counter, lease: grantedLease, attributes: optional(attributes) }),
+    { bulk: 'reply' },
+  ),
+  create: operation(51, record({ ...where, mode: u32, umask: u32, flags: u32, wants: wantedLease }), created),
   tmpfile: operation(52, record({ parent: inodeHandle, mode: u32, umask: u32, flags: u32 }), created),
   release: operation(53, record({ handle: counter }), nothing),
   /**
    * Reply: bulk holds the bytes, fewer than `size` only at the end of the file. With `knownVersion` the reply says the
    * version of the file's data, which changes with every change of them; when it equals `knownVersion`, `unchanged` is
-   * true and no bytes are sent. 0 is never a version; without `knownVersion` the reply says 0.
+   * true and no bytes are sent. 0 is never a version; without `knownVersion` the reply says 0. `wantsLease`: the bytes
+   * will be kept, so a change that is under way is waited for, unless this client holds a lease that it gives back.
    */
   read: operation(
     54,
-    record({ handle: counter, offset, size: u32, knownVersion: optional(counter) }),
-    record({ version: counter, unchanged: bool }),
+    record({ handle: counter, offset, size: u32, knownVersion: optional(counter), wantsLease: bool }),
+    record({ version: counter, unchanged: bool, leased: bool }),
     { idempotent: true, bulk: 'reply' },
   ),
-  /** append: at the end of the file as it is when the lock is held; `offset` then means nothing. */
+  /**
+   * append: at the end of the file as it is when the lock is held; `offset` then means nothing. behind: gathered under
+   * an exclusive lease; refused with ESTALE when it was revoked meanwhile.
+   */
   write: operation(
     55,
-    record({ handle: counter, offset, append: bool, sync: word('none', 'data', 'all'), killSuidgid: bool }),
-    record({ written: u32 }),
+    record({
+      handle: counter,
+      offset,
+      append: bool,
+      sync: word('none', 'data', 'all'),
+      killSuidgid: bool,
+      behind: bool,
+    }),
+    /** attributes: after a write behind, to be kept under its lease. */
+    record({ written: u32, attributes: optional(attributes) }),
     { bulk: 'request' },
   ),
   fsync: operation(56, record({ handle: counter, dataOnly: bool }), nothing, idempotent),
@@ -268,12 +295,23 @@ export const operations = {
   syncfs: operation(60, nothing, nothing, idempotent),
 
   // directories
-  opendir: operation(70, record({ inode: inodeHandle }), opened),
+  opendir: operation(70, record({ inode: inodeHandle }), record({ handle: counter })),
   readdir: operation(
     71,
     record({ handle: counter, cookie: u64, sizeBytes: u32, plus: bool }),
     /** leased: the entries' names may be kept until they are recalled. */
     record({ entries: list(directoryEntry, 1 << 16), end: bool, leased: bool }),
+    idempotent,
+  ),
+
+  /**
+   * The first entries of a directory that are looked up, for a client that looks up one name of it after the other.
+   * `complete`: these are all names; none when the directory has more than `maxEntries`.
+   */
+  readNames: operation(
+    72,
+    record({ inode: inodeHandle, maxEntries: u32 }),
+    record({ entries: list(directoryEntry, 1 << 16), complete: bool, leased: bool }),
     idempotent,
   ),
 

@@ -69,7 +69,7 @@ async function client(): Promise<void> {
     filesystem,
     log,
     loop: new LoopPoll(spin === undefined ? 500 : Number(spin) * 1000),
-    onDriver: (made) => {
+    onReady: (_features, made) => {
       driver = made;
     },
   });

@@ -239,8 +239,8 @@ test.each([
       fc.asyncProperty(fc.array(step, { minLength: 20, maxLength: 150, size: 'max' }), async (steps) => {
         const { answersFromCache, leases } = await explore(steps, world.clients);
         seen.cached += answersFromCache;
-        seen.recalls += leases.recallsSent;
-        seen.revocations += leases.revocations;
+        seen.recalls += leases.counts.recallsSent;
+        seen.revocations += leases.counts.revocations;
       }),
       { numRuns: runs, endOnFailure: process.env.LEASE_NO_SHRINK !== undefined },
     );
@@ -273,7 +273,7 @@ test('answers on the bulk lane prolong no lease: recalls come on the small one',
     holder.lanes.get('bulk')?.deliverToClient();
     await deliverAll([author], world);
   }
-  expect(world.leases.revocations).toBe(1);
+  expect(world.leases.counts.revocations).toBe(1);
   world.lookup(holder, rootIno, 'a');
   await calmDown(world);
   expect(world.stale).toEqual([]);

@@ -188,7 +188,7 @@ export class World implements ConnectionHost {
       this.slowDisk = false;
       return during(author, inodes, async () => {
         await new Promise<void>((resolve) => this.busy.push(resolve));
-        return work();
+        return work(true);
       });
     };
     this.#exported = {

@@ -21,7 +21,7 @@ import { lookUp, RawClient, ROOT, TemporaryDirectory, TestServer } from '../supp
 import { MountedFilesystem } from '../support/mounted.ts';
 
 const RDWR = 2;
-const plain = { append: false, sync: 'none', killSuidgid: false } as const;
+const plain = { append: false, sync: 'none', killSuidgid: false, behind: false } as const;
 
 let directory: TemporaryDirectory;
 let server: TestServer;
@@ -39,14 +39,21 @@ afterEach(async () => {
 });
 
 async function open(session: ServerSession, name: string, flags = RDWR): Promise<number> {
-  const request = { parent: session.hello.root.inode, name: Buffer.from(name), mode: 0o644, umask: 0, flags };
+  const request = {
+    parent: session.hello.root.inode,
+    name: Buffer.from(name),
+    mode: 0o644,
+    umask: 0,
+    flags,
+    wants: 'none' as const,
+  };
   return (await session.call('create', ROOT, request)).handle;
 }
 
 const first = () => sessions[0] as ServerSession;
 
 function read(session: ServerSession, handle: number, offset: number, size: number, knownVersion?: number) {
-  return session.callForBulk('read', ROOT, { handle, offset, size, knownVersion });
+  return session.callForBulk('read', ROOT, { handle, offset, size, knownVersion, wantsLease: false });
 }
 
 function write(session: ServerSession, handle: number, offset: number, bulk: Buffer) {
@@ -166,7 +173,13 @@ describe('in the order of the locks', () => {
           parent: session.hello.root.inode,
           name: Buffer.from('f'),
         });
-        return session.call('open', ROOT, { inode, flags: RDWR | 0o1000, killSuidgid: false });
+        return session.call('open', ROOT, {
+          inode,
+          flags: RDWR | 0o1000,
+          killSuidgid: false,
+          wants: 'none' as const,
+          firstBytes: 0,
+        });
       },
       after: '',
     },
@@ -180,6 +193,7 @@ describe('in the order of the locks', () => {
       mode: 0o644,
       umask: 0,
       flags: RDWR,
+      wants: 'none' as const,
     });
     const { store } = server.server.exports.get('/') as Export;
     const locks = store.resolve(entry.inode).rangeLocks;
@@ -365,7 +379,7 @@ describe('versions of the data', () => {
 
   test('a read that does not ask gets none', async () => {
     const handle = await open(first(), 'f');
-    expect((await read(first(), handle, 0, 10)).reply).toEqual({ version: 0, unchanged: false });
+    expect((await read(first(), handle, 0, 10)).reply).toMatchObject({ version: 0, unchanged: false });
   });
 });
 
@@ -426,8 +440,14 @@ describe('edges', () => {
     chmodSync(directory.join('s'), 0o4755);
     const where = { parent: first().hello.root.inode, name: Buffer.from('s') };
     const { inode } = await lookUp(first(), other, where);
-    const { handle } = await first().call('open', other, { inode, flags: 0, killSuidgid: true });
-    const write = { handle, offset: 0, append: false, sync: 'none', killSuidgid: true } as const;
+    const { handle } = await first().call('open', other, {
+      inode,
+      flags: 0,
+      killSuidgid: true,
+      wants: 'none' as const,
+      firstBytes: 0,
+    });
+    const write = { handle, offset: 0, append: false, sync: 'none', killSuidgid: true, behind: false } as const;
     await expect(first().call('write', other, write, { bulk: Buffer.from('x') })).rejects.toMatchObject({ code: 9 });
     const none = {
       mode: undefined,
@@ -473,14 +493,14 @@ test('a client that asks for much and takes nothing costs the server little, and
   await setattr(first(), handle, 600 * MiB);
   const { client, hello } = await RawClient.greeted(server.server.port);
   using _client = client;
-  const where = [hello.root.inode, Buffer.from('f'), 0o644, 0, 0];
+  const where = [hello.root.inode, Buffer.from('f'), 0o644, 0, 0, 'none'];
   client.send([frameKind.REQUEST, 1, 0, operations.create.code, [0, 0], where]);
   const [, , , result] = await client.next();
   const mine = operations.create.reply.decode(result).handle;
   const READS = 500;
   client.socket.pause();
   for (let seq = 2; seq < 2 + READS; seq++) {
-    const body = [mine, (seq - 2) * MiB, MiB, null];
+    const body = [mine, (seq - 2) * MiB, MiB, null, false];
     client.send([frameKind.REQUEST, seq, 1, operations.read.code, [0, 0], body]);
   }
   const [greedy] = [...server.server.sessions.all].filter(({ id }) => id.equals(hello.session));

@@ -120,7 +120,8 @@ describe('changes by another client', () => {
     [
       'create',
       ['d'],
-      (session, d) => session.call('create', ROOT, { ...where(d, 'new'), mode: 0o644, umask: 0, flags: 2 }),
+      (session, d) =>
+        session.call('create', ROOT, { ...where(d, 'new'), mode: 0o644, umask: 0, flags: 2, wants: 'none' }),
     ],
     ['link', ['d', 'f'], (session, d, f) => session.call('link', ROOT, { ...where(d, 'new'), inode: f })],
     ['unlink', ['d', 'f'], (session, d) => session.call('unlink', ROOT, where(d, 'f'))],
@@ -181,19 +182,27 @@ describe('changes by another client', () => {
     [
       'open with O_TRUNC',
       ['f'],
-      (session, _d, f) => session.call('open', ROOT, { inode: f, flags: 0o1001, killSuidgid: false }),
+      (session, _d, f) =>
+        session.call('open', ROOT, { inode: f, flags: 0o1001, killSuidgid: false, wants: 'none', firstBytes: 0 }),
     ],
     [
       'create of what is there, with O_TRUNC',
       ['d', 'f'],
-      (session, d) => session.call('create', ROOT, { ...where(d, 'f'), mode: 0o644, umask: 0, flags: 0o1002 }),
+      (session, d) =>
+        session.call('create', ROOT, { ...where(d, 'f'), mode: 0o644, umask: 0, flags: 0o1002, wants: 'none' }),
     ],
     [
       'write',
       ['f'],
       async (session, _d, f) => {
-        const { handle } = await session.call('open', ROOT, { inode: f, flags: 1, killSuidgid: false });
-        const write = { handle, offset: 0, append: false, sync: 'none', killSuidgid: false } as const;
+        const { handle } = await session.call('open', ROOT, {
+          inode: f,
+          flags: 1,
+          killSuidgid: false,
+          wants: 'none',
+          firstBytes: 0,
+        });
+        const write = { handle, offset: 0, append: false, sync: 'none', killSuidgid: false, behind: false } as const;
         return session.call('write', ROOT, write, { bulk: b('x') });
       },
     ],
@@ -202,8 +211,20 @@ describe('changes by another client', () => {
       [],
       async (session, d, f) => {
         await session.call('lookup', ROOT, where(d, 'f'));
-        const { handle } = await session.call('open', ROOT, { inode: f, flags: 0, killSuidgid: false });
-        await session.callForBulk('read', ROOT, { handle, offset: 0, size: 10, knownVersion: undefined });
+        const { handle } = await session.call('open', ROOT, {
+          inode: f,
+          flags: 0,
+          killSuidgid: false,
+          wants: 'none',
+          firstBytes: 0,
+        });
+        await session.callForBulk('read', ROOT, {
+          handle,
+          offset: 0,
+          size: 10,
+          knownVersion: undefined,
+          wantsLease: false,
+        });
       },
     ],
   ];
@@ -224,8 +245,8 @@ describe('changes by another client', () => {
       holder.answer(id);
     }
     await changed;
-    expect(exported.leases.recallsSent).toBe(recalls.length);
-    expect(exported.leases.revocations).toBe(0);
+    expect(exported.leases.counts.recallsSent).toBe(recalls.length);
+    expect(exported.leases.counts.revocations).toBe(0);
     other.close();
   });
 
@@ -236,7 +257,7 @@ describe('changes by another client', () => {
     const f = (await author.call('lookup', ROOT, { parent: d, name: b('f') })).found?.inode as Uint8Array;
     expect(holdersOf('d/f')).toBe(1);
     await change(author, d, f);
-    expect(exported.leases.recallsSent).toBe(0);
+    expect(exported.leases.counts.recallsSent).toBe(0);
     author.close();
   });
 });
@@ -253,7 +274,7 @@ test('one recall for all who wait, none is granted meanwhile, and afterwards the
   expect((await others[0].call('lookup', ROOT, look)).leased).toBe(false);
   holder.answer(id);
   await Promise.all(made);
-  expect(exported.leases.recallsSent).toBe(1);
+  expect(exported.leases.counts.recallsSent).toBe(1);
   const leased = await Promise.all(others.map(async (session) => (await session.call('lookup', ROOT, look)).leased));
   expect(leased.filter(Boolean)).toHaveLength(1);
   for (const session of others) session.close();
@@ -277,11 +298,11 @@ describe('a client that does not answer', () => {
     await delayed;
     expect(performance.now() - startMs).toBeGreaterThan(390);
     expect((await holder.nextRecall()).inode).toBeNull(); // all are taken
-    expect(exported.leases.revocations).toBe(1);
+    expect(exported.leases.counts.revocations).toBe(1);
     await mkdir(d, 'soon');
     await other.call('unlink', ROOT, { parent: d, name: b('f') });
     expect(performance.now() - startMs).toBeLessThan(800);
-    expect(exported.leases.recallsSent).toBe(1);
+    expect(exported.leases.counts.recallsSent).toBe(1);
     other.close();
   });
 
@@ -316,7 +337,14 @@ describe('a client that does not answer', () => {
     using holder = await Holder.open();
     const { d } = await holder.holdAll();
     const author = await server.connect();
-    const waiting = author.call('create', ROOT, { parent: d, name: b('new'), mode: 0o644, umask: 0, flags: 2 });
+    const waiting = author.call('create', ROOT, {
+      parent: d,
+      name: b('new'),
+      mode: 0o644,
+      umask: 0,
+      flags: 2,
+      wants: 'none',
+    });
     const { id } = await holder.nextRecall();
     const [, session] = [...server.server.sessions.all];
     author.close();
@@ -339,7 +367,7 @@ test('a new small lane: the server takes all leases back, and waits for nobody',
   await holder.nextRecall();
   using again = await Holder.open(holder.session);
   await made;
-  expect([holdersOf('d'), holdersOf('d/f'), exported.leases.revocations]).toEqual([0, 0, 0]);
+  expect([holdersOf('d'), holdersOf('d/f'), exported.leases.counts.revocations]).toEqual([0, 0, 0]);
   holder[Symbol.dispose]();
   expect((await again.lookUp(again.root, 'd')).leased).toBe(true);
   other.close();

@@ -33,6 +33,9 @@ class Holder implements LeaseHolder {
   dropLease(inode: Inode) {
     this.leases.delete(inode);
   }
+  holdsLease(inode: Inode) {
+    return this.leases.has(inode);
+  }
   recall(inode: Inode) {
     this.recalled.push(inode);
     return Promise.resolve();

@@ -47,8 +47,14 @@ afterAll(async () => {
 async function expectUnharmed(): Promise<void> {
   const parent = bystander.hello.root.inode;
   const { inode } = await lookUp(bystander, ROOT, { parent, name: Buffer.from('file') });
-  const { handle } = await bystander.call('open', ROOT, { inode, flags: 0, killSuidgid: false });
-  const read = { handle, offset: 0, size: 100, knownVersion: undefined };
+  const { handle } = await bystander.call('open', ROOT, {
+    inode,
+    flags: 0,
+    killSuidgid: false,
+    wants: 'none',
+    firstBytes: 0,
+  });
+  const read = { handle, offset: 0, size: 100, knownVersion: undefined, wantsLease: false };
   expect(Buffer.from((await bystander.callForBulk('read', ROOT, read)).bulk).toString()).toBe('inside');
   await bystander.call('release', ROOT, { handle });
   expect(readdirSync(outside.path).sort()).toEqual(['export', 'secret']);
@@ -136,7 +142,7 @@ describe('after hello', () => {
         ['rmdir', [root, name]],
         ['rename', [root, name, root, Buffer.from('ok'), 0]],
         ['rename', [root, Buffer.from('file'), root, name, 0]],
-        ['create', [root, name, 0o644, 0, 2]],
+        ['create', [root, name, 0o644, 0, 2, 'none']],
       ];
       for (const [operation, body] of bodies) {
         using client = (await RawClient.greeted(port)).client;
@@ -209,10 +215,10 @@ describe('bytes', () => {
       umask: 0,
       flags: 2,
     });
-    const write = { handle, offset: 0, append: false, sync: 'none', killSuidgid: false } as const;
+    const write = { handle, offset: 0, append: false, sync: 'none', killSuidgid: false, behind: false } as const;
     const bulk = Buffer.alloc(limits.maxDataBytes + 1);
     await expect(session.call('write', ROOT, write, { bulk })).rejects.toMatchObject({ code: errno.EINVAL });
-    const read = { handle, offset: 0, size: limits.maxDataBytes + 1, knownVersion: undefined };
+    const read = { handle, offset: 0, size: limits.maxDataBytes + 1, knownVersion: undefined, wantsLease: false };
     await expect(session.callForBulk('read', ROOT, read)).rejects.toMatchObject({ code: errno.EINVAL });
     session.close();
   });
@@ -295,12 +301,12 @@ describe('sequence numbers', () => {
     } as never as {
       store: import('../../server/store/store.ts').Store;
     };
-    client.send(request(code.create, [hello.root.inode, Buffer.from('busy'), 0o644, 0, 2], 1));
+    client.send(request(code.create, [hello.root.inode, Buffer.from('busy'), 0o644, 0, 2, 'none'], 1));
     const [, , , reply] = await client.next();
     const { handle, entry } = operations.create.reply.decode(reply);
     const held = await store.resolve(entry.inode).rangeLocks.acquire('exclusive', { start: 0, end: 1 });
     for (let seq = 2; seq < 2 + limits.maxRequestsInFlight + 1; seq++) {
-      client.send([REQUEST, seq, 1, code.read, [0, 0], [handle, 0, 1, null]]);
+      client.send([REQUEST, seq, 1, code.read, [0, 0], [handle, 0, 1, null, false]]);
     }
     expect(await client.closed).toMatch(/too many requests in flight/);
     held[Symbol.dispose]();
@@ -353,14 +359,28 @@ describe('handles', () => {
       const { inode, attributes } = await lookUp(bystander, ROOT, { parent, name: Buffer.from(link) });
       expect(attributes.mode & 0o170000).toBe(0o120000);
       const attempts = [
-        bystander.call('open', ROOT, { inode, flags: 0, killSuidgid: false }),
-        bystander.call('open', ROOT, { inode, flags: 0o1001, killSuidgid: false }),
+        bystander.call('open', ROOT, { inode, flags: 0, killSuidgid: false, wants: 'none', firstBytes: 0 }),
+        bystander.call('open', ROOT, { inode, flags: 0o1001, killSuidgid: false, wants: 'none', firstBytes: 0 }),
         bystander.call('opendir', ROOT, { inode }),
         bystander.call('lookup', ROOT, { parent: inode, name: Buffer.from('secret') }),
-        bystander.call('create', ROOT, { parent: inode, name: Buffer.from('new'), mode: 0o644, umask: 0, flags: 2 }),
+        bystander.call('create', ROOT, {
+          parent: inode,
+          name: Buffer.from('new'),
+          mode: 0o644,
+          umask: 0,
+          flags: 2,
+          wants: 'none',
+        }),
         bystander.call('mkdir', ROOT, { parent: inode, name: Buffer.from('new'), mode: 0o755, umask: 0 }),
         bystander.call('unlink', ROOT, { parent: inode, name: Buffer.from('secret') }),
-        bystander.call('create', ROOT, { parent, name: Buffer.from(link), mode: 0o644, umask: 0, flags: 2 }),
+        bystander.call('create', ROOT, {
+          parent,
+          name: Buffer.from(link),
+          mode: 0o644,
+          umask: 0,
+          flags: 2,
+          wants: 'none',
+        }),
         bystander.call('setattr', ROOT, {
           inode,
           handle: 0,

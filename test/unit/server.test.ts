@@ -8,7 +8,7 @@ import { errno } from '../../shared/errno.ts';
 import { lookUp, ROOT, silent, TemporaryDirectory, TestServer } from '../support/fixture.ts';
 
 const RDWR = 2;
-const ORDINARY = { append: false, sync: 'none', killSuidgid: false } as const;
+const ORDINARY = { append: false, sync: 'none', killSuidgid: false, behind: false } as const;
 
 test('what one session writes, the disk and another session have', async () => {
   using directory = new TemporaryDirectory();
@@ -17,7 +17,7 @@ test('what one session writes, the disk and another session have', async () => {
   const reader = await server.connect();
   const where = { parent: writer.hello.root.inode, name: Buffer.from('hello') };
 
-  const created = await writer.call('create', ROOT, { ...where, mode: 0o640, umask: 0o22, flags: RDWR });
+  const created = await writer.call('create', ROOT, { ...where, mode: 0o640, umask: 0o22, flags: RDWR, wants: 'none' });
   const data = Buffer.alloc(1 << 20, 'weft');
   await writer.call('write', ROOT, { handle: created.handle, offset: 0, ...ORDINARY }, { bulk: data });
   expect(readFileSync(directory.join('hello')).equals(data)).toBe(true);
@@ -26,9 +26,15 @@ test('what one session writes, the disk and another session have', async () => {
   const found = await lookUp(reader, ROOT, where);
   expect(found.inode).toEqual(created.entry.inode);
   expect(found.attributes.size).toBe(data.length);
-  const { handle } = await reader.call('open', ROOT, { inode: found.inode, flags: 0, killSuidgid: false });
+  const { handle } = await reader.call('open', ROOT, {
+    inode: found.inode,
+    flags: 0,
+    killSuidgid: false,
+    wants: 'none' as const,
+    firstBytes: 0,
+  });
   const read = (offset: number, size: number) =>
-    reader.callForBulk('read', ROOT, { handle, offset, size, knownVersion: undefined });
+    reader.callForBulk('read', ROOT, { handle, offset, size, knownVersion: undefined, wantsLease: false });
   expect(Buffer.from((await read(4, 1 << 20)).bulk).equals(data.subarray(4))).toBe(true);
   expect((await read(1 << 20, 4096)).bulk.length).toBe(0);
   expect((await read(0, 0)).bulk.length).toBe(0);
@@ -47,7 +53,7 @@ test('replies come in any order: a small request is answered while a large one w
   await using server = await TestServer.start(directory.path);
   const session = await server.connect();
   const parent = session.hello.root.inode;
-  const created = { parent, name: Buffer.from('f'), mode: 0o644, umask: 0, flags: RDWR };
+  const created = { parent, name: Buffer.from('f'), mode: 0o644, umask: 0, flags: RDWR, wants: 'none' } as const;
   const { handle, entry } = await session.call('create', ROOT, created);
   const { store } = server.server.exports.get('/') as NonNullable<ReturnType<typeof server.server.exports.get>>;
   const held = await store.resolve(entry.inode).rangeLocks.acquire('exclusive', { start: 0, end: 1 });
@@ -142,18 +148,30 @@ test('a read-only export refuses every change and serves every read', async () =
   const { inode } = await lookUp(session, ROOT, { parent, name: Buffer.from('file') });
   const changes = [
     session.call('mkdir', ROOT, { parent, name, mode: 0o755, umask: 0 }),
-    session.call('create', ROOT, { parent, name, mode: 0o644, umask: 0, flags: 0 }),
+    session.call('create', ROOT, { parent, name, mode: 0o644, umask: 0, flags: 0, wants: 'none' }),
     session.call('tmpfile', ROOT, { parent, mode: 0o644, umask: 0, flags: RDWR }),
     session.call('symlink', ROOT, { parent, name, target: Buffer.from('x') }),
     session.call('link', ROOT, { inode, parent, name }),
     session.call('unlink', ROOT, { parent, name: Buffer.from('file') }),
-    session.call('open', ROOT, { inode, flags: 1, killSuidgid: false }),
-    session.call('open', ROOT, { inode, flags: 0o1000, killSuidgid: false }),
+    session.call('open', ROOT, { inode, flags: 1, killSuidgid: false, wants: 'none', firstBytes: 0 }),
+    session.call('open', ROOT, { inode, flags: 0o1000, killSuidgid: false, wants: 'none', firstBytes: 0 }),
     session.call('setxattr', ROOT, { inode, name: Buffer.from('user.a'), value: name, flags: 0, killSgid: false }),
   ];
   for (const change of changes) await expect(change).rejects.toMatchObject({ code: errno.EROFS });
-  const { handle } = await session.call('open', ROOT, { inode, flags: 0, killSuidgid: false });
-  const { bulk } = await session.callForBulk('read', ROOT, { handle, offset: 0, size: 99, knownVersion: undefined });
+  const { handle } = await session.call('open', ROOT, {
+    inode,
+    flags: 0,
+    killSuidgid: false,
+    wants: 'none' as const,
+    firstBytes: 0,
+  });
+  const { bulk } = await session.callForBulk('read', ROOT, {
+    handle,
+    offset: 0,
+    size: 99,
+    knownVersion: undefined,
+    wantsLease: false,
+  });
   expect(Buffer.from(bulk).toString()).toBe('content');
   session.close();
 });

@@ -39,6 +39,7 @@ describe('exactly once', () => {
       mode: 0o644,
       umask: 0,
       flags: RDWR,
+      wants: 'none' as const,
     });
     const random = numbers(seed);
     let left = 40;
@@ -46,13 +47,20 @@ describe('exactly once', () => {
 
     const WORKERS = 12;
     const ROUNDS = 12;
-    const append = { handle: log.handle, offset: 0, append: true, sync: 'none', killSuidgid: false } as const;
+    const append = {
+      handle: log.handle,
+      offset: 0,
+      append: true,
+      sync: 'none',
+      killSuidgid: false,
+      behind: false,
+    } as const;
     const worker = async (id: number) => {
       for (let round = 0; round < ROUNDS; round++) {
         const name = (kind: string) => Buffer.from(`${kind}-${id}-${round}`);
         // Applied twice, each of these fails (EEXIST, ENOENT), or leaves a trace.
         await session.call('mkdir', ROOT, { parent, name: name('d'), mode: 0o755, umask: 0 });
-        const created = { parent, name: name('f'), mode: 0o644, umask: 0, flags: RDWR | 0o200 };
+        const created = { parent, name: name('f'), mode: 0o644, umask: 0, flags: RDWR | 0o200, wants: 'none' } as const;
         const { handle } = await session.call('create', ROOT, created);
         // One record in three is larger than what stays on the small lane.
         const record = Buffer.alloc(round % 3 === 0 ? 100_000 : 100, `${id}.${round} `);
@@ -91,13 +99,19 @@ describe('exactly once', () => {
     const session = await ServerSession.connect(parseServerAddress(`ws://127.0.0.1:${proxy.port}/`), silent);
     const { store } = server.server.exports.get('/') as Export;
     const parent = session.hello.root.inode;
-    const created = { parent, name: Buffer.from('f'), mode: 0o644, umask: 0, flags: RDWR };
+    const created = { parent, name: Buffer.from('f'), mode: 0o644, umask: 0, flags: RDWR, wants: 'none' } as const;
     const { handle, entry } = await session.call('create', ROOT, created);
     // Both requests wait at the server for a lock while their connections break, and are sent again.
     const held = await store.resolve(entry.inode).rangeLocks.acquire('exclusive', { start: 0, end: Infinity });
-    const append = { handle, offset: 0, append: true, sync: 'none', killSuidgid: false } as const;
+    const append = { handle, offset: 0, append: true, sync: 'none', killSuidgid: false, behind: false } as const;
     const write = session.call('write', ROOT, append, { bulk: Buffer.alloc(100_000, 'x') });
-    const read = session.callForBulk('read', ROOT, { handle, offset: 0, size: 1 << 20, knownVersion: undefined });
+    const read = session.callForBulk('read', ROOT, {
+      handle,
+      offset: 0,
+      size: 1 << 20,
+      knownVersion: undefined,
+      wantsLease: false,
+    });
     const [serverSession] = server.server.sessions.all;
     await until(() => serverSession?.inFlight === 2);
     for (let cut = 1; cut <= 3; cut++) {
@@ -119,11 +133,11 @@ describe('exactly once', () => {
     const session = await ServerSession.connect(parseServerAddress(`ws://127.0.0.1:${proxy.port}/`), silent);
     const { store } = server.server.exports.get('/') as Export;
     const parent = session.hello.root.inode;
-    const created = { parent, name: Buffer.from('f'), mode: 0o644, umask: 0, flags: RDWR };
+    const created = { parent, name: Buffer.from('f'), mode: 0o644, umask: 0, flags: RDWR, wants: 'none' } as const;
     const { handle, entry } = await session.call('create', ROOT, created);
     using _held = await store.resolve(entry.inode).rangeLocks.acquire('exclusive', { start: 0, end: Infinity });
     const controller = new AbortController();
-    const request = { handle, offset: 0, size: 10, knownVersion: undefined };
+    const request = { handle, offset: 0, size: 10, knownVersion: undefined, wantsLease: false };
     const read = session.callForBulk('read', ROOT, request, { signal: controller.signal });
     const [serverSession] = server.server.sessions.all;
     await until(() => serverSession?.inFlight === 1);
@@ -164,6 +178,7 @@ describe('a server that was restarted', () => {
 
     const data = Buffer.from('after!');
     expect(await filesystem.write(caller, opened.handle, 0, data, RDWR, false)).toBe(6);
+    await filesystem.fsync(caller, opened.handle, false);
     expect(session.epoch).toBe(1);
     expect(Buffer.from(await filesystem.read(caller, opened.handle, 0, 100)).toString()).toBe('after!');
     expect((await filesystem.getattr(caller, file.node)).attributes.size).toBe(6);
@@ -186,9 +201,12 @@ describe('a server that was restarted', () => {
       const session = await server.connect();
       const name = Buffer.from('a');
       const { inode } = await lookUp(session, ROOT, { parent: session.hello.root.inode, name });
-      handles.push((await session.call('open', ROOT, { inode, flags: RDWR, killSuidgid: false })).handle);
+      handles.push(
+        (await session.call('open', ROOT, { inode, flags: RDWR, killSuidgid: false, wants: 'none', firstBytes: 0 }))
+          .handle,
+      );
       const [stale] = handles;
-      const read = { handle: stale as number, offset: 0, size: 1, knownVersion: undefined };
+      const read = { handle: stale as number, offset: 0, size: 1, knownVersion: undefined, wantsLease: false };
       if (start === 1)
         await expect(session.callForBulk('read', ROOT, read)).rejects.toMatchObject({ code: errno.EBADF });
       session.close();

@@ -11,11 +11,13 @@ import {
   unlinkSync,
   writeFileSync,
 } from 'node:fs';
+import { readFile } from 'node:fs/promises';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import type { ServerSession } from '../../client-fuse/transport/server-session.ts';
-import { type Caller, ROOT_NODE } from '../../client-fuse/vfs/filesystem.ts';
+import { type Caller, type Entry, ROOT_NODE } from '../../client-fuse/vfs/filesystem.ts';
 import { ForgetQueue } from '../../client-fuse/vfs/forget-queue.ts';
-import { type Node, NodeTable } from '../../client-fuse/vfs/node-table.ts';
+import type { Node } from '../../client-fuse/vfs/node.ts';
+import { NodeTable } from '../../client-fuse/vfs/node-table.ts';
 import { RemoteFilesystem } from '../../client-fuse/vfs/remote-filesystem.ts';
 import { SharedReads } from '../../client-fuse/vfs/shared-reads.ts';
 import { errno } from '../../shared/errno.ts';
@@ -188,7 +190,8 @@ describe('RemoteFilesystem', () => {
     expect((await filesystem.getattr(root, entry.node, opened.handle)).attributes.size).toBe(20);
     const changed = await filesystem.setattr(root, entry.node, { size: 5, mode: 0o600, mtime: { sec: -7, nsec: 8 } });
     expect(changed.attributes).toMatchObject({ size: 5, mode: 0o100600, mtime: { sec: -7, nsec: 8 } });
-    expect(readFileSync(directory.join('f'), 'utf8')).toBe('Hello');
+    // Waits in the kernel until the exclusive lease is given back, so this thread must not.
+    expect(await readFile(directory.join('f'), 'utf8')).toBe('Hello');
 
     await filesystem.link(root, entry.node, ROOT_NODE, b('g'));
     await filesystem.rename(root, ROOT_NODE, b('f'), ROOT_NODE, b('h'), 0);
@@ -303,7 +306,7 @@ describe('RemoteFilesystem', () => {
   test('another owner and mask may be shown', async () => {
     writeFileSync(directory.join('f'), '');
     const shown = new RemoteFilesystem(session, { uid: 5, gid: 6, umask: 0o077 });
-    const { node, attributes } = await shown.lookup(root, ROOT_NODE, b('f'));
+    const { node, attributes } = (await shown.lookup(root, ROOT_NODE, b('f'))) as Entry;
     expect(attributes).toMatchObject({ uid: 5, gid: 6, mode: 0o100600 });
     expect((await shown.getattr(root, node)).attributes).toMatchObject({ uid: 5, gid: 6, mode: 0o100600 });
   });
@@ -362,7 +365,7 @@ describe('RemoteFilesystem', () => {
     const source = await filesystem.open(root, a.node, O.RDONLY, false);
     const target = await filesystem.create(root, ROOT_NODE, b('b'), 0o644, 0, O.RDWR);
     expect(await filesystem.copyFileRange(root, source.handle, 2, target.opened.handle, 1, 100)).toBe(4);
-    expect(readFileSync(directory.join('b'), 'latin1')).toBe('\0cdef');
+    expect(await readFile(directory.join('b'), 'latin1')).toBe('\0cdef');
     expect(await filesystem.lseek(root, source.handle, 0, 4)).toBe(6);
   });
 

@@ -2,9 +2,9 @@
  * Operations on names: looking up, making, linking, renaming and removing them. Every Entry is one lookup count that the kernel
  * now holds, or that is given back when it does not.
  */
-import type { Entry } from '../../vfs/filesystem.ts';
+import type { AbsentName, Entry } from '../../vfs/filesystem.ts';
 import { type Mounted, operation } from '../operation.ts';
-import { putEntry } from '../reply.ts';
+import { putAbsentName, putEntry } from '../reply.ts';
 import { BODY } from '../request.ts';
 import { linkIn, mkdirIn, mknodIn, rename2In, renameIn } from '../structures.ts';
 
@@ -15,10 +15,17 @@ export function forgetEntry(entry: Entry, mounted: Mounted): void {
   mounted.filesystem.forget(entry.node, 1);
 }
 
+function isAbsent(found: Entry | AbsentName): found is AbsentName {
+  return found.node === 0;
+}
+
 const entryReply = { encode: putEntry, undo: forgetEntry };
 
-export const lookup = operation<Entry>({
-  ...entryReply,
+export const lookup = operation<Entry | AbsentName>({
+  encode: (reply, found) => (isAbsent(found) ? putAbsentName(reply, found) : putEntry(reply, found)),
+  undo: (found, mounted) => {
+    if (!isAbsent(found)) forgetEntry(found, mounted);
+  },
   call: (request, { filesystem }) => filesystem.lookup(request, request.node, request.string(BODY)),
 });
 

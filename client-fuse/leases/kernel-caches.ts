@@ -1,0 +1,256 @@
+/**
+ * What the kernel may answer by itself, because a reply of ours said so under a lease: attributes of inodes, names of
+ * directories (absent ones too), pages of files. Remembers until when, and takes it back by notifications before a
+ * recall is acknowledged. One a mount, owned by the filesystem; without a notifier (the second driver) nothing is given.
+ *
+ * Whatever is given ends with the client's own right to use leases (`usableMs`), so a stopped or disconnected client
+ * leaves no kernel answering from a cache that nobody can recall.
+ *
+ * Three hazards of the kernel, each met here (fs/fuse/dir.c, fs/fuse/inode.c; docs/decisions/0009):
+ * - A caller takes in its reply only after it was written: an inode may come to be after its invalidation (ENOENT).
+ * - INVAL_ENTRY takes the directory's lock, which a creation or removal that waits for its reply holds.
+ * - INC_EPOCH and an entry's full invalidation unmount what is mounted on a directory.
+ */
+import type { NodeId } from '../vfs/filesystem.ts';
+import type { Given, Node } from '../vfs/node.ts';
+import { PageReads } from './page-reads.ts';
+
+/** The notifications that are needed. Each resolves when the kernel has done it. */
+export interface CacheNotifier {
+  /** Attributes, and the pages from `offset` on (-1: none). False: the kernel has no such inode. */
+  invalidateInode(node: NodeId, offset: number, length: number): Promise<boolean>;
+  invalidateEntry(parent: NodeId, name: Uint8Array, options?: { expireOnly?: boolean }): Promise<void>;
+  incrementEpoch(): Promise<void>;
+}
+
+export interface KernelAccess {
+  readonly notifier: CacheNotifier;
+  /** NOTIFY_INC_EPOCH is there: names may be given, for there is a way to take them back under any lock. */
+  readonly epochs: boolean;
+  /** Something is mounted on a directory of this mount. */
+  hasMountsInside(): Promise<boolean>;
+}
+
+const NEVER = Number.NEGATIVE_INFINITY;
+/** More names than this are cheaper looked up again, all of the mount's, than taken back one by one. */
+const MOST_SINGLE_NAMES = 256;
+/** How long a directory's lock is waited for before the epoch is used. */
+const LOCK_PATIENCE_MS = 20;
+/** A caller that got its reply has taken it in by then, or nearly always: see `#expireDirectoryName`. */
+const TAKEN_IN_MS = 10;
+/** An inode that the kernel was told of and does not know yet, is asked for again after this. */
+const UNKNOWN_RETRY_MS = 1;
+
+export class KernelCaches {
+  readonly #usableMs: () => number;
+  #kernel: KernelAccess | undefined;
+
+  /** `usableMs`: how long this client may go on using its leases, in milliseconds; 0 or less: it may not. */
+  constructor(usableMs: () => number) {
+    this.#usableMs = usableMs;
+  }
+
+  attach(kernel: KernelAccess): void {
+    this.#kernel = kernel;
+  }
+
+  // --- giving
+
+  /** The kernel is told attributes that are known under a lease: for how many milliseconds it may keep them. */
+  giveAttributes(node: Node): number {
+    const ms = this.#usableMs();
+    if (this.#kernel === undefined || ms <= 0 || node.given?.takingBack) return 0;
+    givenOf(node).attributesUntilMs = performance.now() + ms;
+    return ms;
+  }
+
+  /** The same for a name. */
+  giveName(directory: Node, key: string, isDirectory: boolean): number {
+    const ms = this.#usableMs();
+    if (!this.#kernel?.epochs || ms <= 0 || directory.given?.takingBack) return 0;
+    givenOf(directory).names.set(key, { untilMs: performance.now() + ms, isDirectory });
+    return ms;
+  }
+
+  /** The kernel moved a name itself, and with it for how long it may keep it. */
+  movedName(from: Node, key: string, to: Node, newKey: string): void {
+    const moved = from.given?.names.get(key);
+    const replaced = to.given?.names.get(newKey);
+    if (moved) givenOf(to).names.set(newKey, moved);
+    if (replaced) givenOf(from).names.set(key, replaced);
+  }
+
+  /** False: what is read must go past the page cache. */
+  get canKeepPages(): boolean {
+    return this.#kernel !== undefined;
+  }
+
+  /** The kernel reads pages that it will keep. A promise: the read must wait for a recall, and its lease is gone then. */
+  beginRead(node: Node, offset: number, size: number): Promise<void> | undefined {
+    const given = givenOf(node);
+    const wait = given.reads.begin(offset, size);
+    if (wait === undefined) {
+      given.hasPages = true;
+      return undefined;
+    }
+    return wait.then(() => this.beginRead(node, offset, size));
+  }
+
+  /** A creation, removal or rename in the directory begins; call the result when its reply is there. */
+  beginChange(directory: Node): () => void {
+    const given = givenOf(directory);
+    given.changes++;
+    return () => {
+      given.changes--;
+    };
+  }
+
+  // --- taking back
+
+  /**
+   * Resolves when the kernel answers nothing of these by itself any more. Undefined: it did not anyway. Reads of their
+   * pages wait until `tookBack`.
+   */
+  takeBack(nodes: Iterable<Node>): Promise<void> | undefined {
+    if (this.#kernel === undefined) return undefined;
+    let waits: Promise<unknown>[] | undefined;
+    for (const node of nodes) {
+      const taken = this.#takeBackOne(node, this.#kernel);
+      if (taken === undefined) continue;
+      waits ??= [];
+      waits.push(taken);
+    }
+    return waits && Promise.all(waits).then(() => {});
+  }
+
+  /** The attributes alone, which no lock is needed for. */
+  takeBackAttributes(node: Node): Promise<unknown> | undefined {
+    const { given } = node;
+    if (given === undefined || given.attributesUntilMs <= performance.now()) return undefined;
+    given.attributesUntilMs = NEVER;
+    return this.#kernel?.notifier.invalidateInode(node.id, -1, 0);
+  }
+
+  /** Of the whole mount. Resolves when the kernel asks about everything again. */
+  async takeBackAll(nodes: readonly Node[]): Promise<void> {
+    let lastMs = NEVER;
+    for (const { given } of nodes) {
+      for (const { untilMs } of given?.names.values() ?? []) lastMs = Math.max(lastMs, untilMs);
+      given?.names.clear();
+    }
+    const names = this.#kernel && lastMs > performance.now() ? this.#forgetAllNames(lastMs, this.#kernel) : undefined;
+    await Promise.all([this.takeBack(nodes), names]);
+    this.tookBack(nodes);
+  }
+
+  /** The recall of these is acknowledged. */
+  tookBack(nodes: Iterable<Node>): void {
+    for (const { given } of nodes) if (given?.takingBack === undefined) given?.reads.end();
+  }
+
+  /** Resolves when nothing of the node is being taken back. */
+  quiet(node: Node): Promise<void> | undefined {
+    return node.given?.takingBack;
+  }
+
+  #takeBackOne(node: Node, kernel: KernelAccess): Promise<void> | undefined {
+    const { given } = node;
+    if (given === undefined) return undefined;
+    if (given.takingBack) return given.takingBack;
+    const nowMs = performance.now();
+    const hasAttributes = given.attributesUntilMs > nowMs;
+    const names = [...given.names].filter(([, { untilMs }]) => untilMs > nowMs);
+    const { hasPages } = given;
+    given.attributesUntilMs = NEVER;
+    given.names.clear();
+    given.hasPages = false;
+    if (!hasAttributes && !hasPages && names.length === 0) return undefined;
+    const work: Promise<unknown>[] = [];
+    if (hasAttributes || hasPages) work.push(this.#invalidateInode(node, given, hasPages, kernel));
+    if (names.length > 0) work.push(this.#takeBackNames(node, given, names, kernel));
+    const done = Promise.all(work).then(() => {
+      given.takingBack = undefined;
+    });
+    given.takingBack = done;
+    return done;
+  }
+
+  /** Pages that the kernel has came in under the lease that is held now. */
+  hasPages(node: Node): boolean {
+    return node.given?.hasPages === true;
+  }
+
+  /** Pages that may come in from now on are covered by nothing: whoever opens the file next starts without any. */
+  distrustPages(node: Node): void {
+    if (node.given) node.given.hasPages = false;
+  }
+
+  /** Pages in [offset, offset + length) that came in are old; length 0: to the end. */
+  dropPages(node: Node, offset: number, length: number): Promise<unknown> | undefined {
+    if (!node.given?.hasPages || this.#kernel === undefined) return undefined;
+    return this.#kernel.notifier.invalidateInode(node.id, offset, length);
+  }
+
+  async #invalidateInode(node: Node, given: Given, hasPages: boolean, { notifier }: KernelAccess): Promise<void> {
+    // Until the kernel has it, or has forgotten it: a reply that tells of the inode may still be on its way to a caller.
+    while (!(await notifier.invalidateInode(node.id, -1, 0)) && node.lookups > 0) await delay(UNKNOWN_RETRY_MS);
+    if (!hasPages) return;
+    await given.reads.takeBack(async (start, end) => {
+      await notifier.invalidateInode(node.id, start, Number.isFinite(end) ? end - start : 0);
+    });
+  }
+
+  async #takeBackNames(
+    directory: Node,
+    given: Given,
+    names: [string, { untilMs: number; isDirectory: boolean }][],
+    kernel: KernelAccess,
+  ): Promise<void> {
+    const lastMs = Math.max(...names.map(([, { untilMs }]) => untilMs));
+    if (given.changes > 0 || names.length > MOST_SINGLE_NAMES) return this.#forgetAllNames(lastMs, kernel);
+    const { notifier } = kernel;
+    const single = Promise.all(
+      names.map(([key, { isDirectory }]) => {
+        const name = Buffer.from(key, 'latin1');
+        return isDirectory
+          ? this.#expireDirectoryName(directory, name, notifier)
+          : notifier.invalidateEntry(directory.id, name);
+      }),
+    );
+    // A change that took the lock since may wait for this very recall to be answered.
+    const patience = delay(LOCK_PATIENCE_MS + TAKEN_IN_MS).then(() => 'locked' as const);
+    if ((await Promise.race([single, patience])) === 'locked') await this.#forgetAllNames(lastMs, kernel);
+  }
+
+  /**
+   * Not taken away as a file's name is: a process may have the directory as its working directory, and something may be
+   * mounted on it. A lookup that only revalidates may put its reply's time over this expiry, so it is made twice.
+   */
+  async #expireDirectoryName(directory: Node, name: Uint8Array, notifier: CacheNotifier): Promise<void> {
+    await notifier.invalidateEntry(directory.id, name, { expireOnly: true });
+    await delay(TAKEN_IN_MS);
+    await notifier.invalidateEntry(directory.id, name, { expireOnly: true });
+  }
+
+  /** Every name of the mount is looked up again; or these are waited out, when that would unmount something. */
+  async #forgetAllNames(lastMs: number, kernel: KernelAccess): Promise<void> {
+    if (await kernel.hasMountsInside()) await delay(Math.max(0, lastMs - performance.now()));
+    else await kernel.notifier.incrementEpoch();
+  }
+}
+
+function givenOf(node: Node): Given {
+  node.given ??= {
+    attributesUntilMs: NEVER,
+    names: new Map(),
+    hasPages: false,
+    reads: new PageReads(),
+    changes: 0,
+    takingBack: undefined,
+  };
+  return node.given;
+}
+
+function delay(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}

@@ -1,0 +1,105 @@
+/**
+ * What a mount holds in memory of an inode: the node, what is known of it under a lease, what the kernel was given of it, and
+ * its open handles. Nodes belong to the NodeTable, handles to the HandleTable; only the types are here, since each names
+ * the others.
+ */
+import type { Attributes, U64 } from '../../shared/attributes.ts';
+import type { PageReads } from '../leases/page-reads.ts';
+import type { CallerIdentity } from '../transport/server-session.ts';
+import type { NodeId } from './filesystem.ts';
+import type { ReadAhead } from './read-ahead.ts';
+import type { WriteBehind } from './write-behind.ts';
+
+/** What is known of one node; set by LeaseCache alone. */
+export interface Knowledge {
+  /** Everything known in an earlier generation is void. */
+  generation: number;
+  /** The lease is held: data that were read stay good. */
+  isHeld: boolean;
+  attributes: Attributes | undefined;
+  /** An own read may have set the access time since. */
+  isAccessTimeOld: boolean;
+  /** Names of a directory; null is "absent", undefined "to be asked". */
+  names: Map<string, Node | null | undefined> | undefined;
+  /** Whatever is not among the names is absent. */
+  hasAllNames: boolean;
+  /** What the directory lists, `.` and `..` included, in order. */
+  listing: readonly ListedName[] | undefined;
+  /** Names that were asked about since the lease is held; -1: they have been read ahead. */
+  lookups: number;
+  /** Who has opened it, and how, since the lease is held: identities and flags for which it need not be asked again. */
+  openers: Set<string> | undefined;
+  changedAt: number;
+  /** The clock of the last recall. */
+  recalledAt: number;
+  /** Own changes under way: what the server says of the attributes meanwhile may be of before. */
+  changing: number;
+  /** Recalls that are not acknowledged yet: nothing is learned. */
+  recalling: number;
+}
+
+export interface ListedName {
+  readonly name: Uint8Array;
+  readonly ino: U64;
+  readonly type: number;
+  readonly cookie: U64;
+}
+
+export interface Node {
+  readonly id: NodeId;
+  /** The server's handle (an own copy). */
+  readonly inode: Buffer;
+  readonly key: string;
+  /** References that the kernel holds. */
+  lookups: number;
+  /** Entries that the server sent for it: what it is told when the node is forgotten. */
+  entries: number;
+  known: Knowledge | undefined;
+  given: Given | undefined;
+  /** Handles that are not open at the server yet: its lease is as good as that. */
+  unopened: Set<OpenHandle> | undefined;
+  /** Handles whose reads fill the kernel's page cache. */
+  cached: Set<OpenHandle> | undefined;
+  /** The handle that holds the exclusive lease, and gathers writes; until all of them are at the server. */
+  gatherer: OpenHandle | undefined;
+  /** It has left the table: whoever still has it looks the name up again. */
+  isForgotten: boolean;
+}
+
+/** What the kernel was given of one node. */
+export interface Given {
+  attributesUntilMs: number;
+  /** Names of a directory; whether the name is a directory's. */
+  readonly names: Map<string, { untilMs: number; readonly isDirectory: boolean }>;
+  /** Pages may be cached. */
+  hasPages: boolean;
+  readonly reads: PageReads;
+  /** Creations, removals and renames in the directory that wait for their reply, holding its lock in the kernel. */
+  changes: number;
+  /** Resolves when what was given is taken back. */
+  takingBack: Promise<void> | undefined;
+}
+
+/** An open file or directory of the mount: see open-handle.ts. */
+export interface OpenHandle {
+  readonly node: Node;
+  readonly isDirectory: boolean;
+  /** open(2) flags without those that act only once (O_CREAT, O_EXCL, O_TRUNC). */
+  readonly flags: number;
+  readonly opener: CallerIdentity;
+  /** The server's handle, and the session (epoch) in which it was given. */
+  server: number;
+  epoch: number;
+  reopening: Promise<void> | undefined;
+  readAhead: ReadAhead | undefined;
+  /** Reads fill the kernel's page cache, under a lease. */
+  isCached: boolean;
+  /** The whole file, as it came with the reply to the open; good until it is read once or the lease is recalled. */
+  first: Uint8Array | undefined;
+  /** Writes are gathered here, under an exclusive lease. */
+  behind: WriteBehind | undefined;
+  /** The kernel asked that writes clear set-ID bits. */
+  killsSuidgid: boolean;
+  /** What a directory listed so far, and since when nothing must have happened to it for that to be kept. */
+  listed: { readonly names: ListedName[]; readonly asOf: number } | undefined;
+}

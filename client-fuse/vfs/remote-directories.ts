@@ -1,0 +1,132 @@
+/**
+ * Open directories. A listing that was read from front to back under the directory's lease is kept with it, and answers
+ * the next ones; then the directory need not be open at the server.
+ */
+import type { U64 } from '../../shared/attributes.ts';
+import type { Eventually } from '../../shared/eventually.ts';
+import type { ReplyOf } from '../../shared/protocol/messages.ts';
+import { keyOfName } from '../leases/lease-cache.ts';
+import type { Caller, DirectoryEntry, NodeId } from './filesystem.ts';
+import type { ListedName, Node, OpenHandle } from './node.ts';
+import { NOT_OPENED, newHandle } from './open-handle.ts';
+import type { RemoteContext } from './remote-context.ts';
+import type { RemoteNames } from './remote-names.ts';
+
+/** fuse_direntplus without its name, roughly: how many entries of a kept listing fill a reply. */
+const ENTRY_BYTES = 160;
+const OPENED = 'directory';
+
+export class RemoteDirectories {
+  readonly #context: RemoteContext;
+  readonly #names: RemoteNames;
+
+  constructor(context: RemoteContext, names: RemoteNames) {
+    this.#context = context;
+    this.#names = names;
+  }
+
+  opendir(caller: Caller, id: NodeId): Eventually<{ handle: number; keepCache: boolean; cacheDirectory: boolean }> {
+    const node = this.#context.nodes.get(id);
+    const opener = this.#context.identity(caller);
+    const { leases } = this.#context;
+    const right = `${opener} ${OPENED}`;
+    if (leases.listing(node) && leases.mayOpen(node, right)) return this.#opened(node, opener, 0, NOT_OPENED);
+    const { epoch } = this.#context.session;
+    const opened = this.#context.call('opendir', caller, { inode: this.#context.inodeOf(node) });
+    return opened.then(({ handle }) => {
+      leases.learnOpener(node, right);
+      return this.#opened(node, opener, handle, epoch);
+    });
+  }
+
+  #opened(node: Node, opener: OpenHandle['opener'], server: number, epoch: number) {
+    const handle = newHandle({ node, isDirectory: true, flags: 0, opener, server, epoch });
+    return { handle: this.#context.handles.add(handle), keepCache: false, cacheDirectory: false };
+  }
+
+  readdir(
+    caller: Caller,
+    handle: number,
+    cookie: U64,
+    sizeBytes: number,
+    plus: boolean,
+  ): Eventually<readonly DirectoryEntry[]> {
+    const open = this.#context.handles.get(handle);
+    const listing = this.#context.leases.listing(open.node);
+    const kept = listing && this.#fromListing(open.node, listing, cookie, sizeBytes, plus);
+    return kept ?? this.#ask(caller, handle, open, cookie, sizeBytes, plus);
+  }
+
+  /** Undefined: the position is not one of this listing. */
+  #fromListing(
+    directory: Node,
+    listing: readonly ListedName[],
+    cookie: U64,
+    sizeBytes: number,
+    plus: boolean,
+  ): readonly DirectoryEntry[] | undefined {
+    const start = cookie === 0 ? 0 : listing.findIndex((one) => one.cookie === cookie) + 1;
+    if (start === 0 && cookie !== 0) return undefined;
+    const { leases, nodes } = this.#context;
+    return listing.slice(start, start + Math.max(1, Math.floor(sizeBytes / ENTRY_BYTES))).map((listed) => {
+      const key = keyOfName(listed.name);
+      const node = plus ? leases.name(directory, key) : undefined;
+      const attributes = node && leases.knownAttributes(node);
+      if (!node || !attributes || this.#context.written(node)) return listed;
+      return { ...listed, entry: this.#context.entry(directory, key, nodes.foundAgain(node), attributes) };
+    });
+  }
+
+  async #ask(
+    caller: Caller,
+    handle: number,
+    open: OpenHandle,
+    cookie: U64,
+    sizeBytes: number,
+    plus: boolean,
+  ): Promise<readonly DirectoryEntry[]> {
+    const { leases } = this.#context;
+    const asOf = leases.clock;
+    const reply = await this.#context.withOpen(handle, ({ server }) =>
+      this.#context.call('readdir', caller, { handle: server, cookie, sizeBytes, plus }),
+    );
+    leases.wasRead(open.node);
+    const entries = reply.entries.map((one) => this.#answered(open.node, one, reply.leased, asOf));
+    this.#remember(open, cookie, reply, asOf);
+    return entries;
+  }
+
+  #answered(
+    directory: Node,
+    { entry: wire, ...listed }: ReplyOf<'readdir'>['entries'][number],
+    leased: boolean,
+    asOf: number,
+  ): DirectoryEntry {
+    if (wire === undefined) return listed;
+    const node = this.#names.found(wire, asOf);
+    const key = keyOfName(listed.name);
+    this.#context.leases.learnName(directory, key, node, leased, asOf);
+    // What was gathered for it is not in these attributes: the kernel looks it up.
+    if (this.#context.written(node)) {
+      this.#context.forget(node.id, 1);
+      return listed;
+    }
+    return { ...listed, entry: this.#context.entry(directory, key, node, wire.attributes) };
+  }
+
+  /** Puts the chunks together, as long as they follow each other under one lease. */
+  #remember(open: OpenHandle, cookie: U64, { entries, end, leased }: ReplyOf<'readdir'>, asOf: number): void {
+    if (cookie === 0) open.listed = leased ? { names: [], asOf } : undefined;
+    const { listed } = open;
+    if (listed === undefined) return;
+    if (!leased || (cookie !== 0 && listed.names.at(-1)?.cookie !== cookie)) {
+      open.listed = undefined;
+      return;
+    }
+    for (const { name, ino, type, cookie } of entries)
+      listed.names.push({ name: Buffer.from(name), ino, type, cookie });
+    if (!end && entries.length > 0) return;
+    this.#context.leases.learnListing(open.node, listed.names, listed.asOf);
+    open.listed = undefined;
+  }
+}

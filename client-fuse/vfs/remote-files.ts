@@ -1,0 +1,324 @@
+/**
+ * Open files. Three ways to have one open: cached (read-only, pages kept by the kernel under a shared lease, and opened
+ * without asking when that was allowed before); gathering (the only handle, under an exclusive lease); and plain, each
+ * read and write one request past all caches.
+ */
+import type { Eventually } from '../../shared/eventually.ts';
+import { limits } from '../../shared/limits.ts';
+import { O } from '../../shared/linux/constants.ts';
+import type { ReplyOf, RequestOf } from '../../shared/protocol/messages.ts';
+import { FileData, WRITTEN_THROUGH } from './file-data.ts';
+import type { Caller, Entry, NodeId, OpenedFile } from './filesystem.ts';
+import type { Node, OpenHandle } from './node.ts';
+import { ensureOpen, NOT_OPENED, newHandle } from './open-handle.ts';
+import { checkName, type RemoteContext } from './remote-context.ts';
+import type { RemoteNames } from './remote-names.ts';
+
+/** What opening a file again must not do again. */
+const ONCE_FLAGS = O.CREAT | O.EXCL | O.TRUNC;
+/** Flags with a meaning to the server; the others (O_DIRECT, O_NONBLOCK, ...) are this machine's business. */
+const SENT_FLAGS = O.ACCMODE | O.TRUNC | O.EXCL | O.NOATIME | O.EXEC;
+
+type Wanted = RequestOf<'open'>['wants'];
+
+export class RemoteFiles {
+  readonly #context: RemoteContext;
+  readonly #names: RemoteNames;
+  readonly #data: FileData;
+
+  constructor(context: RemoteContext, names: RemoteNames) {
+    this.#context = context;
+    this.#names = names;
+    this.#data = new FileData(context);
+  }
+
+  get dirtyBytes(): number {
+    return this.#data.dirtyBytes;
+  }
+
+  // --- opening
+
+  open(caller: Caller, id: NodeId, flags: number, killSuidgid: boolean): Eventually<OpenedFile> {
+    const node = this.#context.nodes.get(id);
+    const opener = this.#context.identity(caller);
+    const { leases } = this.#context;
+    const isCacheable = this.#isCacheable(flags, killSuidgid);
+    const right = `${opener} ${flags & SENT_FLAGS}`;
+    if (isCacheable && !node.gatherer && leases.isHeld(node) && leases.mayOpen(node, right)) {
+      const open = this.#handle(node, flags, opener, 0, NOT_OPENED);
+      node.unopened ??= new Set();
+      node.unopened.add(open);
+      return this.#cached(open);
+    }
+    return this.#ask(caller, node, flags, killSuidgid, isCacheable ? right : undefined);
+  }
+
+  #isCacheable(flags: number, killSuidgid: boolean): boolean {
+    const isReadOnly = (flags & O.ACCMODE) === O.RDONLY && !(flags & (O.TRUNC | O.DIRECT));
+    return isReadOnly && !killSuidgid && this.#context.kernel.canKeepPages;
+  }
+
+  /** `right`: the file is opened to be read through the page cache, and this is to be remembered. */
+  async #ask(
+    caller: Caller,
+    node: Node,
+    flags: number,
+    killSuidgid: boolean,
+    right: string | undefined,
+  ): Promise<OpenedFile> {
+    const { leases, session } = this.#context;
+    // The server would recall it, for this handle is one more.
+    await this.#context.written(node);
+    const { epoch } = session;
+    const opener = this.#context.identity(caller);
+    const wants = right === undefined ? this.#wantedToWrite(flags) : 'shared';
+    const firstBytes = right === undefined ? 0 : limits.maxFirstBytes;
+    const request = { inode: this.#context.inodeOf(node), flags: flags & SENT_FLAGS, killSuidgid, wants, firstBytes };
+    const isChange = (flags & O.TRUNC) !== 0 || killSuidgid;
+    const send = () => session.callForBulk('open', opener, request, { lane: 'small' });
+    const asOf = leases.clock;
+    const { reply, bulk } = await (isChange ? this.#context.changing(node, send) : send());
+    const open = this.#handle(node, flags, opener, reply.handle, epoch);
+    if (reply.attributes) leases.learnAttributes(node, reply.attributes, reply.lease === 'shared', asOf);
+    if (right !== undefined && reply.lease === 'shared' && leases.isHeld(node)) {
+      leases.learnOpener(node, right);
+      if (bulk.length > 0) open.first = bulk;
+      return this.#cached(open);
+    }
+    return this.#plain(open, reply.lease, asOf);
+  }
+
+  #wantedToWrite(flags: number): Wanted {
+    const writes = (flags & O.ACCMODE) !== O.RDONLY && !(flags & O.EXEC);
+    return writes && !(flags & WRITTEN_THROUGH) ? 'exclusive' : 'none';
+  }
+
+  #handle(node: Node, flags: number, opener: OpenHandle['opener'], server: number, epoch: number): OpenHandle {
+    const kept = flags & SENT_FLAGS & ~ONCE_FLAGS;
+    const open = newHandle({ node, isDirectory: false, flags: kept, opener, server, epoch });
+    open.readAhead = this.#data.readAheadFor(open);
+    return open;
+  }
+
+  #cached(open: OpenHandle): OpenedFile {
+    const { node } = open;
+    open.isCached = true;
+    node.cached ??= new Set();
+    node.cached.add(open);
+    return { handle: this.#context.handles.add(open), directIo: false, keepCache: this.#context.kernel.hasPages(node) };
+  }
+
+  #plain(open: OpenHandle, lease: ReplyOf<'open'>['lease'], asOf: number): OpenedFile {
+    if (lease === 'exclusive' && !this.#context.leases.wasRecalled(open.node, asOf)) {
+      open.behind = this.#data.writeBehindFor(open);
+      open.node.gatherer = open;
+    }
+    return { handle: this.#context.handles.add(open), directIo: true, keepCache: false };
+  }
+
+  async create(caller: Caller, parent: NodeId, name: Uint8Array, mode: number, umask: number, flags: number) {
+    checkName(name);
+    const { session, nodes, leases } = this.#context;
+    const { epoch } = session;
+    const asOf = leases.clock;
+    const directory = nodes.get(parent);
+    const wants = this.#wantedToWrite(flags);
+    const request = { parent: this.#context.inodeOf(directory), name, mode, umask, flags: flags & SENT_FLAGS, wants };
+    const made = await this.#names.adding(directory, name, () => this.#context.call('create', caller, request));
+    return { entry: made.entry, opened: this.#created(caller, made.node, made.reply, flags, epoch, asOf) };
+  }
+
+  async tmpfile(
+    caller: Caller,
+    parent: NodeId,
+    mode: number,
+    umask: number,
+    flags: number,
+  ): Promise<{ entry: Entry; opened: OpenedFile }> {
+    const { leases, session } = this.#context;
+    const { epoch } = session;
+    const request = { parent: this.#context.inode(parent), mode, umask, flags: flags & SENT_FLAGS };
+    const asOf = leases.clock;
+    const reply = await this.#context.call('tmpfile', caller, request);
+    const node = this.#names.found(reply.entry, asOf);
+    const opened = this.#created(caller, node, reply, flags, epoch, asOf);
+    return { entry: this.#context.nodeEntry(node, reply.entry.attributes), opened };
+  }
+
+  #created(
+    caller: Caller,
+    node: Node,
+    reply: ReplyOf<'create'>,
+    flags: number,
+    epoch: number,
+    asOf: number,
+  ): OpenedFile {
+    const open = this.#handle(node, flags, this.#context.identity(caller), reply.handle, epoch);
+    return this.#plain(open, reply.lease, asOf);
+  }
+
+  release(handle: number): void {
+    const open = this.#context.handles.remove(handle);
+    if (open === undefined) return;
+    open.readAhead?.drop();
+    open.node.unopened?.delete(open);
+    open.node.cached?.delete(open);
+    if (open.behind) void this.#endGathering(open).then(() => this.#releaseAtServer(open));
+    else this.#releaseAtServer(open);
+  }
+
+  #releaseAtServer(open: OpenHandle): void {
+    if (open.epoch !== this.#context.session.epoch) return;
+    // Nobody waits for it. It fails only when the session has ended, and then the handle is closed already.
+    this.#context.session.call('release', open.opener, { handle: open.server }).catch(() => {});
+  }
+
+  // --- data
+
+  async read(_caller: Caller, handle: number, offset: number, size: number): Promise<Uint8Array> {
+    const open = this.#context.handles.get(handle);
+    const data = open.isCached
+      ? await this.#readPages(handle, open, offset, size)
+      : await this.#readPlain(handle, open, offset, size);
+    this.#context.leases.wasRead(open.node);
+    return data;
+  }
+
+  async #readPlain(handle: number, open: OpenHandle, offset: number, size: number): Promise<Uint8Array> {
+    await this.#context.written(open.node);
+    return this.#context.withOpen(handle, (opened) => this.#data.read(opened, offset, size));
+  }
+
+  async #readPages(handle: number, open: OpenHandle, offset: number, size: number): Promise<Uint8Array> {
+    const { kernel, leases } = this.#context;
+    const recall = kernel.beginRead(open.node, offset, size);
+    if (recall) await recall;
+    const { first } = open;
+    if (first && leases.isHeld(open.node)) {
+      // The kernel has it then, or asks again.
+      if (offset + size >= first.length) open.first = undefined;
+      return first.subarray(Math.min(offset, first.length), Math.min(offset + size, first.length));
+    }
+    return this.#context.withOpen(handle, (opened) => this.#data.readPages(opened, offset, size));
+  }
+
+  async write(
+    _caller: Caller,
+    handle: number,
+    offset: number,
+    data: Uint8Array,
+    flags: number,
+    killSuidgid: boolean,
+  ): Promise<number> {
+    const open = this.#context.handles.get(handle);
+    open.killsSuidgid = killSuidgid;
+    const { node, behind } = open;
+    if (behind && !behind.isStopped && !(flags & WRITTEN_THROUGH)) {
+      this.#context.leases.changed(node);
+      return behind.write(offset, data);
+    }
+    if (node.gatherer === open) await this.#endGathering(open);
+    const written = await this.#context.withOpen(handle, (opened) =>
+      this.#context.changing(node, () => this.#data.write(opened, offset, data, flags)),
+    );
+    await this.#changedPages(node, offset, flags & O.APPEND ? 0 : data.length);
+    return written;
+  }
+
+  /** The kernel dropped pages before it sent a change; a reader may have brought them back while it was under way. */
+  async #changedPages(node: Node, offset: number, length: number): Promise<void> {
+    if (node.cached?.size) await this.#context.kernel.dropPages(node, offset, length);
+    else this.#context.kernel.distrustPages(node);
+  }
+
+  /** The lease goes: what was gathered is written, an error is told to the next flush, and writes are requests again. */
+  async #endGathering(open: OpenHandle): Promise<void> {
+    const { behind, node } = open;
+    if (behind === undefined) return;
+    behind.isStopped = true;
+    await behind.drain();
+    if (node.gatherer === open) node.gatherer = undefined;
+  }
+
+  /** Called at each close(2), and by fsync: tells an error of what was gathered. */
+  async flush(handle: number): Promise<void> {
+    await this.#context.handles.get(handle).behind?.flush();
+  }
+
+  async fsync(caller: Caller, handle: number, dataOnly: boolean): Promise<void> {
+    const { behind } = this.#context.handles.get(handle);
+    await behind?.flush();
+    await this.#context.withOpen(handle, ({ server }) =>
+      this.#context.call('fsync', caller, { handle: server, dataOnly }),
+    );
+  }
+
+  async fallocate(caller: Caller, handle: number, mode: number, offset: number, length: number): Promise<void> {
+    const { node } = this.#context.handles.get(handle);
+    await this.#context.written(node);
+    await this.#context.withOpen(handle, ({ server }) => {
+      const request = { handle: server, mode, offset, length };
+      return this.#context.changing(node, () => this.#context.call('fallocate', caller, request));
+    });
+    await this.#changedPages(node, offset, 0);
+  }
+
+  /** The kernel cuts its pages itself, but for those that came in while the request was under way. */
+  truncated(node: Node, size: number): Promise<void> {
+    return this.#changedPages(node, size, 0);
+  }
+
+  async lseek(caller: Caller, handle: number, offset: number, whence: number): Promise<number> {
+    await this.#context.written(this.#context.handles.get(handle).node);
+    const reply = await this.#context.withOpen(handle, ({ server }) =>
+      this.#context.call('lseek', caller, { handle: server, offset, whence }),
+    );
+    return reply.offset;
+  }
+
+  async copyFileRange(
+    caller: Caller,
+    handleIn: number,
+    offsetIn: number,
+    handleOut: number,
+    offsetOut: number,
+    length: number,
+  ): Promise<number> {
+    const { handles } = this.#context;
+    const { node } = handles.get(handleOut);
+    await this.#context.written(handles.get(handleIn).node);
+    await this.#context.written(node);
+    const copied = await this.#context.withOpen(handleIn, (source) =>
+      this.#context.withOpen(handleOut, async (target) => {
+        const request = { handleIn: source.server, offsetIn, handleOut: target.server, offsetOut, length };
+        return (await this.#context.changing(node, () => this.#context.call('copyFileRange', caller, request))).copied;
+      }),
+    );
+    if (copied > 0) await this.#changedPages(node, offsetOut, copied);
+    return copied;
+  }
+
+  /** Resolves when the server has everything that was written through this mount. */
+  async drain(): Promise<void> {
+    await Promise.all([...this.#context.handles.all].map(({ behind }) => behind?.drain()));
+  }
+
+  // --- recalls
+
+  /**
+   * The lease on the file is given back. Undefined: nothing is to be done first. Otherwise: gathered writes go to the
+   * server, and handles that were opened on the credit of the lease are opened, before somebody else removes the file.
+   */
+  giveBack(node: Node): Promise<void> | undefined {
+    for (const open of node.cached ?? []) {
+      open.first = undefined;
+      open.readAhead?.drop();
+    }
+    const { gatherer, unopened } = node;
+    if (!gatherer && !unopened?.size) return undefined;
+    const opened = [...(unopened ?? [])].map((open) => ensureOpen(open, this.#context.session));
+    const written = gatherer && this.#endGathering(gatherer);
+    // One that cannot be opened is told so at its next use.
+    return Promise.allSettled([...opened, written]).then(() => {});
+  }
+}

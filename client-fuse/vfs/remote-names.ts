@@ -1,0 +1,252 @@
+/** Operations on names: answered from what is known under a directory's lease, or asked, and what they change learned. */
+import type { Attributes } from '../../shared/attributes.ts';
+import { isDirectory } from '../../shared/attributes.ts';
+import { errno, FsError } from '../../shared/errno.ts';
+import type { Eventually } from '../../shared/eventually.ts';
+import { limits } from '../../shared/limits.ts';
+import type { ReplyOf, WireEntry } from '../../shared/protocol/messages.ts';
+import { keyOfName } from '../leases/lease-cache.ts';
+import type { AbsentName, Caller, Entry, NodeId } from './filesystem.ts';
+import type { Node } from './node.ts';
+import { ensureOpen } from './open-handle.ts';
+import { checkName, type RemoteContext } from './remote-context.ts';
+
+export class RemoteNames {
+  readonly #context: RemoteContext;
+
+  constructor(context: RemoteContext) {
+    this.#context = context;
+  }
+
+  lookup(caller: Caller, parent: NodeId, name: Uint8Array): Eventually<Entry | AbsentName> {
+    checkName(name);
+    const { nodes, leases } = this.#context;
+    const directory = nodes.get(parent);
+    const key = keyOfName(name);
+    const known = leases.name(directory, key);
+    if (known === null) return this.#context.absent(directory, key);
+    const attributes = known && leases.knownAttributes(known);
+    if (known && attributes && !this.#context.written(known)) {
+      return this.#context.entry(directory, key, nodes.foundAgain(known), attributes);
+    }
+    return this.#lookUp(caller, directory, key, name);
+  }
+
+  async #lookUp(caller: Caller, directory: Node, key: string, name: Uint8Array): Promise<Entry | AbsentName> {
+    const { leases } = this.#context;
+    const known = leases.name(directory, key);
+    if (known) await this.#context.written(known);
+    const asOf = leases.clock;
+    const request = { parent: this.#context.inodeOf(directory), name };
+    const { found, leased } = await this.#context.call('lookup', caller, request);
+    if (found === undefined) {
+      leases.learnName(directory, key, null, leased, asOf);
+      return this.#context.absent(directory, key);
+    }
+    const node = this.found(found, asOf);
+    leases.learnName(directory, key, node, leased, asOf);
+    if (leases.askedName(directory)) void this.#readAhead(caller, directory);
+    const behind = this.#context.written(node);
+    if (behind === undefined) return this.#context.entry(directory, key, node, found.attributes);
+    // Reached by a name under which it was not known: what was gathered is not in these attributes.
+    await behind;
+    const ask = { inode: this.#context.inodeOf(node), handle: 0 };
+    const { attributes } = await this.#context.call('getattr', caller, ask);
+    return this.#context.nodeEntry(node, attributes);
+  }
+
+  /** One name of the directory is looked up after the other: the others are brought along. Nobody waits for it. */
+  async #readAhead(caller: Caller, directory: Node): Promise<void> {
+    const { leases, nodes } = this.#context;
+    const asOf = leases.clock;
+    const request = { inode: this.#context.inodeOf(directory), maxEntries: limits.maxNamesAhead };
+    const reply = await this.#context.call('readNames', caller, request).catch(() => undefined);
+    if (!reply?.complete || !reply.leased) return;
+    for (const { name, entry } of reply.entries) {
+      if (entry === undefined) continue;
+      const node = nodes.named(entry.inode);
+      leases.learnAttributes(node, entry.attributes, entry.leased, asOf);
+      leases.learnName(directory, keyOfName(name), node, true, asOf);
+      this.#context.dropIdle();
+    }
+    const listing = reply.entries.map(({ name, ino, type, cookie }) => ({
+      name: Buffer.from(name),
+      ino,
+      type,
+      cookie,
+    }));
+    leases.learnListing(directory, listing, asOf);
+  }
+
+  /** The server named an inode: the kernel gets a reference to its node. */
+  found({ inode, attributes, leased }: WireEntry, asOf: number): Node {
+    const node = this.#context.nodes.found(inode);
+    this.#context.leases.learnAttributes(node, attributes, leased, asOf);
+    return node;
+  }
+
+  mknod(caller: Caller, parent: NodeId, name: Uint8Array, mode: number, rdev: number, umask: number): Promise<Entry> {
+    const request = { parent: this.#context.inode(parent), name, mode, rdev, umask };
+    return this.#addName(parent, name, () => this.#context.call('mknod', caller, request));
+  }
+
+  mkdir(caller: Caller, parent: NodeId, name: Uint8Array, mode: number, umask: number): Promise<Entry> {
+    const request = { parent: this.#context.inode(parent), name, mode, umask };
+    return this.#addName(parent, name, () => this.#context.call('mkdir', caller, request));
+  }
+
+  async symlink(caller: Caller, parent: NodeId, name: Uint8Array, target: Uint8Array): Promise<Entry> {
+    if (target.length === 0) throw new FsError(errno.ENOENT, 'symlink');
+    if (target.length > limits.maxLinkTargetBytes) throw new FsError(errno.ENAMETOOLONG, 'symlink');
+    const request = { parent: this.#context.inode(parent), name, target };
+    return this.#addName(parent, name, () => this.#context.call('symlink', caller, request));
+  }
+
+  async link(caller: Caller, id: NodeId, parent: NodeId, name: Uint8Array): Promise<Entry> {
+    const node = this.#context.nodes.get(id);
+    const request = { inode: this.#context.inodeOf(node), parent: this.#context.inode(parent), name };
+    await this.#context.written(node);
+    return this.#context.changing(node, () =>
+      this.#addName(parent, name, () => this.#context.call('link', caller, request)),
+    );
+  }
+
+  async #addName(parent: NodeId, name: Uint8Array, request: () => Promise<ReplyOf<'mkdir'>>): Promise<Entry> {
+    checkName(name);
+    const directory = this.#context.nodes.get(parent);
+    const { entry } = await this.adding(directory, name, request);
+    return entry;
+  }
+
+  /** Carries out a request that makes a name, and learns from its reply. */
+  async adding<R extends { readonly entry: WireEntry; readonly directory: Attributes | undefined }>(
+    directory: Node,
+    name: Uint8Array,
+    request: () => Promise<R>,
+  ): Promise<{ reply: R; node: Node; entry: Entry }> {
+    const { leases, kernel } = this.#context;
+    const key = keyOfName(name);
+    const asOf = leases.clock;
+    const mark = leases.changingName(directory, key);
+    const ended = kernel.beginChange(directory);
+    let reply: R | undefined;
+    let node: Node | undefined;
+    try {
+      reply = await request();
+      node = this.found(reply.entry, asOf);
+      if (isDirectory(reply.entry.attributes)) leases.learnEmpty(node, reply.entry.leased, asOf);
+    } finally {
+      ended();
+      leases.changedName(directory, key, node, mark, reply?.directory);
+    }
+    return { reply, node, entry: this.#context.entry(directory, key, node, reply.entry.attributes) };
+  }
+
+  async unlink(caller: Caller, parent: NodeId, name: Uint8Array): Promise<void> {
+    const request = { parent: this.#context.inode(parent), name };
+    await this.#removeName(parent, name, () => this.#context.call('unlink', caller, request));
+  }
+
+  async rmdir(caller: Caller, parent: NodeId, name: Uint8Array): Promise<void> {
+    const request = { parent: this.#context.inode(parent), name };
+    await this.#removeName(parent, name, () => this.#context.call('rmdir', caller, request));
+  }
+
+  async #removeName(parent: NodeId, name: Uint8Array, request: () => Promise<ReplyOf<'unlink'>>): Promise<void> {
+    checkName(name);
+    const { nodes, leases, kernel } = this.#context;
+    const directory = nodes.get(parent);
+    const key = keyOfName(name);
+    const victim = leases.name(directory, key);
+    const ended = kernel.beginChange(directory);
+    await this.#openForGood(victim);
+    const victimMark = leases.beginChange(victim);
+    const mark = leases.changingName(directory, key);
+    let reply: ReplyOf<'unlink'> | undefined;
+    try {
+      reply = await request();
+    } finally {
+      ended();
+      this.#endChanges([[victim, victimMark]], reply?.changed);
+      leases.changedName(directory, key, reply && null, mark, reply?.directory);
+    }
+  }
+
+  async rename(
+    caller: Caller,
+    parent: NodeId,
+    name: Uint8Array,
+    newParent: NodeId,
+    newName: Uint8Array,
+    flags: number,
+  ): Promise<void> {
+    checkName(name);
+    checkName(newName);
+    const { nodes, leases, kernel } = this.#context;
+    const from = nodes.get(parent);
+    const to = nodes.get(newParent);
+    const [key, newKey] = [keyOfName(name), keyOfName(newName)];
+    const moved = leases.name(from, key);
+    const replaced = leases.name(to, newKey);
+    const ended = [kernel.beginChange(from), kernel.beginChange(to)];
+    await this.#openForGood(replaced);
+    const changing = [moved, replaced].map((node) => [node, leases.beginChange(node)] as const);
+    const markFrom = leases.changingName(from, key);
+    const mark = leases.changingName(to, newKey);
+    const request = {
+      parent: this.#context.inodeOf(from),
+      name,
+      newParent: this.#context.inodeOf(to),
+      newName,
+      flags,
+    };
+    let reply: ReplyOf<'rename'> | undefined;
+    try {
+      reply = await this.#context.call('rename', caller, request);
+    } finally {
+      for (const end of ended) end();
+      kernel.movedName(from, key, to, newKey);
+      this.#endChanges(changing, reply?.changed);
+      // In one directory the first mark is older than the second, so only the new name may be learned; both are, then.
+      // Of two names of one inode, rename(2) leaves both.
+      const isPlain = reply !== undefined && flags === 0 && !nameOneInode(reply.changed);
+      if (from === to) {
+        const isKnown = isPlain && leases.isUndisturbed(from, mark);
+        leases.changedName(from, newKey, isKnown ? (moved ?? undefined) : undefined, mark, reply?.directory);
+        if (isKnown) leases.addName(from, key, null);
+      } else {
+        // The old name meant `moved` only if nothing happened there until it was renamed.
+        const isKnown = isPlain && leases.isUndisturbed(from, markFrom);
+        leases.changedName(from, key, undefined, 0);
+        leases.changedName(to, newKey, isKnown ? (moved ?? undefined) : undefined, mark, reply?.newDirectory);
+      }
+    }
+  }
+
+  /** An own change of names is done, and changed these inodes' attributes too; or failed, then there is no reply. */
+  #endChanges(
+    changing: readonly (readonly [Node | null | undefined, number])[],
+    reply: readonly WireEntry[] | undefined,
+  ): void {
+    const { leases } = this.#context;
+    const changed = new Map(reply?.map((entry) => [this.#context.nodeOf(entry.inode), entry]));
+    for (const [node, mark] of changing) {
+      const entry = node ? changed.get(node) : undefined;
+      leases.endChange(node, mark, entry?.attributes, entry?.leased);
+      if (node) changed.delete(node);
+    }
+    for (const node of changed.keys()) if (node) leases.changed(node);
+  }
+
+  /** Its last name may go now: handles that are not open at the server yet could not be opened any more. */
+  async #openForGood(node: Node | null | undefined): Promise<void> {
+    const { unopened } = node ?? {};
+    if (!unopened?.size) return;
+    // One that cannot be opened is told so at its next use.
+    await Promise.allSettled([...unopened].map((open) => ensureOpen(open, this.#context.session)));
+  }
+}
+
+function nameOneInode([moved, replaced]: readonly WireEntry[]): boolean {
+  return moved !== undefined && replaced !== undefined && Buffer.compare(moved.inode, replaced.inode) === 0;
+}
