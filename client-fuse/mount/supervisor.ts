@@ -136,14 +136,16 @@ class Supervisor {
     });
     if (outcome === 'lazy') {
       // Perhaps the last user goes away at once; if not, B stops serving it.
-      await Promise.race([this.#client.exited, delay(LAZY_FAREWELL_MS)]);
+      await Promise.race([this.#client.exited, delay(LAZY_FAREWELL_MS, undefined, { ref: false })]);
       this.#client.send({ type: 'end' });
     }
     await this.#giveTimeToEnd(FAREWELL_MS);
   }
 
+  /** B itself keeps this process alive: a clock that did would delay its end after B's, and with it the prompt after Ctrl-C. */
   async #giveTimeToEnd(ms: number, signal?: AbortSignal): Promise<void> {
-    const waiting = delay(ms, 'late' as const, signal ? { signal } : {}).catch(() => 'finished' as const);
+    const options = { ref: false, ...(signal && { signal }) };
+    const waiting = delay(ms, 'late' as const, options).catch(() => 'finished' as const);
     const first = await Promise.race([this.#client.exited, waiting]);
     if (first === 'late') this.#client.kill('SIGKILL');
   }
