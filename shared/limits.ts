@@ -70,8 +70,8 @@ export const limits = {
   maxIdleNodes: 32_768,
   /** Replies kept for a client that may ask again; as many as it may have in flight. */
   maxCachedReplies: 1024,
-  /** How long `hello` may take on either side. */
-  helloTimeoutMs: 10_000,
+  /** How long connecting and `hello` may take on either side: `weft mount` is to give up within 10 s, its start included. */
+  helloTimeoutMs: 6000,
   /** A connection that is silent for this long is asked (ping); silent for twice as long, it is dead. */
   heartbeatMs: 15_000,
 } as const;

@@ -8,7 +8,8 @@ import { MountError } from './mount-error.ts';
 import { isWeftMount, mountAt } from './mount-table.ts';
 import { detach } from './unmount.ts';
 
-const PROBE_TIMEOUT_MS = 10_000;
+/** Whoever mounts over a mount that hangs is told within 10 s. */
+const PROBE_TIMEOUT_MS = 5000;
 const DEAD = 'Transport endpoint is not connected';
 
 export interface MountPointOptions {

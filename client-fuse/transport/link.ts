@@ -52,7 +52,8 @@ export class Link {
     session: Uint8Array | undefined,
     events: LinkEvents,
   ): Promise<Link> {
-    const socket = await openSocket(address);
+    const deadlineMs = performance.now() + limits.helloTimeoutMs;
+    const socket = await openSocket(address, limits.helloTimeoutMs);
     return new Promise<Link>((resolve, reject) => {
       let link: Link | undefined;
       let bye: string | undefined;
@@ -61,7 +62,8 @@ export class Link {
         reject(error);
         transport.terminate();
       };
-      const timer = setTimeout(() => fail(new FsError(errno.ETIMEDOUT, 'hello')), limits.helloTimeoutMs);
+      const remainingMs = deadlineMs - performance.now();
+      const timer = setTimeout(() => fail(new FsError(errno.ETIMEDOUT, 'hello')), remainingMs);
       const transport = new WebSocketTransport(socket, {
         message: (fragments) => {
           try {
@@ -130,24 +132,31 @@ function helloReplyOf(frame: unknown[]): HelloReply {
   };
 }
 
-function openSocket(address: ServerAddress): Promise<WebSocket> {
+function openSocket(address: ServerAddress, timeoutMs: number): Promise<WebSocket> {
   return new Promise((resolve, reject) => {
     const socket = new WebSocket(address.url, {
       ...webSocketOptions,
-      handshakeTimeout: limits.helloTimeoutMs,
       generateMask: (mask: Buffer) => {
         mask.fill(0);
       },
     });
+    // Not by `handshakeTimeout`: the error of `ws` has no code that tells it from others.
+    const timer = setTimeout(() => {
+      reject(new FsError(errno.ETIMEDOUT, 'connect'));
+      socket.terminate();
+    }, timeoutMs);
     socket.once('open', () => {
+      clearTimeout(timer);
       socket.removeAllListeners('error');
       resolve(socket);
     });
     socket.once('unexpected-response', (_request, response) => {
+      clearTimeout(timer);
       socket.terminate();
       reject(new RefusedError(`HTTP ${response.statusCode}: something else than a weft server answers there`));
     });
     socket.once('error', (error: NodeJS.ErrnoException) => {
+      clearTimeout(timer);
       const code = error.code as keyof typeof errno | undefined;
       reject(new FsError(code && code in errno ? errno[code] : errno.EHOSTUNREACH, 'connect', { cause: error }));
     });
