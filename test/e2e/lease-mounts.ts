@@ -10,10 +10,11 @@ import { join, resolve } from 'node:path';
 import { type CommandResult, runCommand } from '../../client-fuse/mount/command.ts';
 import { mountAt } from '../../client-fuse/mount/mount-table.ts';
 import { detach, tryUnmount } from '../../client-fuse/mount/unmount.ts';
+import type { ServerStatus } from '../../server/admin/status.ts';
 
 /** Where the compiled programs are; another build's for a stress run. */
 export const programs = process.env.WEFT_DIST ?? resolve(import.meta.dirname, '../../dist');
-const weft = join(programs, 'scripts/weft.cjs');
+export const weft = join(programs, 'scripts/weft.cjs');
 const STARTED_WITHIN_MS = 20_000;
 
 export class LeaseMount {
@@ -62,17 +63,22 @@ export class LeaseMount {
 
 export class LeaseExport implements AsyncDisposable {
   readonly directory = mkdtempSync(join(tmpdir(), 'weft-leases-'));
-  readonly local = join(this.directory, 'export');
+  readonly local: string;
   readonly mounts: LeaseMount[] = [];
   server!: ChildProcess;
   port = 0;
   serverOutput = '';
 
-  static async open(mountCount: number): Promise<LeaseExport> {
-    const exported = new LeaseExport();
+  /** `local`: what is exported, if it is to be more than an empty directory. */
+  constructor(local?: string) {
+    this.local = local ?? join(this.directory, 'export');
+  }
+
+  static async open(mountCount: number, local?: string): Promise<LeaseExport> {
+    const exported = new LeaseExport(local);
     try {
       chmodSync(exported.directory, 0o755);
-      mkdirSync(exported.local);
+      mkdirSync(exported.local, { recursive: true });
       exported.port = await freePort();
       await exported.startServer();
       for (let index = 0; index < mountCount; index++) await exported.mount();
@@ -97,8 +103,11 @@ export class LeaseExport implements AsyncDisposable {
     });
   }
 
-  async mount(port = this.port): Promise<LeaseMount> {
-    const path = join(this.directory, `m${this.mounts.length}`);
+  get url(): string {
+    return `ws://127.0.0.1:${this.port}/`;
+  }
+
+  async mount(port = this.port, path = join(this.directory, `m${this.mounts.length}`)): Promise<LeaseMount> {
     const mount = new LeaseMount(path, `ws://127.0.0.1:${port}/`);
     this.mounts.push(mount);
     await waitFor('mounted', async () => {
@@ -109,12 +118,18 @@ export class LeaseExport implements AsyncDisposable {
     return mount;
   }
 
-  /** Requests that the server has answered, by operation. */
-  async requests(): Promise<Record<string, number>> {
-    const command = [weft, 'status', `ws://127.0.0.1:${this.port}/`, '--json'];
+  /** What `weft status` shows of the server. */
+  async status(): Promise<ServerStatus> {
+    const command = [weft, 'status', this.url, '--json'];
     const { stdout } = await runCommand(process.execPath, command, { timeoutMs: 20_000 });
-    const [status] = JSON.parse(stdout) as { server: { requests: Record<string, number> } }[];
-    return status?.server.requests ?? {};
+    const [status] = JSON.parse(stdout) as { server: ServerStatus }[];
+    if (status === undefined) throw new Error(`no status: ${stdout}`);
+    return status.server;
+  }
+
+  /** Requests that the server has answered, by operation. */
+  async requests(): Promise<Readonly<Record<string, number>>> {
+    return (await this.status()).requests;
   }
 
   /** A shell command with the export as $X and the mounts as $A, $B and $C; killed after `timeoutMs`. */
