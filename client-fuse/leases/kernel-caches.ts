@@ -34,6 +34,8 @@ export interface KernelAccess {
 const NEVER = Number.NEGATIVE_INFINITY;
 /** More names than this are cheaper looked up again, all of the mount's, than taken back one by one. */
 const MOST_SINGLE_NAMES = 256;
+/** Expired names are dropped from memory each time so many more were given. */
+const PRUNED_NAMES = 1024;
 /** How long a directory's lock is waited for before the epoch is used. */
 const LOCK_PATIENCE_MS = 20;
 /** A caller that got its reply has taken it in by then, or nearly always: see `#expireDirectoryName`. */
@@ -68,7 +70,12 @@ export class KernelCaches {
   giveName(directory: Node, key: string, isDirectory: boolean): number {
     const ms = this.#usableMs();
     if (!this.#kernel?.epochs || ms <= 0 || directory.given?.takingBack) return 0;
-    givenOf(directory).names.set(key, { untilMs: performance.now() + ms, isDirectory });
+    const nowMs = performance.now();
+    const { names } = givenOf(directory);
+    if (names.size % PRUNED_NAMES === PRUNED_NAMES - 1) {
+      for (const [name, { untilMs }] of names) if (untilMs <= nowMs) names.delete(name);
+    }
+    names.set(key, { untilMs: nowMs + ms, isDirectory });
     return ms;
   }
 
@@ -76,12 +83,13 @@ export class KernelCaches {
   movedName(from: Node, key: string, to: Node, newKey: string): void {
     const moved = from.given?.names.get(key);
     const replaced = to.given?.names.get(newKey);
+    for (const directory of [from, to]) givenOf(directory).moves++;
     if (moved) givenOf(to).names.set(newKey, moved);
     if (replaced) givenOf(from).names.set(key, replaced);
   }
 
-  /** False: what is read must go past the page cache. */
-  get canKeepPages(): boolean {
+  /** False: the driver takes nothing back. What is read must go past its caches, and what is written is not gathered. */
+  get isAttached(): boolean {
     return this.#kernel !== undefined;
   }
 
@@ -154,6 +162,8 @@ export class KernelCaches {
   }
 
   #takeBackOne(node: Node, kernel: KernelAccess): Promise<void> | undefined {
+    // Even without pages: those that are read from now on would be from before the change that is waited for.
+    if (node.cached?.size) givenOf(node).reads.hold();
     const { given } = node;
     if (given === undefined) return undefined;
     if (given.takingBack) return given.takingBack;
@@ -163,13 +173,14 @@ export class KernelCaches {
     const { hasPages } = given;
     given.attributesUntilMs = NEVER;
     given.names.clear();
-    given.hasPages = false;
     if (!hasAttributes && !hasPages && names.length === 0) return undefined;
     const work: Promise<unknown>[] = [];
-    if (hasAttributes || hasPages) work.push(this.#invalidateInode(node, given, hasPages, kernel));
+    if (hasAttributes) work.push(this.#takeBackAttributes(node, kernel));
+    if (hasPages) work.push(this.#takeBackPages(node, given, kernel));
     if (names.length > 0) work.push(this.#takeBackNames(node, given, names, kernel));
     const done = Promise.all(work).then(() => {
       given.takingBack = undefined;
+      given.hasPages = false;
     });
     given.takingBack = done;
     return done;
@@ -191,11 +202,14 @@ export class KernelCaches {
     return this.#kernel.notifier.invalidateInode(node.id, offset, length);
   }
 
-  async #invalidateInode(node: Node, given: Given, hasPages: boolean, { notifier }: KernelAccess): Promise<void> {
+  async #takeBackAttributes(node: Node, { notifier }: KernelAccess): Promise<void> {
     // Until the kernel has it, or has forgotten it: a reply that tells of the inode may still be on its way to a caller.
     while (!(await notifier.invalidateInode(node.id, -1, 0)) && node.lookups > 0) await delay(UNKNOWN_RETRY_MS);
-    if (!hasPages) return;
-    await given.reads.takeBack(async (start, end) => {
+  }
+
+  /** Attributes go with the pages, but an inode that the kernel does not know yet has none. */
+  #takeBackPages(node: Node, given: Given, { notifier }: KernelAccess): Promise<void> {
+    return given.reads.takeBack(async (start, end) => {
       await notifier.invalidateInode(node.id, start, Number.isFinite(end) ? end - start : 0);
     });
   }
@@ -209,6 +223,7 @@ export class KernelCaches {
     const lastMs = Math.max(...names.map(([, { untilMs }]) => untilMs));
     if (given.changes > 0 || names.length > MOST_SINGLE_NAMES) return this.#forgetAllNames(lastMs, kernel);
     const { notifier } = kernel;
+    const { moves } = given;
     const single = Promise.all(
       names.map(([key, { isDirectory }]) => {
         const name = Buffer.from(key, 'latin1');
@@ -219,7 +234,9 @@ export class KernelCaches {
     );
     // A change that took the lock since may wait for this very recall to be answered.
     const patience = delay(LOCK_PATIENCE_MS + TAKEN_IN_MS).then(() => 'locked' as const);
-    if ((await Promise.race([single, patience])) === 'locked') await this.#forgetAllNames(lastMs, kernel);
+    const isLocked = (await Promise.race([single, patience])) === 'locked';
+    // What was moved away from its name meanwhile was missed.
+    if (isLocked || given.moves !== moves) await this.#forgetAllNames(lastMs, kernel);
   }
 
   /**
@@ -246,6 +263,7 @@ function givenOf(node: Node): Given {
     hasPages: false,
     reads: new PageReads(),
     changes: 0,
+    moves: 0,
     takingBack: undefined,
   };
   return node.given;

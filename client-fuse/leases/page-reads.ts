@@ -11,6 +11,10 @@ interface Bytes {
   readonly end: number;
 }
 
+function overlaps(range: Bytes, start: number, end: number): boolean {
+  return start < range.end && range.start < end;
+}
+
 const WHOLE: Bytes = { start: 0, end: Number.POSITIVE_INFINITY };
 const NOTHING: Bytes = { start: 0, end: 0 };
 
@@ -25,10 +29,18 @@ export class PageReads {
     const range = this.#invalidating;
     if (range === undefined) return undefined;
     const end = offset + size;
-    if (offset >= range.end || end <= range.start) return new Promise((resolve) => this.#waiting.push(resolve));
+    // What is to be invalidated next must not wait either: its pages would be locked then.
+    if (!overlaps(range, offset, end) && !(this.#late && overlaps(this.#late, offset, end))) {
+      return new Promise((resolve) => this.#waiting.push(resolve));
+    }
     const late = this.#late ?? { start: offset, end };
     this.#late = { start: Math.min(late.start, offset), end: Math.max(late.end, end) };
     return undefined;
+  }
+
+  /** There is nothing to invalidate: reads wait for `end`. */
+  hold(): void {
+    this.#invalidating ??= NOTHING;
   }
 
   /** `invalidate` is called until no read came in between; then reads wait for `end`. */

@@ -66,7 +66,7 @@ export class FileData {
     const { reply, bulk } = await session.callForBulk('read', open.opener, request, { lane: 'small' });
     leases.learnHeld(open.node, reply.leased, asOf);
     // Nobody would recall these: they are for this caller, and are dropped when it has them.
-    if (!reply.leased) setImmediate(() => void kernel.dropPages(open.node, offset, size));
+    if (!reply.leased || !leases.isHeld(open.node)) setImmediate(() => void kernel.dropPages(open.node, offset, size));
     return bulk;
   }
 

@@ -76,6 +76,8 @@ export interface Given {
   readonly reads: PageReads;
   /** Creations, removals and renames in the directory that wait for their reply, holding its lock in the kernel. */
   changes: number;
+  /** Names that the kernel moved itself, out of or into the directory: counted. */
+  moves: number;
   /** Resolves when what was given is taken back. */
   takingBack: Promise<void> | undefined;
 }

@@ -55,7 +55,7 @@ export class RemoteFiles {
 
   #isCacheable(flags: number, killSuidgid: boolean): boolean {
     const isReadOnly = (flags & O.ACCMODE) === O.RDONLY && !(flags & (O.TRUNC | O.DIRECT));
-    return isReadOnly && !killSuidgid && this.#context.kernel.canKeepPages;
+    return isReadOnly && !killSuidgid && this.#context.kernel.isAttached;
   }
 
   /** `right`: the file is opened to be read through the page cache, and this is to be remembered. */
@@ -90,7 +90,8 @@ export class RemoteFiles {
 
   #wantedToWrite(flags: number): Wanted {
     const writes = (flags & O.ACCMODE) !== O.RDONLY && !(flags & O.EXEC);
-    return writes && !(flags & WRITTEN_THROUGH) ? 'exclusive' : 'none';
+    // The second driver could not tell a late error at close(2).
+    return writes && this.#context.kernel.isAttached && !(flags & WRITTEN_THROUGH) ? 'exclusive' : 'none';
   }
 
   #handle(node: Node, flags: number, opener: OpenHandle['opener'], server: number, epoch: number): OpenHandle {
@@ -215,7 +216,8 @@ export class RemoteFiles {
     const { node, behind } = open;
     if (behind && !behind.isStopped && !(flags & WRITTEN_THROUGH)) {
       this.#context.leases.changed(node);
-      return behind.write(offset, data);
+      const written = await behind.write(offset, data);
+      if (written !== undefined) return written;
     }
     if (node.gatherer === open) await this.#endGathering(open);
     const written = await this.#context.withOpen(handle, (opened) =>

@@ -71,14 +71,16 @@ export class WriteBehind {
     return this.#length === 0 && this.#sent.size === 0;
   }
 
-  /** Takes a copy of `data`. A promise: there was no room for it yet. */
-  write(offset: number, data: Uint8Array): Promise<number> | number {
+  /** Takes a copy of `data`. A promise: there was no room for it yet. Undefined: gathering was stopped meanwhile. */
+  write(offset: number, data: Uint8Array): Promise<number | undefined> | number {
     const wait = this.#budget.take(data.length);
-    if (wait) {
-      this.#sendGathered();
-      return wait.then(() => this.#gather(offset, data));
-    }
-    return this.#gather(offset, data);
+    if (wait === undefined) return this.#gather(offset, data);
+    this.#sendGathered();
+    return wait.then(() => {
+      if (!this.isStopped) return this.#gather(offset, data);
+      this.#budget.giveBack(data.length);
+      return undefined;
+    });
   }
 
   #gather(offset: number, data: Uint8Array): number {

@@ -3,9 +3,10 @@ import { ftruncate } from 'node:fs';
 import { promisify } from 'node:util';
 import { mode as modeBits } from '../../shared/attributes.ts';
 import { errno, errnoOf, FsError } from '../../shared/errno.ts';
+import type { Eventually } from '../../shared/eventually.ts';
 import { O } from '../../shared/linux/constants.ts';
 import { close, fstat, type LocalAttributes } from '../../shared/linux/libc.ts';
-import type { RequestOf } from '../../shared/protocol/messages.ts';
+import type { ReplyOf, RequestOf } from '../../shared/protocol/messages.ts';
 import { pagesFrom } from '../state/page-range-lock-queue.ts';
 import type { Inode } from '../store/inode.ts';
 import { DONE, type Handlers, type RequestContext } from './handler.ts';
@@ -27,23 +28,7 @@ export const attributeHandlers: Handlers<
       return waits ? waits.then(reply) : reply();
     },
   },
-  setattr: {
-    mutates: true,
-    handle: (context, request) => {
-      const { store, session } = context;
-      const inode = request.handle ? session.file(request.handle).inode : store.resolve(request.inode);
-      const { size } = request;
-      const change = () =>
-        context.leases.during(session, [inode], () =>
-          size === undefined ? changeMetadata(context, inode, request) : setSize(context, inode, request, size),
-        );
-      // Without a handle the file is opened, which its own exclusive lease would not let happen.
-      const waits = size !== undefined && !request.handle ? context.leases.recallExclusive(inode) : undefined;
-      const changed = waits ? waits.then(change) : change();
-      const reply = () => attributesReply(context, inode, attributesNow(context, inode, request.handle));
-      return changed instanceof Promise ? changed.then(reply) : reply();
-    },
-  },
+  setattr: { mutates: true, handle: setattr },
   access: {
     mutates: false,
     handle: ({ store, identity }, { inode, mask }) => {
@@ -89,6 +74,20 @@ export const attributeHandlers: Handlers<
     handle: ({ store }, { inode }) => ({ statistics: store.statistics(store.resolve(inode)) }),
   },
 };
+
+function setattr(context: RequestContext, request: SetattrRequest): Eventually<ReplyOf<'setattr'>> {
+  const { store, session, leases } = context;
+  const inode = request.handle ? session.file(request.handle).inode : store.resolve(request.inode);
+  const { size } = request;
+  // Without a handle the file is opened, which an exclusive lease, its author's too, would not let happen.
+  const waits = size !== undefined && !request.handle ? leases.recallExclusive(inode) : undefined;
+  if (waits) return waits.then(() => setattr(context, request));
+  const changed = leases.during(session, [inode], () =>
+    size === undefined ? changeMetadata(context, inode, request) : setSize(context, inode, request, size),
+  );
+  const reply = () => attributesReply(context, inode, attributesNow(context, inode, request.handle));
+  return changed instanceof Promise ? changed.then(reply) : reply();
+}
 
 /** What is sent of an inode's attributes, and whether the client may keep them. */
 function attributesReply({ session, leases }: RequestContext, inode: Inode, attributes: LocalAttributes) {

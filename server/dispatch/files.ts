@@ -58,7 +58,8 @@ function open(context: RequestContext, request: OpenRequest): Eventually<OpenRep
   if (changes(request.flags) && session.exported.readOnly) throw new FsError(errno.EROFS, 'open');
   const inode = store.resolve(request.inode);
   const waits = leases.recallExclusive(inode);
-  return waits ? waits.then(() => openSettled(context, inode, request)) : openSettled(context, inode, request);
+  // And looks again: whoever else waited may be the only one by then.
+  return waits ? waits.then(() => open(context, request)) : openSettled(context, inode, request);
 }
 
 /** O_TRUNC changes every page: it is ordered with the reads and writes of the same file. */

@@ -63,7 +63,7 @@ export class LeaseManager {
 
   get guarantee(): string {
     return this.#local.isAvailable
-      ? 'leases on names and attributes, recalled before other clients change them, and after local programs did (inotify)'
+      ? 'leases on names, attributes and data: recalled before other clients change them, and after local programs did (inotify); local programs wait for data that a client gathers'
       : 'no leases (switched off, or inotify is not available): clients ask the server each time';
   }
 

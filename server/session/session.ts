@@ -186,6 +186,8 @@ export class Session implements LeaseHolder {
       const inode = this.exported.store.known(handle);
       if (inode) this.exported.leases.drop(this, inode);
     }
+    // At once: the next message may be a read that is to wait, because this client holds the lease no more.
+    this.exported.leases.drop(this, recall.inode);
     recall.resolve();
   }
 

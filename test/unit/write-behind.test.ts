@@ -1,0 +1,408 @@
+/** Gathered writes: which requests they become, in which order they are applied, who is told of an error, and the bound. */
+import fc from 'fast-check';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import { DirtyBudget, WriteBehind } from '../../client-fuse/vfs/write-behind.ts';
+import { errno, FsError } from '../../shared/errno.ts';
+import { limits, MiB } from '../../shared/limits.ts';
+
+const { maxDirtyBytes, writeBehindMs } = limits;
+
+interface Request {
+  readonly offset: number;
+  /** A copy of what was sent. */
+  readonly data: Buffer;
+  /** What the server was given, for what buffer it is in. */
+  readonly view: Uint8Array;
+  readonly answer: (written: number) => void;
+  readonly fail: (error: unknown) => void;
+}
+
+let budget: DirtyBudget;
+/** Sent and not answered, in the order of sending. */
+let requests: Request[];
+
+const gathering = () =>
+  new WriteBehind(
+    (offset, data) =>
+      new Promise((resolve, reject) => {
+        requests.push({ offset, data: Buffer.from(data), view: data, answer: resolve, fail: reject });
+      }),
+    budget,
+  );
+const bytes = (length: number, value = 1) => Buffer.alloc(length, value);
+const text = (value: string) => Buffer.from(value);
+const sent = () => requests.map(({ offset, data }) => [offset, data.toString()]);
+const next = () => requests.shift() as Request;
+const settle = async () => {
+  for (let turn = 0; turn < 20; turn++) await Promise.resolve();
+};
+/** Whether it has settled, without waiting for it. */
+function watch(promise: Promise<unknown>): { state: 'pending' | 'done' | unknown } {
+  const seen: { state: unknown } = { state: 'pending' };
+  promise.then(
+    () => {
+      seen.state = 'done';
+    },
+    (error: unknown) => {
+      seen.state = error;
+    },
+  );
+  return seen;
+}
+
+beforeEach(() => {
+  vi.useFakeTimers();
+  budget = new DirtyBudget();
+  requests = [];
+});
+afterEach(() => {
+  vi.useRealTimers();
+  Object.assign(limits, { maxDirtyBytes, writeBehindMs });
+});
+
+describe('joining', () => {
+  const rows: [what: string, writes: [number, string][], requests: [number, string][]][] = [
+    ['one write', [[5, 'a']], [[5, 'a']]],
+    [
+      'each at the end of the one before',
+      [
+        [0, 'ab'],
+        [2, 'cd'],
+        [4, 'e'],
+      ],
+      [[0, 'abcde']],
+    ],
+    [
+      'over what is gathered',
+      [
+        [0, 'abcd'],
+        [1, 'XY'],
+      ],
+      [[0, 'aXYd']],
+    ],
+    [
+      'over its end',
+      [
+        [0, 'abcd'],
+        [3, 'XYZ'],
+      ],
+      [[0, 'abcXYZ']],
+    ],
+    [
+      'the same place again',
+      [
+        [7, 'ab'],
+        [7, 'cd'],
+      ],
+      [[7, 'cd']],
+    ],
+    [
+      'with a hole',
+      [
+        [0, 'ab'],
+        [3, 'cd'],
+      ],
+      [
+        [0, 'ab'],
+        [3, 'cd'],
+      ],
+    ],
+    [
+      'backwards',
+      [
+        [2, 'cd'],
+        [0, 'ab'],
+      ],
+      [
+        [2, 'cd'],
+        [0, 'ab'],
+      ],
+    ],
+    ['nothing', [[0, '']], []],
+  ];
+  test.each(rows)('%s', async (_what, writes, expected) => {
+    const behind = gathering();
+    for (const [offset, data] of writes) expect(behind.write(offset, text(data))).toBe(data.length);
+    const flushed = behind.flush();
+    expect(sent()).toEqual(expected);
+    expect(budget.used).toBe(expected.reduce((sum, [, data]) => sum + data.length, 0));
+    for (const { data, answer } of requests.splice(0)) answer(data.length);
+    await flushed;
+    expect([behind.isClean, budget.used, vi.getTimerCount()]).toEqual([true, 0, 0]);
+  });
+
+  test('what a caller does with its buffer afterwards changes nothing', () => {
+    const behind = gathering();
+    const data = text('before');
+    behind.write(0, data);
+    data.fill('x');
+    void behind.drain();
+    expect(sent()).toEqual([[0, 'before']]);
+  });
+
+  test('a full megabyte goes at once, and the next byte starts anew; a larger write stays whole', () => {
+    const behind = gathering();
+    for (let quarter = 0; quarter < 4; quarter++) behind.write((quarter * MiB) / 4, bytes(MiB / 4, quarter));
+    expect(requests.map(({ offset, data }) => [offset, data.length])).toEqual([[0, MiB]]);
+    behind.write(MiB, bytes(1));
+    behind.write(MiB + 1, bytes(3 * MiB));
+    void behind.drain();
+    expect(requests.map(({ offset, data }) => [offset, data.length])).toEqual([
+      [0, MiB],
+      [MiB, 1],
+      [MiB + 1, 3 * MiB],
+    ]);
+  });
+});
+
+describe('the clock', () => {
+  test('gathered bytes go after a while, counted from the first', async () => {
+    const behind = gathering();
+    behind.write(0, text('a'));
+    await vi.advanceTimersByTimeAsync(limits.writeBehindMs - 1);
+    behind.write(1, text('b'));
+    expect(sent()).toEqual([]);
+    await vi.advanceTimersByTimeAsync(1);
+    expect(sent()).toEqual([[0, 'ab']]);
+    // And once more for what comes after it.
+    behind.write(2, text('c'));
+    await vi.advanceTimersByTimeAsync(limits.writeBehindMs - 1);
+    expect(sent()).toHaveLength(1);
+    await vi.advanceTimersByTimeAsync(1);
+    expect(sent()[1]).toEqual([2, 'c']);
+  });
+
+  test('when they were sent before, the timer sends nothing', async () => {
+    const behind = gathering();
+    behind.write(0, text('a'));
+    const flushed = behind.flush();
+    next().answer(1);
+    await flushed;
+    await vi.advanceTimersByTimeAsync(10 * limits.writeBehindMs);
+    expect([sent(), vi.getTimerCount()]).toEqual([[], 0]);
+  });
+});
+
+describe('errors and short writes', () => {
+  const full = new FsError(errno.ENOSPC, 'write');
+
+  test('flush tells an error once; drain keeps it', async () => {
+    const behind = gathering();
+    behind.write(0, text('a'));
+    const drained = behind.drain();
+    next().fail(full);
+    await drained;
+    await expect(behind.flush()).rejects.toBe(full);
+    await behind.flush();
+    expect([behind.isClean, budget.used]).toEqual([true, 0]);
+  });
+
+  test('of several errors the first is told, and the writes beside it are made all the same', async () => {
+    const behind = gathering();
+    behind.write(0, text('a'));
+    behind.write(10, text('b'));
+    behind.write(20, text('c'));
+    const flushed = watch(behind.flush());
+    const [a, b, c] = requests as [Request, Request, Request];
+    b.fail(full);
+    await settle();
+    c.fail(new FsError(errno.EIO, 'write'));
+    await settle();
+    expect(flushed.state).toBe('pending');
+    a.answer(1);
+    await settle();
+    expect(flushed.state).toBe(full);
+    await behind.flush();
+  });
+
+  test('a flush also waits for what is written while it waits', async () => {
+    const behind = gathering();
+    behind.write(0, text('a'));
+    const flushed = watch(behind.flush());
+    behind.write(5, text('b'));
+    await vi.advanceTimersByTimeAsync(limits.writeBehindMs);
+    next().answer(1);
+    await settle();
+    expect(flushed.state).toBe('pending');
+    next().answer(1);
+    await settle();
+    expect(flushed.state).toBe('done');
+  });
+
+  test('what was not taken is sent again, and the error is that of the rest', async () => {
+    const behind = gathering();
+    behind.write(100, text('abcdef'));
+    const flushed = watch(behind.flush());
+    next().answer(2);
+    await settle();
+    expect(sent()).toEqual([[102, 'cdef']]);
+    next().answer(3);
+    await settle();
+    expect([sent(), flushed.state]).toEqual([[[105, 'f']], 'pending']);
+    next().fail(full);
+    await settle();
+    expect([sent(), flushed.state, budget.used]).toEqual([[], full, 0]);
+  });
+
+  test('a server that takes nothing, and no error, is not asked for ever', async () => {
+    const behind = gathering();
+    behind.write(0, text('ab'));
+    const flushed = watch(behind.flush());
+    next().answer(0);
+    await settle();
+    expect([sent(), flushed.state]).toEqual([[], expect.objectContaining({ code: errno.EIO })]);
+  });
+});
+
+describe('the budget', () => {
+  test('bounds the bytes of all handles, and wakes whoever waits when some are answered', async () => {
+    Object.assign(limits, { maxDirtyBytes: 10 });
+    const [one, two] = [gathering(), gathering()];
+    expect(one.write(0, bytes(6))).toBe(6);
+    expect(two.write(0, bytes(4))).toBe(4);
+    const third = two.write(4, bytes(5)) as Promise<number>;
+    expect(third).toBeInstanceOf(Promise);
+    const seen = watch(third);
+    // To make room its own handle sends at once; the other one when its time has come.
+    expect(sent()).toEqual([[0, bytes(4).toString()]]);
+    next().answer(4);
+    await settle();
+    expect([seen.state, budget.used]).toEqual(['pending', 6]);
+    await vi.advanceTimersByTimeAsync(limits.writeBehindMs);
+    next().answer(6);
+    await settle();
+    expect([seen.state, budget.used]).toEqual(['done', 5]);
+    await expect(third).resolves.toBe(5);
+    await vi.advanceTimersByTimeAsync(limits.writeBehindMs);
+    expect(requests.map(({ offset, data }) => [offset, data.length])).toEqual([[4, 5]]);
+  });
+
+  test('a write larger than all of it is made when nothing else is written', async () => {
+    Object.assign(limits, { maxDirtyBytes: 10 });
+    const behind = gathering();
+    behind.write(0, bytes(1));
+    const large = watch(behind.write(1, bytes(100)) as Promise<number>);
+    next().answer(1);
+    await settle();
+    expect([large.state, budget.used]).toEqual(['done', 100]);
+  });
+
+  test('bytes that are written over count once, and an error frees them', async () => {
+    Object.assign(limits, { maxDirtyBytes: 10 });
+    const behind = gathering();
+    for (let round = 0; round < 5; round++) expect(behind.write(0, bytes(5))).toBe(5);
+    expect(behind.write(3, bytes(5))).toBe(5);
+    expect(budget.used).toBe(8);
+    const drained = behind.drain();
+    next().fail(new FsError(errno.EIO, 'write'));
+    await drained;
+    expect(budget.used).toBe(0);
+  });
+
+  test('buffers are used again, not before their request is answered', async () => {
+    const behind = gathering();
+    behind.write(0, bytes(1));
+    void behind.drain();
+    behind.write(10, bytes(1));
+    const drained = behind.drain();
+    const [first, second] = [next(), next()];
+    expect(first.view.buffer).not.toBe(second.view.buffer);
+    first.answer(1);
+    second.answer(1);
+    await drained;
+    const used = new Set([first.view.buffer, second.view.buffer]);
+    const other = gathering(); // the next file
+    other.write(0, bytes(1));
+    other.write(10, bytes(1));
+    void other.drain();
+    expect(new Set(requests.map(({ view }) => view.buffer)).size).toBe(2);
+    expect(requests.every(({ view }) => used.has(view.buffer))).toBe(true);
+  });
+
+  // It would be sent under a lease that is gone by then.
+  test('a write that waits for room when the lease is given back is not gathered afterwards', async () => {
+    Object.assign(limits, { maxDirtyBytes: 10 });
+    const [one, other] = [gathering(), gathering()];
+    other.write(0, bytes(10));
+    const waiting = one.write(0, bytes(5)) as Promise<number>;
+    waiting.catch(() => {});
+    one.isStopped = true;
+    const drained = watch(one.drain());
+    await settle();
+    const wasDrainedWithoutIt = drained.state === 'done';
+    void other.drain();
+    next().answer(10);
+    await vi.advanceTimersByTimeAsync(limits.writeBehindMs);
+    expect(wasDrainedWithoutIt && requests.length > 0).toBe(false);
+  });
+});
+
+const FILE_BYTES = 64;
+const step = fc.oneof(
+  {
+    weight: 6,
+    arbitrary: fc.record({
+      kind: fc.constant('write' as const),
+      offset: fc.nat(FILE_BYTES - 16),
+      length: fc.integer({ min: 1, max: 16 }),
+    }),
+  },
+  { weight: 2, arbitrary: fc.record({ kind: fc.constant('next' as const), length: fc.integer({ min: 1, max: 8 }) }) },
+  { weight: 3, arbitrary: fc.record({ kind: fc.constant('send' as const) }) },
+  {
+    weight: 6,
+    arbitrary: fc.record({ kind: fc.constant('answer' as const), pick: fc.nat(), isShort: fc.boolean() }),
+  },
+);
+
+test('whatever the order in which requests are applied, the file is what was written', async () => {
+  let most = 0;
+  await fc.assert(
+    fc.asyncProperty(fc.array(step, { maxLength: 60 }), async (steps) => {
+      requests = [];
+      budget = new DirtyBudget();
+      const behind = gathering();
+      const expected = Buffer.alloc(FILE_BYTES);
+      const file = Buffer.alloc(FILE_BYTES);
+      let value = 0;
+      let at = 0;
+      const write = (offset: number, length: number) => {
+        at = offset + length;
+        const data = bytes(length, ++value);
+        expected.set(data, offset);
+        expect(behind.write(offset, data)).toBe(length);
+      };
+      /** The server applies it when it answers, not when it is sent. */
+      const answer = async (pick: number, isShort: boolean) => {
+        const [request] = requests.splice(pick % Math.max(1, requests.length), 1);
+        if (request === undefined) return;
+        const written = isShort ? Math.ceil(request.data.length / 2) : request.data.length;
+        // The buffer was not touched while it was on its way.
+        expect(request.data.equals(request.view)).toBe(true);
+        file.set(request.data.subarray(0, written), request.offset);
+        request.answer(written);
+        await settle();
+      };
+      for (const one of steps) {
+        if (one.kind === 'write') write(one.offset, one.length);
+        else if (one.kind === 'next' && at + one.length <= FILE_BYTES) write(at, one.length);
+        else if (one.kind === 'send') vi.advanceTimersByTime(limits.writeBehindMs);
+        else if (one.kind === 'answer') await answer(one.pick, one.isShort);
+        most = Math.max(most, requests.length);
+        for (const [index, a] of requests.entries()) {
+          for (const b of requests.slice(index + 1)) {
+            const isApart = a.offset + a.data.length <= b.offset || b.offset + b.data.length <= a.offset;
+            expect(isApart).toBe(true);
+          }
+        }
+      }
+      const flushed = watch(behind.flush());
+      while (requests.length > 0) await answer(value, false);
+      await settle();
+      expect([flushed.state, behind.isClean, budget.used]).toEqual(['done', true, 0]);
+      expect(file.equals(expected)).toBe(true);
+    }),
+    { numRuns: 400 },
+  );
+  expect(most).toBeGreaterThan(2);
+});
