@@ -61,6 +61,8 @@ export const limits = {
   maxFirstBytes: 64 * KiB,
   /** Bytes gathered by write-behind that the server has not answered for, of one mount. */
   maxDirtyBytes: 64 * MiB,
+  /** Blocks of 64 KiB that a mount keeps of files that it holds exclusively: 16 MiB. */
+  maxCachedBlocks: 256,
   /** How long gathered bytes may wait for more. */
   writeBehindMs: 500,
   /** Inodes watched for local changes (fs.inotify.max_user_watches is 64 Ki and more), and names remembered of one. */

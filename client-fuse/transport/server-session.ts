@@ -82,6 +82,10 @@ export class ServerSession {
   #lastSeq = 0;
   /** When the last request was sent that the server answered on the small lane. */
   #answeredMs = Number.NEGATIVE_INFINITY;
+  /** The connection on which recalls come is lost: shared leases are, and exclusive ones are kept as long as nobody minds. */
+  onLost: () => void = () => {};
+  /** The server was started anew, or had forgotten this session: it knows of no lease. */
+  onForgotten: () => void = () => {};
   /** A lease is not to be used from now on; null: none. */
   onRecall: (inode: Uint8Array | null) => Recall = () => ({ ready: undefined, finish: () => [] });
   #isRenewing = false;
@@ -249,6 +253,7 @@ export class ServerSession {
     if (this.#closed) return link.close();
     if (this.#hello && !link.hello.resumed && !Buffer.from(link.hello.session).equals(this.#hello.session)) {
       this.epoch++;
+      this.onForgotten();
       this.#log.warn({ server: this.address.url }, 'the server has forgotten this session; files are opened anew');
     }
     this.#hello = link.hello;
@@ -260,7 +265,7 @@ export class ServerSession {
     this.#links.delete(lane);
     if (lane === 'small') {
       this.#answeredMs = Number.NEGATIVE_INFINITY;
-      this.onRecall(null);
+      this.onLost();
     }
     if (this.unreachableSinceMs === undefined) {
       this.unreachableSinceMs = Date.now();

@@ -4,8 +4,9 @@
  * wait for the same bytes. Requests run as the handle's opener: the right to read or write was checked when it was opened.
  */
 import type { Attributes } from '../../shared/attributes.ts';
-import { MiB } from '../../shared/limits.ts';
+import { limits, MiB } from '../../shared/limits.ts';
 import { O } from '../../shared/linux/constants.ts';
+import { BlockBudget, BlockCache } from './block-cache.ts';
 import type { OpenHandle } from './node.ts';
 import { ReadAhead, ReadAheadBudget, type VersionedData } from './read-ahead.ts';
 import type { RemoteContext } from './remote-context.ts';
@@ -19,6 +20,7 @@ export class FileData {
   readonly #shared = new SharedReads();
   readonly #budget = new ReadAheadBudget(READ_AHEAD_BYTES);
   readonly #dirty = new DirtyBudget();
+  readonly #blocks = new BlockBudget(limits.maxCachedBlocks);
 
   constructor(context: RemoteContext) {
     this.#context = context;
@@ -86,6 +88,20 @@ export class FileData {
     const send = (offset: number, data: Uint8Array) =>
       this.#context.withHandle(open, () => this.#writeBehind(open, offset, data, open.epoch === epoch));
     return new WriteBehind(send, this.#dirty);
+  }
+
+  /** For the same handle, and as long. */
+  blocksFor(open: OpenHandle): BlockCache {
+    const fetch = async (offset: number, size: number) => {
+      await this.#context.written(open.node);
+      return this.#context.withHandle(open, () => this.#read(open, offset, size));
+    };
+    const fetchSize = async () => {
+      await this.#context.written(open.node);
+      const { inode } = open.node;
+      return (await this.#context.session.call('getattr', open.opener, { inode, handle: 0 })).attributes.size;
+    };
+    return new BlockCache(fetch, fetchSize, this.#blocks);
   }
 
   /** `behind` false: a server that was started anew knows of no lease, and what was gathered must not be lost for that. */

@@ -6,6 +6,7 @@
 import type { Attributes, U64 } from '../../shared/attributes.ts';
 import type { PageReads } from '../leases/page-reads.ts';
 import type { CallerIdentity } from '../transport/server-session.ts';
+import type { BlockCache } from './block-cache.ts';
 import type { NodeId } from './filesystem.ts';
 import type { ReadAhead } from './read-ahead.ts';
 import type { WriteBehind } from './write-behind.ts';
@@ -100,6 +101,8 @@ export interface OpenHandle {
   first: Uint8Array | undefined;
   /** Writes are gathered here, under an exclusive lease. */
   behind: WriteBehind | undefined;
+  /** What it has read and written lately, under the same lease. */
+  blocks: BlockCache | undefined;
   /** The kernel asked that writes clear set-ID bits. */
   killsSuidgid: boolean;
   /** What a directory listed so far, and since when nothing must have happened to it for that to be kept. */

@@ -20,6 +20,7 @@ export function newHandle(
     isCached: false,
     first: undefined,
     behind: undefined,
+    blocks: undefined,
     killsSuidgid: false,
     listed: undefined,
   };

@@ -7,6 +7,7 @@ import type { Eventually } from '../../shared/eventually.ts';
 import { limits } from '../../shared/limits.ts';
 import { O } from '../../shared/linux/constants.ts';
 import type { ReplyOf, RequestOf } from '../../shared/protocol/messages.ts';
+import { BLOCK_BYTES } from './block-cache.ts';
 import { FileData, WRITTEN_THROUGH } from './file-data.ts';
 import type { Caller, Entry, NodeId, OpenedFile } from './filesystem.ts';
 import type { Node, OpenHandle } from './node.ts';
@@ -112,6 +113,7 @@ export class RemoteFiles {
   #plain(open: OpenHandle, lease: ReplyOf<'open'>['lease'], asOf: number): OpenedFile {
     if (lease === 'exclusive' && !this.#context.leases.wasRecalled(open.node, asOf)) {
       open.behind = this.#data.writeBehindFor(open);
+      open.blocks = this.#data.blocksFor(open);
       open.node.gatherer = open;
     }
     return { handle: this.#context.handles.add(open), directIo: true, keepCache: false };
@@ -186,6 +188,7 @@ export class RemoteFiles {
   }
 
   async #readPlain(handle: number, open: OpenHandle, offset: number, size: number): Promise<Uint8Array> {
+    if (open.blocks && !open.behind?.isStopped && size <= BLOCK_BYTES) return open.blocks.read(offset, size);
     await this.#context.written(open.node);
     return this.#context.withOpen(handle, (opened) => this.#data.read(opened, offset, size));
   }
@@ -217,7 +220,10 @@ export class RemoteFiles {
     if (behind && !behind.isStopped && !(flags & WRITTEN_THROUGH)) {
       this.#context.leases.changed(node);
       const written = await behind.write(offset, data);
-      if (written !== undefined) return written;
+      if (written !== undefined) {
+        open.blocks?.write(offset, data);
+        return written;
+      }
     }
     if (node.gatherer === open) await this.#endGathering(open);
     const written = await this.#context.withOpen(handle, (opened) =>
@@ -229,6 +235,7 @@ export class RemoteFiles {
 
   /** The kernel dropped pages before it sent a change; a reader may have brought them back while it was under way. */
   async #changedPages(node: Node, offset: number, length: number): Promise<void> {
+    node.gatherer?.blocks?.clear();
     if (node.cached?.size) await this.#context.kernel.dropPages(node, offset, length);
     else this.#context.kernel.distrustPages(node);
   }
@@ -238,8 +245,14 @@ export class RemoteFiles {
     const { behind, node } = open;
     if (behind === undefined) return;
     behind.isStopped = true;
+    open.blocks?.clear();
     await behind.drain();
     if (node.gatherer === open) node.gatherer = undefined;
+  }
+
+  /** No exclusive lease holds any more. */
+  stopGathering(): void {
+    for (const open of this.#context.handles.all) if (open.behind) void this.#endGathering(open);
   }
 
   /** Called at each close(2), and by fsync: tells an error of what was gathered. */

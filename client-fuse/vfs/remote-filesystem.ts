@@ -29,7 +29,9 @@ export class RemoteFilesystem implements Filesystem {
     this.#names = new RemoteNames(this.#context);
     this.#files = new RemoteFiles(this.#context, this.#names);
     this.#directories = new RemoteDirectories(this.#context, this.#names);
-    session.onRecall = (inode) => (inode === null ? this.#loseAll() : this.#giveBack(inode));
+    session.onRecall = (inode) => (inode === null ? this.#revoked() : this.#giveBack(inode));
+    session.onLost = () => this.#loseShared();
+    session.onForgotten = () => this.#files.stopGathering();
   }
 
   /** From now on the kernel may keep what is known under leases; it is taken back through `kernel`. */
@@ -58,14 +60,19 @@ export class RemoteFilesystem implements Filesystem {
     return { ready: waits.length > 0 ? Promise.all(waits).then(() => {}) : undefined, finish };
   }
 
-  /** The connection is lost, or the server took everything back. */
-  #loseAll(): Recall {
+  /** The server took everything back: what was gathered is refused, and whoever wrote it is told. */
+  #revoked(): Recall {
+    this.#files.stopGathering();
+    this.#loseShared();
+    return NOTHING_KNOWN;
+  }
+
+  #loseShared(): void {
     const { leases, kernel, nodes } = this.#context;
     leases.clear();
     const given = [...nodes.all].filter((node) => node.given !== undefined);
     for (const { cached } of given) for (const open of cached ?? []) open.first = undefined;
     void kernel.takeBackAll(given);
-    return NOTHING_KNOWN;
   }
 
   // --- attributes
