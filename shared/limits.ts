@@ -55,6 +55,9 @@ export const limits = {
   /** Names of a directory that are read ahead, and after how many lookups in it: some 200 bytes each on the wire. */
   maxNamesAhead: 2_048,
   lookupsBeforeNamesAhead: 4,
+  /** Extended attributes that a client keeps of an inode, and the largest: ACLs, capabilities, security labels. */
+  maxKnownXattrs: 8,
+  maxKnownXattrBytes: 1_024,
   /** Identities for which a client remembers that they may open a file. */
   maxKnownOpeners: 8,
   /** A file up to this size comes with the reply to its open: what one small-lane message carries. */

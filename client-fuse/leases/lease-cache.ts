@@ -64,6 +64,11 @@ export class LeaseCache {
     return this.#valid(directory)?.listing;
   }
 
+  /** A value, or the errno that the server answered with. */
+  xattr(node: Node, key: string): Uint8Array | number | undefined {
+    return this.#valid(node)?.xattrs?.get(key);
+  }
+
   /** What was read since is what the server has. */
   isHeld(node: Node): boolean {
     return this.#valid(node)?.isHeld === true;
@@ -97,6 +102,15 @@ export class LeaseCache {
 
   learnHeld(node: Node, leased: boolean, asOf: number): void {
     this.#toLearn(node, leased, asOf);
+  }
+
+  learnXattr(node: Node, key: string, value: Uint8Array | number, asOf: number): void {
+    const isSmall = typeof value === 'number' || value.length <= limits.maxKnownXattrBytes;
+    if (!isSmall || !this.isHeld(node)) return;
+    const known = this.#toLearn(node, true, asOf);
+    if (known === undefined || known.changing > 0) return;
+    known.xattrs ??= new Map();
+    if (known.xattrs.size < limits.maxKnownXattrs) known.xattrs.set(key, value);
   }
 
   /** A new directory of our own making: every name is absent. */
@@ -168,6 +182,7 @@ export class LeaseCache {
     const known = this.#knowledge(node);
     known.attributes = undefined;
     known.openers = undefined;
+    known.xattrs = undefined;
     known.changedAt = ++this.#clock;
     return known.changedAt;
   }
@@ -302,6 +317,7 @@ export class LeaseCache {
       hasAllNames: false,
       listing: undefined,
       openers: undefined,
+      xattrs: undefined,
       lookups: 0,
       changedAt: 0,
       recalledAt: 0,
@@ -323,6 +339,7 @@ function clearKnowledge(known: Knowledge): void {
   known.hasAllNames = false;
   known.listing = undefined;
   known.openers = undefined;
+  known.xattrs = undefined;
   known.lookups = 0;
 }
 

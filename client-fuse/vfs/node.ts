@@ -26,6 +26,8 @@ export interface Knowledge {
   hasAllNames: boolean;
   /** What the directory lists, `.` and `..` included, in order. */
   listing: readonly ListedName[] | undefined;
+  /** Extended attributes of the system: values, or the errno that says why there is none. */
+  xattrs: Map<string, Uint8Array | number> | undefined;
   /** Names that were asked about since the lease is held; -1: they have been read ahead. */
   lookups: number;
   /** Who has opened it, and how, since the lease is held: identities and flags for which it need not be asked again. */

@@ -27,6 +27,8 @@ export class RemoteContext {
   readonly session: ServerSession;
   readonly nodes: NodeTable;
   readonly handles = new HandleTable();
+  /** Nodes that have, or had, handles which are not open at the server yet. */
+  readonly withUnopened = new Set<Node>();
   readonly leases: LeaseCache;
   readonly kernel: KernelCaches;
   readonly #presentation: Presentation;

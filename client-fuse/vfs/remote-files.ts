@@ -49,6 +49,7 @@ export class RemoteFiles {
       const open = this.#handle(node, flags, opener, 0, NOT_OPENED);
       node.unopened ??= new Set();
       node.unopened.add(open);
+      this.#context.withUnopened.add(node);
       return this.#cached(open);
     }
     return this.#ask(caller, node, flags, killSuidgid, isCacheable ? right : undefined);
@@ -72,7 +73,7 @@ export class RemoteFiles {
     await this.#context.written(node);
     const { epoch } = session;
     const opener = this.#context.identity(caller);
-    const wants = right === undefined ? this.#wantedToWrite(flags) : 'shared';
+    const wants = right === undefined ? this.#wantedToWrite(flags, node) : 'shared';
     const firstBytes = right === undefined ? 0 : limits.maxFirstBytes;
     const request = { inode: this.#context.inodeOf(node), flags: flags & SENT_FLAGS, killSuidgid, wants, firstBytes };
     const isChange = (flags & O.TRUNC) !== 0 || killSuidgid;
@@ -83,13 +84,16 @@ export class RemoteFiles {
     if (reply.attributes) leases.learnAttributes(node, reply.attributes, reply.lease === 'shared', asOf);
     if (right !== undefined && reply.lease === 'shared' && leases.isHeld(node)) {
       leases.learnOpener(node, right);
-      if (bulk.length > 0) open.first = bulk;
+      // Only if nothing was done to the file since it was asked for.
+      if (bulk.length > 0 && leases.knownAttributes(node) === reply.attributes) open.first = bulk;
       return this.#cached(open);
     }
     return this.#plain(open, reply.lease, asOf);
   }
 
-  #wantedToWrite(flags: number): Wanted {
+  #wantedToWrite(flags: number, node?: Node): Wanted {
+    // The server may not know of handles whose reads the kernel caches: see `unopened`.
+    if (node?.cached?.size) return 'none';
     const writes = (flags & O.ACCMODE) !== O.RDONLY && !(flags & O.EXEC);
     // The second driver could not tell a late error at close(2).
     return writes && this.#context.kernel.isAttached && !(flags & WRITTEN_THROUGH) ? 'exclusive' : 'none';
@@ -111,7 +115,8 @@ export class RemoteFiles {
   }
 
   #plain(open: OpenHandle, lease: ReplyOf<'open'>['lease'], asOf: number): OpenedFile {
-    if (lease === 'exclusive' && !this.#context.leases.wasRecalled(open.node, asOf)) {
+    const isAlone = !open.node.cached?.size && !this.#context.leases.wasRecalled(open.node, asOf);
+    if (lease === 'exclusive' && isAlone) {
       open.behind = this.#data.writeBehindFor(open);
       open.blocks = this.#data.blocksFor(open);
       open.node.gatherer = open;
@@ -165,6 +170,7 @@ export class RemoteFiles {
     if (open === undefined) return;
     open.readAhead?.drop();
     open.node.unopened?.delete(open);
+    if (!open.node.unopened?.size) this.#context.withUnopened.delete(open.node);
     open.node.cached?.delete(open);
     if (open.behind) void this.#endGathering(open).then(() => this.#releaseAtServer(open));
     else this.#releaseAtServer(open);
@@ -226,6 +232,7 @@ export class RemoteFiles {
       }
     }
     if (node.gatherer === open) await this.#endGathering(open);
+    this.#dropAhead(node);
     const written = await this.#context.withOpen(handle, (opened) =>
       this.#context.changing(node, () => this.#data.write(opened, offset, data, flags)),
     );
@@ -233,9 +240,18 @@ export class RemoteFiles {
     return written;
   }
 
+  /** What is here and the kernel has not asked for yet. */
+  #dropAhead(node: Node): void {
+    for (const open of node.cached ?? []) {
+      open.first = undefined;
+      open.readAhead?.drop();
+    }
+  }
+
   /** The kernel dropped pages before it sent a change; a reader may have brought them back while it was under way. */
   async #changedPages(node: Node, offset: number, length: number): Promise<void> {
     node.gatherer?.blocks?.clear();
+    this.#dropAhead(node);
     if (node.cached?.size) await this.#context.kernel.dropPages(node, offset, length);
     else this.#context.kernel.distrustPages(node);
   }
@@ -248,6 +264,11 @@ export class RemoteFiles {
     open.blocks?.clear();
     await behind.drain();
     if (node.gatherer === open) node.gatherer = undefined;
+  }
+
+  /** The leases on these are gone. */
+  dropAhead(nodes: readonly Node[]): void {
+    for (const node of nodes) this.#dropAhead(node);
   }
 
   /** No exclusive lease holds any more. */
@@ -325,10 +346,7 @@ export class RemoteFiles {
    * server, and handles that were opened on the credit of the lease are opened, before somebody else removes the file.
    */
   giveBack(node: Node): Promise<void> | undefined {
-    for (const open of node.cached ?? []) {
-      open.first = undefined;
-      open.readAhead?.drop();
-    }
+    this.#dropAhead(node);
     const { gatherer, unopened } = node;
     if (!gatherer && !unopened?.size) return undefined;
     const opened = [...(unopened ?? [])].map((open) => ensureOpen(open, this.#context.session));

@@ -3,9 +3,11 @@
  * directories and files have their own rooms beside this one; here are attributes, and how a lease is given back.
  */
 import type { FilesystemStatistics, U64 } from '../../shared/attributes.ts';
+import { errno, FsError } from '../../shared/errno.ts';
 import type { Eventually } from '../../shared/eventually.ts';
 import { limits } from '../../shared/limits.ts';
 import type { KernelAccess } from '../leases/kernel-caches.ts';
+import { keyOfName } from '../leases/lease-cache.ts';
 import type { Recall, ServerSession } from '../transport/server-session.ts';
 import type { AttributeChanges, AttributesReply, Caller, Filesystem, NodeId } from './filesystem.ts';
 import type { Node } from './node.ts';
@@ -71,7 +73,7 @@ export class RemoteFilesystem implements Filesystem {
     const { leases, kernel, nodes } = this.#context;
     leases.clear();
     const given = [...nodes.all].filter((node) => node.given !== undefined);
-    for (const { cached } of given) for (const open of cached ?? []) open.first = undefined;
+    this.#files.dropAhead(given);
     void kernel.takeBackAll(given);
   }
 
@@ -137,8 +139,32 @@ export class RemoteFilesystem implements Filesystem {
     return (await this.#context.call('readlink', caller, { inode: this.#context.inode(node) })).target;
   }
 
-  async getxattr(caller: Caller, node: NodeId, name: Uint8Array): Promise<Uint8Array> {
-    return (await this.#context.call('getxattr', caller, { inode: this.#context.inode(node), name })).value;
+  /** What the kernel and `ls -l` ask of each file: whether there is an ACL, a label, a capability. The same for everybody. */
+  getxattr(caller: Caller, id: NodeId, name: Uint8Array): Eventually<Uint8Array> {
+    const node = this.#context.nodes.get(id);
+    const key = keyOfName(name);
+    if (!key.startsWith('system.') && !key.startsWith('security.')) return this.#getXattr(caller, node, name);
+    const known = this.#context.leases.xattr(node, key);
+    if (typeof known === 'number') throw new FsError(known, 'getxattr');
+    return known ?? this.#getSystemXattr(caller, node, name, key);
+  }
+
+  async #getXattr(caller: Caller, node: Node, name: Uint8Array): Promise<Uint8Array> {
+    return (await this.#context.call('getxattr', caller, { inode: this.#context.inodeOf(node), name })).value;
+  }
+
+  async #getSystemXattr(caller: Caller, node: Node, name: Uint8Array, key: string): Promise<Uint8Array> {
+    const { leases } = this.#context;
+    const asOf = leases.clock;
+    try {
+      const value = await this.#getXattr(caller, node, name);
+      leases.learnXattr(node, key, Buffer.from(value), asOf);
+      return value;
+    } catch (error) {
+      const isAbsent = error instanceof FsError && (error.code === errno.ENODATA || error.code === errno.EOPNOTSUPP);
+      if (isAbsent) leases.learnXattr(node, key, error.code, asOf);
+      throw error;
+    }
   }
 
   async listxattr(caller: Caller, node: NodeId): Promise<Uint8Array> {

@@ -238,12 +238,20 @@ export class RemoteNames {
     for (const node of changed.keys()) if (node) leases.changed(node);
   }
 
-  /** Its last name may go now: handles that are not open at the server yet could not be opened any more. */
+  /**
+   * Its last name may go now: handles that are not open at the server yet could not be opened any more. Undefined: the
+   * name is not known, so it may be any.
+   */
   async #openForGood(node: Node | null | undefined): Promise<void> {
-    const { unopened } = node ?? {};
-    if (!unopened?.size) return;
+    const { withUnopened, session } = this.#context;
+    if (node === null || withUnopened.size === 0) return;
+    const nodes = node === undefined ? [...withUnopened] : [node];
+    const opening: Promise<void>[] = [];
+    for (const { unopened } of nodes) for (const open of unopened ?? []) opening.push(ensureOpen(open, session));
+    if (node === undefined) withUnopened.clear();
+    else withUnopened.delete(node);
     // One that cannot be opened is told so at its next use.
-    await Promise.allSettled([...unopened].map((open) => ensureOpen(open, this.#context.session)));
+    if (opening.length > 0) await Promise.allSettled(opening);
   }
 }
 
