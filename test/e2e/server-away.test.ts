@@ -68,7 +68,7 @@ describe('a server that', { timeout: 90_000, concurrent: true }, () => {
     const { directory, local } = exported;
     const [mount = ''] = exported.mounts.map(({ path }) => path);
     await exported.shell('head -c 4M /dev/urandom > $X/source; mkdir $X/written');
-    await exported.shell(`D=$X/watched; ${MAKE_DIRECTORY}`);
+    for (const name of ['watched', 'unseen']) await exported.shell(`D=$X/${name}; ${MAKE_DIRECTORY}`);
 
     await using observer = new Caller('sh', '-c', OBSERVER, 'observer', mount, directory, local);
     const looks = () => Number(readFileSync(join(directory, 'looks'), 'latin1'));
@@ -95,7 +95,7 @@ describe('a server that', { timeout: 90_000, concurrent: true }, () => {
     for (const { caller } of all) caller.go();
     for (const { caller } of all) await caller.waits();
     await outage.goesOn(exported);
-    await using late = new Caller('ls', `${mount}/watched/many`);
+    await using late = new Caller('ls', `${mount}/unseen/many`);
     await late.waits();
     for (const { fate, caller, name } of all) {
       if (fate === 'goes on') continue;
@@ -108,7 +108,7 @@ describe('a server that', { timeout: 90_000, concurrent: true }, () => {
 
     await outage.ends(exported);
     expect(await late.ends(20_000)).toEqual({ code: 0, signal: null });
-    expect([late.stdout, late.stderr]).toEqual([(await exported.shell('ls $X/watched/many')).stdout, '']);
+    expect([late.stdout, late.stderr]).toEqual([(await exported.shell('ls $X/unseen/many')).stdout, '']);
     for (const { caller, name, prints } of all.filter(({ fate }) => fate === 'goes on')) {
       expect(await caller.ends(20_000), name).toEqual({ code: 0, signal: null });
       expect([caller.stdout, caller.stderr], name).toEqual([(await exported.shell(prints)).stdout, '']);
