@@ -193,6 +193,7 @@ async function write(
   const written = request.append
     ? await writeFully(file.appendDescriptor(), data, null)
     : await writeFully(file.fd, data, request.offset);
+  if (!request.append) file.wrote(request.offset, written);
   file.inode.dataChanged();
   if (request.sync !== 'none') await synchronize(file.fd, request.sync);
   context.session.bytesWritten += written;

@@ -6,7 +6,8 @@ import { read as readPooled, write as writePooled } from 'node:fs';
 import { assert } from '../../shared/assert.ts';
 import { errno, FsError } from '../../shared/errno.ts';
 import { O } from '../../shared/linux/constants.ts';
-import { close, preadCached, reopen } from '../../shared/linux/libc.ts';
+import { close, preadCached, reopen, startWritebackAsync } from '../../shared/linux/libc.ts';
+import { WriteStream } from '../state/write-stream.ts';
 import type { Inode } from './inode.ts';
 import type { Store } from './store.ts';
 
@@ -21,6 +22,8 @@ export class OpenFile {
   isExclusive = false;
   /** Called when the descriptor is about to be closed. */
   onClose: (() => void) | undefined;
+  readonly #stream = new WriteStream();
+  #isWritingBack = false;
   #appendFd = -1;
   #users = 0;
   #released = false;
@@ -62,6 +65,20 @@ export class OpenFile {
     close(this.fd);
     if (this.#appendFd >= 0) close(this.#appendFd);
     this.#store.unpin(this.inode);
+  }
+
+  /** `length` bytes were written at `offset`. The disk may begin with what lies behind them; an error is fsync(2)'s to tell. */
+  wrote(offset: number, length: number): void {
+    this.#stream.wrote(offset, length);
+    const due = this.#isWritingBack ? undefined : this.#stream.take();
+    if (due === undefined) return;
+    this.#isWritingBack = true;
+    const use = this.use();
+    const done = () => {
+      this.#isWritingBack = false;
+      use[Symbol.dispose]();
+    };
+    startWritebackAsync(this.fd, due.offset, due.length).then(done, done);
   }
 
   /**

@@ -51,6 +51,7 @@ const c = {
   fallocate: declare('int fallocate64(int fd, int mode, int64 offset, int64 length)'),
   copyFileRange: declare('long copy_file_range(int in, void *offIn, int out, void *offOut, ulong length, uint flags)'),
   syncfs: declare('int syncfs(int fd)'),
+  sync_file_range: declare('int sync_file_range(int fd, int64 offset, int64 length, uint flags)'),
   umask: declare('uint umask(uint mask)'),
   setfsuid: declare('int setfsuid(uint uid)'),
   setfsgid: declare('int setfsgid(uint gid)'),
@@ -199,6 +200,19 @@ export function copyFileRangeAsync(
       else resolve(result);
     };
     c.copyFileRange.async(fdIn, offsets.subarray(0, 8), fdOut, offsets.subarray(8), length, 0, done);
+  });
+}
+
+const SYNC_FILE_RANGE_WRITE = 2;
+
+/** Has the disk begin with pages of a file that are not on it yet, and does not wait for them. See sync_file_range(2). */
+export function startWritebackAsync(fd: number, offset: number, length: number): Promise<void> {
+  return new Promise((resolve, reject) => {
+    c.sync_file_range.async(fd, offset, length, SYNC_FILE_RANGE_WRITE, (error: Error | null, result: number) => {
+      if (error) reject(error);
+      else if (result < 0) reject(new FsError(koffi.errno(), 'sync_file_range'));
+      else resolve();
+    });
   });
 }
 

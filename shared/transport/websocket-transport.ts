@@ -5,10 +5,13 @@
  */
 import type { Socket } from 'node:net';
 import type { RawData, WebSocket } from 'ws';
+import { buffersMade } from '../buffer-garbage.ts';
 import { limits } from '../limits.ts';
 import type { Transport, TransportEvents } from './transport.ts';
 
 const REASON_BYTES = 120;
+/** Fragments up to here are slices of what the socket brought. Larger ones are put together, which is a second buffer. */
+const SMALL_BYTES = 64 * 1024;
 
 export class WebSocketTransport implements Transport {
   readonly #socket: WebSocket;
@@ -27,7 +30,9 @@ export class WebSocketTransport implements Transport {
     socket.on('message', (data: RawData, isBinary: boolean) => {
       this.#alive = true;
       if (!isBinary) return this.close('text messages are not part of this protocol');
-      events.message(Array.isArray(data) ? data : [data as Buffer]);
+      const fragments = Array.isArray(data) ? data : [data as Buffer];
+      for (const { length } of fragments) if (length > SMALL_BYTES) buffersMade(2 * length);
+      events.message(fragments);
     });
     socket.on('pong', () => {
       this.#alive = true;
