@@ -48,6 +48,8 @@ export const limits = {
   recallMs: 5_000,
   /** Inodes one session may hold leases on; beyond, the oldest goes. About 1 KiB each, and as much in the kernel. */
   maxLeases: 50_000,
+  /** Clients that hold a lease on one inode; more look it up on demand. A change waits for so many answers, all at once. */
+  maxHolders: 128,
   /** Leases that a client gives back with one answer: about 45 bytes each. */
   maxLeasesGivenBack: 4_096,
   /** Entries of a directory whose listing a client keeps: about 150 bytes each. */

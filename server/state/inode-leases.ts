@@ -9,6 +9,7 @@
  * for a while (back-off): a contended directory costs one round trip an operation, without ping-pong of recalls.
  */
 import { assert } from '../../shared/assert.ts';
+import { limits } from '../../shared/limits.ts';
 
 const FIRST_BACKOFF_MS = 100;
 const LONGEST_BACKOFF_MS = 3_200;
@@ -42,10 +43,10 @@ export class InodeLeases<Holder> {
     return this.#exclusive;
   }
 
-  /** True when `holder` holds the lease from now on. `mustKeep`: it cannot help keeping what it is told, back-off or not. */
+  /** True when `holder` holds the lease from now on. `mustKeep`: it cannot help keeping what it is told, whatever speaks against it. */
   grant(holder: Holder, nowMs: number, mustKeep = false): boolean {
     if (this.#isBusy || (this.#exclusive !== undefined && this.#exclusive !== holder)) return false;
-    if (!mustKeep && this.#isBackingOff(holder, nowMs)) return false;
+    if (!mustKeep && (this.#isBackingOff(holder, nowMs) || this.#isFullFor(holder))) return false;
     this.#holders.add(holder);
     return true;
   }
@@ -71,6 +72,11 @@ export class InodeLeases<Holder> {
 
   get #isBusy(): boolean {
     return this.#changes > 0 || this.#takingBack > 0;
+  }
+
+  /** One more would make the next change too dear: who is not a holder yet asks each time. */
+  #isFullFor(holder: Holder): boolean {
+    return this.#holders.size >= limits.maxHolders && !this.#holders.has(holder);
   }
 
   #isBackingOff(holder: Holder, nowMs: number): boolean {

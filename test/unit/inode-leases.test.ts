@@ -1,6 +1,7 @@
 /** The leases on one inode: who is granted one, who must give it back, and for how long only the author is granted it. */
 import { describe, expect, test } from 'vitest';
 import { InodeLeases } from '../../server/state/inode-leases.ts';
+import { limits } from '../../shared/limits.ts';
 
 const holders = (leases: InodeLeases<string>) => [...leases.holders].sort().join('');
 
@@ -19,6 +20,17 @@ describe('grants and changes', () => {
     leases.endChange();
     expect(holders(leases)).toBe('b');
     expect(leases.isIdle).toBe(false);
+  });
+
+  test('beyond the bound of holders nobody new is granted it, but who cannot help keeping what it is told', () => {
+    const leases = new InodeLeases<number>();
+    for (let who = 0; who < limits.maxHolders; who++) expect(leases.grant(who, 0)).toBe(true);
+    expect(leases.grant(-1, 0)).toBe(false);
+    expect(leases.grant(0, 0)).toBe(true); // a holder stays one
+    leases.drop(5);
+    expect(leases.grant(-1, 0)).toBe(true);
+    expect(leases.grant(5, 0)).toBe(false);
+    expect(leases.grant(5, 0, true)).toBe(true);
   });
 
   test('a local change has no author: all give back', () => {

@@ -410,3 +410,24 @@ test('more leases than a client may hold: the oldest is taken back, and is not g
   expect(exported.store.root.leases.holders.size > 0).toBe(leased);
   other.close();
 });
+
+test('a creation in a directory that 60 clients hold asks them all at once, and waits for one round', async () => {
+  const holders = await Promise.all(Array.from({ length: 60 }, () => Holder.open()));
+  const author = await ServerSession.connect(parseServerAddress(`ws://127.0.0.1:${server.server.port}/`), silent);
+  try {
+    let d: Uint8Array = author.hello.root.inode;
+    for (const holder of holders) d = (await holder.holdAll()).d;
+    expect(holdersOf('d')).toBe(60);
+    const made = author.call('mkdir', ROOT, { parent: d, name: b('new'), mode: 0o755, umask: 0 });
+    // Each is asked before anybody has answered: in turn, the second recall would wait for the first.
+    const recalls = await Promise.all(holders.map((holder) => holder.nextRecall()));
+    expect(exported.leases.counts.recallsPending).toBe(60);
+    expect(await isSettled(made, author)).toBe(false);
+    for (const [index, holder] of holders.entries()) holder.answer((recalls[index] as { id: number }).id);
+    await made;
+    expect(exported.leases.counts).toMatchObject({ recallsSent: 60, recallsPending: 0, revocations: 0 });
+  } finally {
+    for (const holder of holders) holder[Symbol.dispose]();
+    author.close();
+  }
+});
