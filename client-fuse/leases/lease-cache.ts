@@ -18,6 +18,7 @@ export class LeaseCache {
   #unknownRecallAt = 0;
   /** Own changes under way of inodes that this client cannot name. */
   #unknownChanges = 0;
+  /** Questions that were answered from memory, and others; recalls that came. */
   hits = 0;
   misses = 0;
   recalls = 0;
@@ -37,9 +38,14 @@ export class LeaseCache {
   /** What stat(2) shows. */
   attributes(node: Node): Attributes | undefined {
     const known = node.known?.isAccessTimeOld ? undefined : this.knownAttributes(node);
-    if (known) this.hits++;
-    else this.misses++;
+    this.count(known !== undefined);
     return known;
+  }
+
+  /** A question was answered from memory, or the server was asked. */
+  count(isKnown: boolean): void {
+    if (isKnown) this.hits++;
+    else this.misses++;
   }
 
   /** The access time may be old, which is good enough to go on with. Does not count as an answer. */

@@ -139,6 +139,11 @@ export class ServerSession {
     this.call('renew', [], {}, { lane: 'small' }).then(renewed, renewed);
   }
 
+  /** How many were made. */
+  get requests(): number {
+    return this.#lastSeq;
+  }
+
   get inFlight(): number {
     return this.#pending.size + this.#queued.length;
   }

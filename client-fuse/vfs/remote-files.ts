@@ -45,7 +45,9 @@ export class RemoteFiles {
     const { leases } = this.#context;
     const isCacheable = this.#isCacheable(flags, killSuidgid);
     const right = `${opener} ${flags & SENT_FLAGS}`;
-    if (isCacheable && !node.gatherer && leases.isHeld(node) && leases.mayOpen(node, right)) {
+    const isKnown = isCacheable && !node.gatherer && leases.isHeld(node) && leases.mayOpen(node, right);
+    if (isCacheable) leases.count(isKnown);
+    if (isKnown) {
       const open = this.#handle(node, flags, opener, 0, NOT_OPENED);
       node.unopened ??= new Set();
       node.unopened.add(open);

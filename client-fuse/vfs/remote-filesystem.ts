@@ -42,8 +42,12 @@ export class RemoteFilesystem implements Filesystem {
   }
 
   /** For status. */
-  get counts(): { nodes: number; handles: number } {
-    return { nodes: this.#context.nodes.referenced, handles: this.#context.handles.size };
+  get counts() {
+    const { nodes, handles, leases } = this.#context;
+    let held = 0;
+    for (const node of nodes.all) if (leases.isHeld(node)) held++;
+    const { hits, misses, recalls } = leases;
+    return { nodes: nodes.referenced, handles: handles.size, leases: held, hits, misses, recalls };
   }
 
   // --- leases

@@ -24,9 +24,11 @@ export class RemoteNames {
     const directory = nodes.get(parent);
     const key = keyOfName(name);
     const known = leases.name(directory, key);
-    if (known === null) return this.#context.absent(directory, key);
     const attributes = known && leases.knownAttributes(known);
-    if (known && attributes && !this.#context.written(known)) {
+    const isKnown = known === null || (attributes !== undefined && !this.#context.written(known as Node));
+    leases.count(isKnown);
+    if (known === null) return this.#context.absent(directory, key);
+    if (known && attributes && isKnown) {
       return this.#context.entry(directory, key, nodes.foundAgain(known), attributes);
     }
     return this.#lookUp(caller, directory, key, name);

@@ -6,8 +6,10 @@ import { resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { type Command, Option } from 'commander';
 import type { Logger } from 'pino';
+import type { KernelDriver } from '../../client-fuse/kernel/kernel-driver.ts';
 import { backgroundParent, mountInBackground } from '../../client-fuse/mount/background.ts';
 import { type MountOptions, parseMountOptions } from '../../client-fuse/mount/mount-options.ts';
+import { answerStatus, type MountStatus } from '../../client-fuse/mount/mount-status.ts';
 import { hasMountsInside } from '../../client-fuse/mount/mount-table.ts';
 import { failMount, serveMount } from '../../client-fuse/mount/serve-mount.ts';
 import { superviseMount } from '../../client-fuse/mount/supervisor.ts';
@@ -122,8 +124,9 @@ async function mountClient(url: string, options: MountCommandOptions & { at?: st
   const loop = new LoopPoll(pollUs);
   let session: ServerSession | undefined;
   try {
-    session = await ServerSession.connect(parseServerAddress(url), log, loop);
-    const filesystem = new RemoteFilesystem(session, client);
+    const connected = await ServerSession.connect(parseServerAddress(url), log, loop);
+    session = connected;
+    const filesystem = new RemoteFilesystem(connected, client);
     if (options.at !== undefined) {
       const mountOptions = [...generic, ...(allowOther ? ['allow_other'] : [])];
       await serveNativeMount({ filesystem, url, mountpoint: options.at, mountOptions, log });
@@ -135,9 +138,11 @@ async function mountClient(url: string, options: MountCommandOptions & { at?: st
         ...client,
         // A link's target never changes, and a node id is never used again.
         cacheSymlinks: true,
-        checkPermissions: needsKernelChecks(session, allowOther),
-        onReady: ({ epochs }, { notifier }, mount) => {
+        checkPermissions: needsKernelChecks(connected, allowOther),
+        onReady: ({ epochs }, driver, mount) => {
+          const { notifier } = driver;
           filesystem.attachKernel({ notifier, epochs, hasMountsInside: () => hasMountsInside(mount) });
+          answerStatus(mount.device, statusOf(filesystem, driver, connected), log);
         },
       });
     }
@@ -150,6 +155,30 @@ async function mountClient(url: string, options: MountCommandOptions & { at?: st
     session?.close();
   }
   endWhenIdle(log);
+}
+
+/** What `weft status` shows of this mount. */
+function statusOf(filesystem: RemoteFilesystem, driver: KernelDriver, session: ServerSession): () => MountStatus {
+  const startedMs = Date.now();
+  const secondsSince = (ms: number) => Math.round((Date.now() - ms) / 1000);
+  return () => {
+    const { handles, leases, hits, misses, recalls } = filesystem.counts;
+    const { unreachableSinceMs } = session;
+    return {
+      pid: process.pid,
+      upSeconds: secondsSince(startedMs),
+      serverAwaySeconds: unreachableSinceMs === undefined ? null : secondsSince(unreachableSinceMs),
+      leasesUsableMs: Math.max(0, Math.round(session.leasesUsableMs)),
+      leases,
+      hits,
+      misses,
+      recalls,
+      kernelRequests: Object.values(driver.counters.requests).reduce((sum, count) => sum + count, 0),
+      serverRequests: session.requests,
+      requestsInFlight: session.inFlight,
+      openFiles: handles,
+    };
+  };
 }
 
 /**

@@ -3,6 +3,7 @@ import { resolve } from 'node:path';
 import Table from 'cli-table3';
 import type { Command } from 'commander';
 import pino from 'pino';
+import { askMount, type MountStatus } from '../../client-fuse/mount/mount-status.ts';
 import { isWeftMount, type Mount, readMounts } from '../../client-fuse/mount/mount-table.ts';
 import { parseServerAddress } from '../../client-fuse/transport/server-address.ts';
 import { ServerSession } from '../../client-fuse/transport/server-session.ts';
@@ -18,9 +19,16 @@ export function addStatusCommand(program: Command): void {
     .action(status);
 }
 
+interface MountAnswer extends Partial<MountStatus> {
+  readonly mountpoint: string;
+  readonly error?: string;
+}
+
 interface Answer {
   readonly url: string;
   readonly mountpoints: string[];
+  /** What each mount says about itself. */
+  readonly mounts: readonly MountAnswer[];
   readonly server?: ServerStatus;
   readonly error?: string;
 }
@@ -44,25 +52,57 @@ function urlsOf(target: string | undefined, mounts: readonly Mount[]): string[] 
 }
 
 async function ask(url: string, mounts: readonly Mount[]): Promise<Answer> {
-  const mountpoints = mounts.filter(({ source }) => source === url).map(({ mountpoint }) => mountpoint);
+  const here = mounts.filter(({ source }) => source === url);
+  const mountpoints = here.map(({ mountpoint }) => mountpoint);
+  const [mountAnswers, server] = await Promise.all([Promise.all(here.map(askOne)), askServer(url)]);
+  return { url, mountpoints, mounts: mountAnswers, ...server };
+}
+
+async function askOne({ mountpoint, device }: Mount): Promise<MountAnswer> {
+  try {
+    return { mountpoint, ...(await askMount(device)) };
+  } catch (error) {
+    return { mountpoint, error: (error as Error).message };
+  }
+}
+
+async function askServer(url: string): Promise<Pick<Answer, 'server' | 'error'>> {
   try {
     const session = await ServerSession.connect(parseServerAddress(url), pino({ level: 'silent' }));
     const { json } = await session.call('status', [], {});
     session.close();
-    return { url, mountpoints, server: JSON.parse(json) as ServerStatus };
+    return { server: JSON.parse(json) as ServerStatus };
   } catch (error) {
-    return { url, mountpoints, error: (error as Error).message };
+    return { error: (error as Error).message };
   }
 }
 
-function show({ url, mountpoints, server, error }: Answer): void {
-  console.log(`${url}${mountpoints.length > 0 ? ` mounted at ${mountpoints.join(', ')}` : ''}`);
+function showMount(one: MountAnswer): void {
+  console.log(`  mount ${one.mountpoint}:`);
+  if (one.error !== undefined) return console.log(`    ${one.error}`);
+  const { hits = 0, misses = 0, serverAwaySeconds, leasesUsableMs = 0 } = one;
+  const rate = hits + misses > 0 ? `${((100 * hits) / (hits + misses)).toFixed(1)} %` : 'nothing asked yet';
+  const away = serverAwaySeconds === null ? '' : `, the server has been away for ${serverAwaySeconds} s`;
+  const usable = leasesUsableMs > 0 ? 'in use' : 'not used now';
+  console.log(`    client: pid ${one.pid}, up ${one.upSeconds} s, ${one.openFiles} open files${away}`);
+  console.log(`    leases: ${one.leases} held, ${usable}; ${one.recalls} recalled so far`);
+  console.log(`    answered from memory: ${hits} of ${hits + misses} lookups, stats and opens (${rate})`);
+  const inFlight = `${one.requestsInFlight} in flight`;
+  console.log(`    requests: ${one.kernelRequests} by the kernel, ${one.serverRequests} to the server, ${inFlight}`);
+}
+
+function show({ url, mounts, server, error }: Answer): void {
+  console.log(url);
+  for (const mount of mounts) showMount(mount);
   if (error !== undefined) return console.log(`  ${error}`);
   if (server === undefined) return;
   const memoryMiB = Math.round(server.memoryBytes / 2 ** 20);
   console.log(`  server: pid ${server.pid}, up ${server.uptimeSeconds} s, ${memoryMiB} MiB`);
   for (const one of server.exports) {
     console.log(`  export "${one.name}": ${one.directory}${one.readOnly ? ', read-only' : ''}, squash ${one.squash}`);
+    const { recallsSent, recallsPending, revocations, exclusive, localChanges } = one.leases;
+    const recalls = `${recallsSent} recalls sent, ${recallsPending} pending, ${revocations} clients revoked`;
+    console.log(`    leases: ${exclusive} exclusive, ${recalls}, ${localChanges} changes by local programs`);
     for (const guarantee of one.guarantees) console.log(`    - ${guarantee}`);
   }
   const table = new Table({
