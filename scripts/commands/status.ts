@@ -1,4 +1,5 @@
-/** `weft status [URL|MOUNTPOINT]`: what is mounted here, and what the servers behind it say. */
+/** `weft status [URL|PATH]`: what is mounted here, and what the servers behind it say. */
+import { lstat } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import Table from 'cli-table3';
 import type { Command } from 'commander';
@@ -7,15 +8,16 @@ import { askMount, type MountStatus } from '../../client-fuse/mount/mount-status
 import { isWeftMount, type Mount, readMounts } from '../../client-fuse/mount/mount-table.ts';
 import { parseServerAddress } from '../../client-fuse/transport/server-address.ts';
 import { ServerSession } from '../../client-fuse/transport/server-session.ts';
-import type { ServerStatus } from '../../server/admin/status.ts';
+import type { InodeStatus, ServerStatus } from '../../server/admin/status.ts';
 
 export function addStatusCommand(program: Command): void {
   program
     .command('status')
     .description('show mounts of this machine, and the state of a server')
-    .argument('[URL|MOUNTPOINT]', 'one server or mount; without it, all mounts of this machine')
+    .argument('[URL|PATH]', 'one server, one mount, or a file in a mount; without it, all mounts of this machine')
+    .option('--file <PATH>', "with a URL, on the server's machine: who holds leases on this file")
     .option('--json', 'for programs')
-    .addHelpText('after', '\nExample:\n  weft status ws://127.0.0.1:7333/')
+    .addHelpText('after', '\nExample:\n  weft status ws://127.0.0.1:7333/\n  weft status /mnt/projects/notes.txt')
     .action(status);
 }
 
@@ -33,13 +35,72 @@ interface Answer {
   readonly error?: string;
 }
 
-async function status(target: string | undefined, { json }: { json?: true }): Promise<void> {
+async function status(target: string | undefined, { json, file }: { json?: true; file?: string }): Promise<void> {
   const mounts = (await readMounts()).filter(isWeftMount);
+  const asked = fileOf(target, file, mounts);
+  if (asked) return showFile(await askFile(asked), json === true);
   const answers = await Promise.all(urlsOf(target, mounts).map((url) => ask(url, mounts)));
   if (json) return console.log(JSON.stringify(answers, null, 2));
   if (answers.length === 0) console.log('nothing is mounted here; `weft mount URL MOUNTPOINT` mounts');
   for (const answer of answers) show(answer);
   if (answers.some(({ error }) => error !== undefined)) process.exitCode = 1;
+}
+
+interface FileOf {
+  readonly url: string;
+  readonly path: string;
+}
+
+/** A path below a mount point, or on the server's machine. */
+function fileOf(target: string | undefined, file: string | undefined, mounts: readonly Mount[]): FileOf | undefined {
+  if (target === undefined || target.includes('://')) {
+    if (file === undefined) return undefined;
+    if (target === undefined) throw new Error('--file needs the URL of the server: `weft status URL --file PATH`');
+    return { url: target, path: resolve(file) };
+  }
+  const path = resolve(target);
+  if (mounts.some(({ mountpoint }) => mountpoint === path)) return undefined;
+  const isBelow = ({ mountpoint }: Mount) => path.startsWith(`${mountpoint}/`);
+  const mount = mounts.filter(isBelow).sort((a, b) => b.mountpoint.length - a.mountpoint.length)[0];
+  return mount && { url: mount.source, path };
+}
+
+/** A mount whose server is away would keep `lstat` waiting. */
+const LOOK_WITHIN_MS = 5_000;
+
+interface FileAnswer extends FileOf {
+  readonly ino: string;
+  readonly inodes: readonly InodeStatus[];
+}
+
+async function askFile({ url, path }: FileOf): Promise<FileAnswer> {
+  const late = new Promise<never>((_, reject) => {
+    setTimeout(
+      () => reject(new Error(`${path}: no answer; \`weft status\` says how its mount is`)),
+      LOOK_WITHIN_MS,
+    ).unref();
+  });
+  const { ino } = await Promise.race([lstat(path, { bigint: true }), late]);
+  const session = await ServerSession.connect(parseServerAddress(url), pino({ level: 'silent' }));
+  try {
+    const { json } = await session.call('inodestatus', [], { ino });
+    return { url, path, ino: String(ino), inodes: JSON.parse(json) as InodeStatus[] };
+  } finally {
+    session.close();
+  }
+}
+
+function showFile(answer: FileAnswer, json: boolean): void {
+  if (json) return console.log(JSON.stringify(answer, null, 2));
+  console.log(`${answer.path}: inode ${answer.ino} of ${answer.url}`);
+  if (answer.inodes.length === 0) console.log('  the server knows nothing of it: no lease, no open handle');
+  for (const { openHandles, writers, localPrograms, leases } of answer.inodes) {
+    console.log(`  open handles: ${openHandles}, of which ${writers} may write`);
+    console.log(`  programs on the server: ${localPrograms}`);
+    for (const { client, kind, sinceSeconds, recallPending } of leases) {
+      console.log(`  ${kind} lease: ${client}, for ${sinceSeconds} s${recallPending ? ', being recalled' : ''}`);
+    }
+  }
 }
 
 function urlsOf(target: string | undefined, mounts: readonly Mount[]): string[] {

@@ -1,6 +1,7 @@
 /** What `weft status` shows of a server: a snapshot as plain data, read by people and by scripts (`--json`). */
 import type { Export } from '../export.ts';
 import type { Session } from '../session/session.ts';
+import type { Inode } from '../store/inode.ts';
 
 /** What the snapshot is taken of; the server is one. */
 export interface StatusSource {
@@ -80,6 +81,42 @@ export function statusOf(server: StatusSource): ServerStatus {
       bytesWritten: session.bytesWritten,
     })),
   };
+}
+
+/** What `weft status PATH` shows of one inode of an export. */
+export interface InodeStatus {
+  readonly openHandles: number;
+  readonly writers: number;
+  /** What holds for programs on the server now. */
+  readonly localPrograms: string;
+  readonly leases: readonly {
+    client: string;
+    kind: 'shared' | 'exclusive';
+    sinceSeconds: number;
+    recallPending: boolean;
+  }[];
+}
+
+export function inodeStatusOf({ store, leases }: Export, ino: bigint): InodeStatus[] {
+  const nowMs = Date.now();
+  return store.numbered(ino).map((inode) => ({
+    openHandles: inode.opens,
+    writers: inode.writers,
+    localPrograms: localGuaranteeOf(inode),
+    leases: [...inode.leases.holders].map((holder) => ({
+      client: holder.client,
+      kind: inode.leases.exclusive === holder ? 'exclusive' : 'shared',
+      sinceSeconds: Math.round((nowMs - (holder.leaseSinceMs(inode) ?? nowMs)) / 1000),
+      recallPending: leases.isRecalled(holder, inode),
+    })),
+  }));
+}
+
+function localGuaranteeOf({ leases }: Inode): string {
+  if (leases.exclusive !== undefined)
+    return 'kernel lease: an open waits until the client has written what it gathered';
+  if (leases.holders.size > 0) return 'inotify: clients see a change within 50 ms';
+  return 'nothing is leased: clients ask each time';
 }
 
 function guaranteesOf(usesKernelHandles: boolean, leases: string): string[] {

@@ -6,6 +6,7 @@ import type { Logger } from 'pino';
 import { errno, errnoOf, FsError } from '../../shared/errno.ts';
 import type { Eventually } from '../../shared/eventually.ts';
 import { type OperationName, operations, type ReplyOf, type RequestOf } from '../../shared/protocol/messages.ts';
+import { inodeStatusOf } from '../admin/status.ts';
 import type { InFlightRequest } from '../session/in-flight-request.ts';
 import type { Outcome } from '../session/outcome.ts';
 import type { Session } from '../session/session.ts';
@@ -48,6 +49,10 @@ export class Dispatcher {
       ...directoryHandlers,
       renew: { mutates: false, handle: () => DONE },
       status: { mutates: false, handle: () => ({ json: statusJson() }) },
+      inodestatus: {
+        mutates: false,
+        handle: ({ session }, { ino }) => ({ json: JSON.stringify(inodeStatusOf(session.exported, BigInt(ino))) }),
+      },
     };
   }
 

@@ -61,6 +61,10 @@ export class LeaseManager {
     };
   }
 
+  isRecalled(holder: LeaseHolder, inode: Inode): boolean {
+    return this.#recalls.get(holder)?.has(inode) === true;
+  }
+
   get guarantee(): string {
     return this.#local.isAvailable
       ? 'leases on names, attributes and data: recalled before other clients change them, and after local programs did (inotify); local programs wait for data that a client gathers'

@@ -41,7 +41,7 @@ export class Session implements LeaseHolder {
   /** The client has taken every reply up to this one. */
   #acknowledged = -1;
   readonly #remembered = new Map<Inode, number>();
-  readonly #leases = new Set<Inode>();
+  readonly #leases = new Map<Inode, number>();
   readonly #recalls = new Map<number, { readonly inode: Inode; readonly resolve: () => void }>();
   #lastRecall = 0;
   #recallChannel: RecallChannel | undefined;
@@ -138,16 +138,21 @@ export class Session implements LeaseHolder {
   }
 
   get oldestLease(): Inode | undefined {
-    const [oldest] = this.#leases;
+    const [oldest] = this.#leases.keys();
     return oldest;
   }
 
   holdLease(inode: Inode): void {
-    this.#leases.add(inode);
+    if (!this.#leases.has(inode)) this.#leases.set(inode, Date.now());
   }
 
   dropLease(inode: Inode): void {
     this.#leases.delete(inode);
+  }
+
+  /** In milliseconds since 1970; undefined when it holds none. */
+  leaseSinceMs(inode: Inode): number | undefined {
+    return this.#leases.get(inode);
   }
 
   holdsLease(inode: Inode): boolean {
@@ -197,7 +202,7 @@ export class Session implements LeaseHolder {
   }
 
   #giveUpLeases(which: (inode: Inode) => boolean): void {
-    const dropped = [...this.#leases].filter(which);
+    const dropped = [...this.#leases.keys()].filter(which);
     for (const [id, { inode, resolve }] of this.#recalls) {
       if (!which(inode)) continue;
       this.#recalls.delete(id);

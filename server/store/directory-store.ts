@@ -44,6 +44,10 @@ export class DirectoryStore implements Store {
     return this.#inodes.resolve(handle);
   }
 
+  numbered(ino: bigint): Inode[] {
+    return this.#inodes.numbered(ino);
+  }
+
   known(handle: Uint8Array): Inode | undefined {
     return this.#inodes.known(handle);
   }

@@ -84,6 +84,10 @@ export class InodeTable {
   }
 
   /** The inode that a wire handle names, if it is in memory. */
+  numbered(ino: bigint): Inode[] {
+    return [...this.#byKey.values()].filter((inode) => BigInt(inode.ino) === ino);
+  }
+
   known(handle: Uint8Array): Inode | undefined {
     return this.#byHandle.get(keyOfHandle(handle));
   }

@@ -28,6 +28,8 @@ export interface Store {
   resolve(handle: Uint8Array): Inode;
   /** The inode if it is in memory. */
   known(handle: Uint8Array): Inode | undefined;
+  /** Those with this number that are in memory: several, where filesystems are mounted in the export. Looks at all. */
+  numbered(ino: bigint): Inode[];
   pin(inode: Inode): void;
   unpin(inode: Inode): void;
 

@@ -2,9 +2,12 @@
  * Leases on real mounts: nothing that a client answers from memory is ever old, whoever made the change, whatever breaks.
  * Every operation on a mount is made by a child process that can be killed, and every mount goes away again.
  */
+import { hostname } from 'node:os';
 import { beforeAll, describe, expect, it } from 'vitest';
+import { runCommand } from '../../client-fuse/mount/command.ts';
+import type { InodeStatus } from '../../server/admin/status.ts';
 import { CuttingProxy } from '../support/cutting-proxy.ts';
-import { LeaseExport, send, waitFor } from './lease-mounts.ts';
+import { LeaseExport, send, waitFor, weft } from './lease-mounts.ts';
 import { buildPrograms } from './memory-mount-fixture.ts';
 
 interface Report {
@@ -168,5 +171,73 @@ describe('a client that holds leases', { timeout: 120_000 }, () => {
     proxy.cutEvery(() => Number.POSITIVE_INFINITY);
     expect(proxy.cuts).toBeGreaterThan(20);
     expect(await exported.differences()).toEqual([]);
+  });
+});
+
+describe('weft status', { timeout: 60_000 }, () => {
+  async function status<T>(...args: string[]): Promise<T> {
+    const { stdout, stderr } = await runCommand(process.execPath, [weft, 'status', ...args, '--json'], {
+      timeoutMs: 20_000,
+    });
+    expect(stderr).toBe('');
+    return JSON.parse(stdout) as T;
+  }
+  type Mounts = { error?: string; mounts: { hits: number; leases: number; serverAwaySeconds: number | null }[] }[];
+  type File = { inodes: InodeStatus[] };
+
+  it('of a mount: what it holds and answers by itself, also when the server is away', async () => {
+    await using exported = await LeaseExport.open(1);
+    const path = exported.mounts[0]?.path as string;
+    await exported.shell('mkdir $A/d; for i in 1 2 3; do : > $A/d/$i; done; ls -l $A/d');
+    const [before] = await status<Mounts>(path);
+    expect(before?.mounts[0]?.leases).toBeGreaterThan(3);
+    // An open is asked of the client each time, and answered there.
+    await exported.shell('for i in 1 2 3 4 5; do cat $A/d/*; done');
+    const [after] = await status<Mounts>(path);
+    expect(after?.mounts[0]?.hits).toBeGreaterThan((before?.mounts[0]?.hits ?? 0) + 5);
+    exported.server.kill('SIGKILL');
+    await waitFor('the client has noticed', async () => {
+      const [away] = await status<Mounts>(path);
+      return away?.error !== undefined && away.mounts[0]?.serverAwaySeconds !== null && away.mounts[0]?.leases === 0;
+    });
+  });
+
+  it('of a file: who holds leases on it, since when, what is being recalled, and what local programs can rely on', async () => {
+    await using exported = await LeaseExport.open(2);
+    const [a, b] = exported.mounts;
+    const file = `${a?.path}/f`;
+    await exported.shell('echo text > $A/f; cat $A/f $B/f; cat $A/f $B/f');
+    await waitFor('both hold a lease', async () => {
+      await exported.shell('stat $A/f $B/f');
+      return (await status<File>(file)).inodes[0]?.leases.length === 2;
+    });
+    const [shared] = (await status<File>(exported.url, '--file', `${exported.local}/f`)).inodes;
+    expect(shared?.leases.map(({ kind, recallPending }) => [kind, recallPending])).toEqual([
+      ['shared', false],
+      ['shared', false],
+    ]);
+    expect(shared?.leases.map(({ client }) => client).sort()).toEqual(
+      [a, b].map((mount) => `${hostname()}:${mount?.clientPid}`).sort(),
+    );
+    expect(shared?.localPrograms).toContain('inotify');
+    const pid = b?.clientPid as number;
+    send(pid, 'SIGSTOP');
+    const change = exported.shell('chmod 600 $A/f');
+    await waitFor('B is asked for its lease', async () => {
+      const { inodes } = await status<File>(exported.url, '--file', `${exported.local}/f`);
+      return (
+        inodes[0]?.leases.some(({ client, recallPending }) => recallPending && client.endsWith(`:${pid}`)) === true
+      );
+    });
+    send(pid, 'SIGCONT');
+    expect((await change).status).toBe(0);
+    const writing = exported.shell('exec 3> $A/new; echo gathered >&3; sleep 3');
+    await waitFor('A gathers', async () => {
+      const [inode] = (
+        await status<File>(exported.url, '--file', `${exported.local}/new`).catch(() => ({ inodes: [] }))
+      ).inodes;
+      return inode?.leases[0]?.kind === 'exclusive' && inode.localPrograms.includes('kernel lease');
+    });
+    await writing;
   });
 });

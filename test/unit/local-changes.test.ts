@@ -33,6 +33,7 @@ class Holder implements LeaseHolder {
   dropLease(inode: Inode) {
     this.leases.delete(inode);
   }
+  leaseSinceMs(): undefined {}
   holdsLease(inode: Inode) {
     return this.leases.has(inode);
   }
