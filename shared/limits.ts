@@ -70,8 +70,11 @@ export const limits = {
   maxCachedBlocks: 256,
   /** How long gathered bytes may wait for more. */
   writeBehindMs: 500,
-  /** Inodes watched for local changes (fs.inotify.max_user_watches is 64 Ki and more), and names remembered of one. */
-  maxWatches: 60_000,
+  /**
+   * Inodes watched for local changes, and names remembered of one. fs.inotify.max_user_watches may be less: what has no
+   * watch is not leased.
+   */
+  maxWatches: 200_000,
   maxWatchedNames: 65_536,
   /** Inodes a client remembers after its kernel has dropped them. */
   maxIdleNodes: 32_768,

@@ -119,10 +119,13 @@ export class RemoteDirectories {
     if (cookie === 0) open.listed = leased ? { names: [], asOf } : undefined;
     const { listed } = open;
     if (listed === undefined) return;
-    if (!leased || (cookie !== 0 && listed.names.at(-1)?.cookie !== cookie)) {
+    // The kernel goes on after the last entry that it had room for, which may be one of the middle.
+    const follows = cookie === 0 ? 0 : listed.names.findLastIndex((one) => one.cookie === cookie) + 1;
+    if (!leased || (cookie !== 0 && follows === 0)) {
       open.listed = undefined;
       return;
     }
+    listed.names.length = follows;
     for (const { name, ino, type, cookie } of entries)
       listed.names.push({ name: Buffer.from(name), ino, type, cookie });
     if (!end && entries.length > 0) return;

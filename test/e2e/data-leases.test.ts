@@ -147,6 +147,12 @@ describe('a second look', { timeout: 120_000 }, () => {
     await asksNothing(exported, 'git -C $A/tree status --porcelain > /dev/null', GIT_LOCK);
   });
 
+  it('of a directory whose entries do not fit into whole replies asks the server nothing', async () => {
+    await using exported = await LeaseExport.open(1);
+    await exported.shell('mkdir $X/many; for i in $(seq 1 300); do mkdir $X/many/$(printf %03x $i); done');
+    await asksNothing(exported, 'find $A/many -maxdepth 1 > /dev/null');
+  });
+
   it('for a header in ten directories, absent from nine, asks the server nothing', async () => {
     await using exported = await LeaseExport.open(2);
     await exported.shell(`
