@@ -188,17 +188,20 @@ export class RemoteFiles {
 
   async read(_caller: Caller, handle: number, offset: number, size: number): Promise<Uint8Array> {
     const open = this.#context.handles.get(handle);
-    const data = open.isCached
-      ? await this.#readPages(handle, open, offset, size)
-      : await this.#readPlain(handle, open, offset, size);
-    this.#context.leases.wasRead(open.node);
-    return data;
+    return open.isCached ? this.#readPages(handle, open, offset, size) : this.#readPlain(handle, open, offset, size);
   }
 
   async #readPlain(handle: number, open: OpenHandle, offset: number, size: number): Promise<Uint8Array> {
-    if (open.blocks && !open.behind?.isStopped && size <= BLOCK_BYTES) return open.blocks.read(offset, size);
-    await this.#context.written(open.node);
-    return this.#context.withOpen(handle, (opened) => this.#data.read(opened, offset, size));
+    const { blocks, behind, node } = open;
+    let data: Uint8Array;
+    if (blocks && !behind?.isStopped && size <= BLOCK_BYTES) {
+      data = await blocks.read(offset, size);
+    } else {
+      await this.#context.written(node);
+      data = await this.#context.withOpen(handle, (opened) => this.#data.read(opened, offset, size));
+    }
+    this.#context.leases.wasRead(node);
+    return data;
   }
 
   async #readPages(handle: number, open: OpenHandle, offset: number, size: number): Promise<Uint8Array> {
@@ -207,11 +210,13 @@ export class RemoteFiles {
     if (recall) await recall;
     const { first } = open;
     if (first && leases.isHeld(open.node)) {
-      // The kernel has it then, or asks again.
+      // The server read it when it was opened, and said the access time of then. The kernel has it now, or asks again.
       if (offset + size >= first.length) open.first = undefined;
       return first.subarray(Math.min(offset, first.length), Math.min(offset + size, first.length));
     }
-    return this.#context.withOpen(handle, (opened) => this.#data.readPages(opened, offset, size));
+    const data = await this.#context.withOpen(handle, (opened) => this.#data.readPages(opened, offset, size));
+    leases.wasRead(open.node);
+    return data;
   }
 
   async write(

@@ -95,7 +95,12 @@ function openReply(context: RequestContext, file: OpenFile, { wants, firstBytes 
   if (!isLeased || attributes.size === 0 || attributes.size > firstBytes) return reply;
   // Under the lease that was just granted: who changes the file now waits until this client has dropped what it read.
   const data = Buffer.allocUnsafe(attributes.size);
-  const withData = (count: number) => (count === data.length ? new BulkReply(reply, data, () => {}) : reply);
+  const withData = (count: number) => {
+    if (count < data.length) return reply;
+    // The read has set it, and this client will not ask for it when its caller reads what is sent here.
+    const { atime } = fstat(file.fd);
+    return new BulkReply({ ...reply, attributes: { ...attributes, atime } }, data, () => {});
+  };
   const count = readFully(file.fd, data, 0);
   if (typeof count === 'number') return withData(count);
   const use = file.use();

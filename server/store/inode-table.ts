@@ -83,11 +83,11 @@ export class InodeTable {
     }
   }
 
-  /** The inode that a wire handle names, if it is in memory. */
   numbered(ino: bigint): Inode[] {
     return [...this.#byKey.values()].filter((inode) => BigInt(inode.ino) === ino);
   }
 
+  /** The inode that a wire handle names, if it is in memory. */
   known(handle: Uint8Array): Inode | undefined {
     return this.#byHandle.get(keyOfHandle(handle));
   }
