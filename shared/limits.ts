@@ -28,7 +28,7 @@ export const limits = {
   maxGroups: 1024,
   /** Directory listings come in chunks of this size: some thousand names, one round trip. */
   maxDirectoryBytes: 256 * KiB,
-  /** Requests one session may have unanswered; the next one waits in the client. Above any sensible FUSE max_background. */
+  /** Requests one session may have unanswered, and replies that are kept for it; the next one waits in the client. Above any sensible FUSE max_background. */
   maxRequestsInFlight: 1024,
   /** Bytes of write payload that one session may have unanswered at the server; more is read from the socket later. */
   maxBytesInFlight: 64 * MiB,
@@ -78,8 +78,6 @@ export const limits = {
   maxWatchedNames: 65_536,
   /** Inodes a client remembers after its kernel has dropped them. */
   maxIdleNodes: 32_768,
-  /** Replies kept for a client that may ask again; as many as it may have in flight. */
-  maxCachedReplies: 1024,
   /** How long connecting and `hello` may take on either side: `weft mount` is to give up within 10 s, its start included. */
   helloTimeoutMs: 6000,
   /** A connection that is silent for this long is asked (ping); silent for twice as long, it is dead. */

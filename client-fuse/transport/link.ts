@@ -20,9 +20,9 @@ export type Lane = 'small' | 'bulk';
 export interface LinkEvents {
   reply(frame: unknown[]): void;
   /** A lease is to be given back; nil: all of them. Answered by `recalled`. */
-  recall(id: number, inode: Uint8Array | null): void;
+  recall(link: Link, id: number, inode: Uint8Array | null): void;
   /** Once, after it was open. */
-  closed(reason: string): void;
+  closed(link: Link, reason: string): void;
 }
 
 /** The server was reached and said no; trying again later changes nothing. */
@@ -35,6 +35,7 @@ const HELLO_SEQ = 0;
 export class Link {
   readonly #transport: Transport;
   readonly hello: HelloReply;
+  #isClosed = false;
 
   private constructor(transport: Transport, hello: HelloReply) {
     this.#transport = transport;
@@ -70,7 +71,7 @@ export class Link {
             const frame = decodeFrame(fragments);
             if (frame[0] === frameKind.BYE) bye = String(frame[1]);
             else if (frame[0] === frameKind.RECALL && link) {
-              events.recall(counter.decode(frame[1]), optional(inodeHandle).decode(frame[2]) ?? null);
+              events.recall(link, counter.decode(frame[1]), optional(inodeHandle).decode(frame[2]) ?? null);
             } else if (frame[0] !== frameKind.REPLY)
               throw new ProtocolError(`frame kind ${String(frame[0])} is not known`);
             else if (link) events.reply(frame);
@@ -85,12 +86,19 @@ export class Link {
           }
         },
         closed: (reason) => {
-          if (link) events.closed(bye ?? reason);
-          else fail(new FsError(errno.ECONNRESET, bye ?? reason));
+          if (link) {
+            link.#isClosed = true;
+            events.closed(link, bye ?? reason);
+          } else fail(new FsError(errno.ECONNRESET, bye ?? reason));
         },
       });
       transport.send(encodeFrame(helloFrame(address, client, lane, session)).head);
     });
+  }
+
+  /** The connection is gone: nothing that is sent arrives. */
+  get isClosed(): boolean {
+    return this.#isClosed;
   }
 
   send(elements: unknown[], bulk?: Uint8Array): void {

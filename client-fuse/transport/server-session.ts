@@ -38,6 +38,8 @@ interface Pending {
   readonly bulk: Uint8Array | undefined;
   readonly lane: Lane;
   readonly signal: AbortSignal | undefined;
+  /** Its place among the requests in flight, from its first sending to its reply. */
+  slot: number;
   sentMs: number;
   readonly resolve: (reply: Answer<OperationName>) => void;
   readonly reject: (error: unknown) => void;
@@ -74,6 +76,10 @@ export class ServerSession {
   readonly #client = `${hostname()}:${process.pid}`;
   readonly #links = new Map<Lane, Link>();
   readonly #pending = new Map<number, Pending>();
+  readonly #freeSlots = Array.from(
+    { length: limits.maxRequestsInFlight },
+    (_, index) => limits.maxRequestsInFlight - 1 - index,
+  );
   /** Waiting for a place among the requests in flight. */
   readonly #queued: Pending[] = [];
   /** Lanes are opened one after the other: the second must join the session that the first was given. */
@@ -174,9 +180,22 @@ export class ServerSession {
     return new Promise<Answer<N>>((resolve, reject) => {
       const settle = resolve as unknown as Pending['resolve'];
       const body = encode(request);
-      const pending: Pending = { seq, operation, caller, body, bulk, lane, signal, sentMs: 0, resolve: settle, reject };
-      if (this.#pending.size >= limits.maxRequestsInFlight) this.#queued.push(pending);
-      else this.#start(pending);
+      const pending: Pending = {
+        seq,
+        operation,
+        caller,
+        body,
+        bulk,
+        lane,
+        signal,
+        slot: -1,
+        sentMs: 0,
+        resolve: settle,
+        reject,
+      };
+      const slot = this.#freeSlots.pop();
+      if (slot === undefined) this.#queued.push(pending);
+      else this.#start(pending, slot);
       signal?.addEventListener('abort', () => this.#cancel(pending), { once: true });
     });
   }
@@ -192,18 +211,16 @@ export class ServerSession {
     for (const { operation, reject } of waiting) reject(new FsError(errno.ESHUTDOWN, operation));
   }
 
-  #start(pending: Pending): void {
+  #start(pending: Pending, slot: number): void {
+    pending.slot = slot;
     this.#pending.set(pending.seq, pending);
     this.#send(pending);
   }
 
   #send(pending: Pending): void {
-    const { seq, operation, caller, body, bulk, lane } = pending;
+    const { seq, slot, operation, caller, body, bulk, lane } = pending;
     pending.sentMs = performance.now();
-    // Nothing before the oldest unanswered request will be asked again. Sequence numbers enter #pending in order.
-    const [oldest] = this.#pending.keys();
-    const acknowledged = (oldest ?? seq) - 1;
-    this.#links.get(lane)?.send([frameKind.REQUEST, seq, acknowledged, operations[operation].code, caller, body], bulk);
+    this.#links.get(lane)?.send([frameKind.REQUEST, seq, slot, operations[operation].code, caller, body], bulk);
   }
 
   #cancel(pending: Pending): void {
@@ -225,7 +242,8 @@ export class ServerSession {
     // Recalls come on the small lane, before the replies that were sent after them.
     if (lane === 'small') this.#answeredMs = Math.max(this.#answeredMs, pending.sentMs);
     const next = this.#queued.shift();
-    if (next) this.#start(next);
+    if (next) this.#start(next, pending.slot);
+    else this.#freeSlots.push(pending.slot);
     if (code !== 0) {
       pending.reject(new FsError(Number(code), pending.operation));
       return;
@@ -245,17 +263,19 @@ export class ServerSession {
 
   async #openLane(lane: Lane): Promise<void> {
     const session = this.#hello?.session;
-    const link: Link = await Link.open(this.address, this.#client, lane, session, {
+    const link = await Link.open(this.address, this.#client, lane, session, {
       reply: (frame) => this.#reply(frame, lane),
-      recall: (id, inode) => {
+      recall: (on, id, inode) => {
         const { ready, finish } = this.onRecall(inode);
-        const answer = () => link.send([frameKind.RECALLED, id, finish()]);
+        const answer = () => on.send([frameKind.RECALLED, id, finish()]);
         if (ready) void ready.then(answer);
         else answer();
       },
-      closed: (reason) => this.#lost(lane, link, reason),
+      closed: (on, reason) => this.#lost(lane, on, reason),
     });
     if (this.#closed) return link.close();
+    // Its end was told to nobody yet: it has not been this lane's connection so far.
+    if (link.isClosed) throw new FsError(errno.ECONNRESET, 'hello');
     if (this.#hello && !link.hello.resumed && !Buffer.from(link.hello.session).equals(this.#hello.session)) {
       this.epoch++;
       this.onForgotten();
@@ -263,6 +283,12 @@ export class ServerSession {
     }
     this.#hello = link.hello;
     this.#links.set(lane, link);
+    // In the same turn: what is called from now on comes after what was called before.
+    for (const pending of this.#pending.values()) {
+      if (pending.lane !== lane) continue;
+      this.#send(pending);
+      if (pending.signal?.aborted) this.#cancel(pending);
+    }
   }
 
   #lost(lane: Lane, link: Link, reason: string): void {
@@ -294,11 +320,6 @@ export class ServerSession {
       }
     }
     if (this.#closed) return;
-    for (const pending of this.#pending.values()) {
-      if (pending.lane !== lane) continue;
-      this.#send(pending);
-      if (pending.signal?.aborted) this.#cancel(pending);
-    }
     if (this.#links.size < 2 || this.unreachableSinceMs === undefined) return;
     const seconds = (Date.now() - this.unreachableSinceMs) / 1000;
     this.unreachableSinceMs = undefined;

@@ -22,6 +22,12 @@ export interface RecallChannel {
   sendRecall(id: number, inode: Uint8Array | null): void;
 }
 
+/** One connection of the session. A lane has one at a time. */
+export interface LaneConnection {
+  /** Another connection has taken its place: nothing that it brings counts any more. */
+  supersede(): void;
+}
+
 export class Session implements LeaseHolder {
   readonly id: Buffer = randomBytes(16);
   readonly exported: Export;
@@ -37,14 +43,14 @@ export class Session implements LeaseHolder {
   readonly #files = new Map<number, OpenFile>();
   #lastHandle = randomInt(FIRST_HANDLE_BELOW);
   readonly #inFlight = new Map<number, InFlightRequest>();
-  readonly #kept = new Map<number, KeptReply>();
-  /** The client has taken every reply up to this one. */
-  #acknowledged = -1;
+  /** By slot, the last request: a later one in its slot says that its reply was taken. So a slow request keeps no others' replies. */
+  readonly #slots = new Map<number, { readonly seq: number; kept: KeptReply | undefined }>();
   readonly #remembered = new Map<Inode, number>();
   readonly #leases = new Map<Inode, number>();
   readonly #recalls = new Map<number, { readonly inode: Inode; readonly resolve: () => void }>();
   #lastRecall = 0;
   #recallChannel: RecallChannel | undefined;
+  readonly #lanes = new Map<string, LaneConnection>();
 
   constructor(exported: Export, client: string, nowMs: number) {
     this.exported = exported;
@@ -88,10 +94,12 @@ export class Session implements LeaseHolder {
    * Undefined: the request is known already and must not be applied again. It is under way (then `answer` is called with
    * its outcome too), answered, or a late copy of one whose reply the client has taken.
    */
-  begin(seq: number, answer: (outcome: Outcome) => void): InFlightRequest | undefined {
+  begin(slot: number, seq: number, answer: (outcome: Outcome) => void): InFlightRequest | undefined {
     const underWay = this.#inFlight.get(seq);
     if (underWay) underWay.answers.push(answer);
-    if (underWay || seq <= this.#acknowledged || this.#kept.has(seq)) return undefined;
+    const last = this.#slots.get(slot);
+    if (underWay || (last && (seq < last.seq || (seq === last.seq && last.kept)))) return undefined;
+    this.#slots.set(slot, { seq, kept: undefined });
     const request = new InFlightRequest();
     request.answers.push(answer);
     this.#inFlight.set(seq, request);
@@ -100,10 +108,11 @@ export class Session implements LeaseHolder {
   }
 
   /** The request is done: everyone who asked is answered, and the bulk data are free when all have sent them. */
-  end(seq: number, keep: KeptReply | undefined, outcome: Outcome): void {
+  end(slot: number, seq: number, keep: KeptReply | undefined, outcome: Outcome): void {
     const answers = this.#inFlight.get(seq)?.answers ?? [];
     this.#inFlight.delete(seq);
-    if (keep) this.#kept.set(seq, keep);
+    const last = this.#slots.get(slot);
+    if (last?.seq === seq) last.kept = keep;
     let sending = answers.length;
     const flushed = () => {
       if (--sending === 0) outcome.flushed?.();
@@ -116,19 +125,25 @@ export class Session implements LeaseHolder {
     this.#inFlight.delete(seq);
   }
 
-  keptReply(seq: number): KeptReply | undefined {
-    return this.#kept.get(seq);
-  }
-
-  /** The client has taken every reply up to `seq`. */
-  acknowledge(seq: number): void {
-    if (seq <= this.#acknowledged) return;
-    this.#acknowledged = seq;
-    for (const kept of this.#kept.keys()) if (kept <= seq) this.#kept.delete(kept);
+  keptReply(slot: number, seq: number): KeptReply | undefined {
+    const last = this.#slots.get(slot);
+    return last?.seq === seq ? last.kept : undefined;
   }
 
   cancel(seq: number): void {
     this.#inFlight.get(seq)?.cancel();
+  }
+
+  // connections
+
+  attachLane(lane: string, connection: LaneConnection): void {
+    const earlier = this.#lanes.get(lane);
+    this.#lanes.set(lane, connection);
+    earlier?.supersede();
+  }
+
+  detachLane(connection: LaneConnection): void {
+    for (const [lane, current] of this.#lanes) if (current === connection) this.#lanes.delete(lane);
   }
 
   // leases
@@ -238,7 +253,7 @@ export class Session implements LeaseHolder {
     for (const file of this.#files.values()) file.release();
     for (const inode of this.#remembered.keys()) this.exported.store.unpin(inode);
     this.#files.clear();
-    this.#kept.clear();
+    this.#slots.clear();
     this.#remembered.clear();
   }
 }

@@ -21,7 +21,7 @@ import type { Transport, TransportEvents } from '../../shared/transport/transpor
 import { type DispatchedOperation, type Dispatcher, NO_BULK } from '../dispatch/dispatcher.ts';
 import type { InFlightRequest } from '../session/in-flight-request.ts';
 import type { Outcome } from '../session/outcome.ts';
-import type { RecallChannel, Session } from '../session/session.ts';
+import type { LaneConnection, RecallChannel, Session } from '../session/session.ts';
 
 /** What a connection needs of the server around it. */
 export interface ConnectionHost {
@@ -49,7 +49,7 @@ function expectedBytes(body: unknown): number {
   return typeof size === 'number' && size > 0 && size <= limits.maxDataBytes ? size : 0;
 }
 
-export class Connection implements TransportEvents, RecallChannel {
+export class Connection implements TransportEvents, RecallChannel, LaneConnection {
   readonly #host: ConnectionHost;
   #transport!: Transport;
   readonly peer: string;
@@ -107,6 +107,7 @@ export class Connection implements TransportEvents, RecallChannel {
     }
     this.#host.log.debug({ peer: this.peer, reason }, 'connection closed');
     this.#session?.detachRecalls(this);
+    this.#session?.detachLane(this);
     this.#host.closed(this, this.#session, reason === GOODBYE);
   }
 
@@ -122,6 +123,15 @@ export class Connection implements TransportEvents, RecallChannel {
     this.#transport.close(reason);
   }
 
+  /**
+   * The client has opened this lane anew. What the network still brings of the old one is older than the new hello: a
+   * lease given back there may have been granted again since.
+   */
+  supersede(): void {
+    this.#ended = true;
+    this.#transport.terminate();
+  }
+
   sendRecall(id: number, inode: Uint8Array | null): void {
     this.#transport.send(encodeFrame([frameKind.RECALL, id, inode]).head);
   }
@@ -129,16 +139,16 @@ export class Connection implements TransportEvents, RecallChannel {
   #request(frame: unknown[]): void {
     if (frame.length < 6 || frame.length > 7) throw new ProtocolError('a request has six or seven elements');
     const seq = counter.decode(frame[1]);
-    const acknowledged = counter.decode(frame[2]);
+    const slot = counter.decode(frame[2]);
+    if (slot >= limits.maxRequestsInFlight) throw new ProtocolError('too many requests in flight');
     const operation = operationByCode(frame[3]);
     if (operation === undefined) throw new ProtocolError(`operation ${String(frame[3])} is not known`);
     if (operation === 'hello') return this.#hello(seq, frame[5]);
     const session = this.#session;
     if (session === undefined) throw new ProtocolError('the first request is hello');
-    session.acknowledge(acknowledged);
     const bulk = frame[6] ?? NO_BULK;
     if (!(bulk instanceof Uint8Array)) throw new ProtocolError('bulk data are bytes');
-    this.#apply(session, seq, operation, callerIdentity.decode(frame[4]), frame[5], bulk);
+    this.#apply(session, slot, seq, operation, callerIdentity.decode(frame[4]), frame[5], bulk);
   }
 
   #hello(seq: number, body: unknown): void {
@@ -153,8 +163,10 @@ export class Connection implements TransportEvents, RecallChannel {
     if ('refusal' in greeting) return this.#refuse(seq, errno.ENOENT, greeting.refusal);
     clearTimeout(this.#helloTimer);
     this.#session = greeting.session;
-    if (hello.lane === 'small') this.#session.attachRecalls(this);
+    this.#session.attachLane(hello.lane, this);
     this.#send(seq, { errno: 0, result: greeting.reply });
+    // After the reply: recalls that wait for this client come at once, and it takes none before its hello is answered.
+    if (hello.lane === 'small') this.#session.attachRecalls(this);
   }
 
   #refuse(seq: number, code: number, text: string): void {
@@ -165,19 +177,24 @@ export class Connection implements TransportEvents, RecallChannel {
 
   #apply(
     session: Session,
+    slot: number,
     seq: number,
     operation: DispatchedOperation,
     caller: readonly number[],
     body: unknown,
     bulk: Uint8Array,
   ): void {
-    if (session.inFlight >= limits.maxRequestsInFlight) throw new ProtocolError('too many requests in flight');
-    const request = session.begin(seq, (outcome) => this.#send(seq, outcome));
+    const request = session.begin(slot, seq, (outcome) => this.#send(seq, outcome));
     if (request === undefined) {
       // Sent again after a broken connection: answered from memory, or together with the first when it is done.
-      const kept = session.keptReply(seq);
+      const kept = session.keptReply(slot, seq);
       if (kept) this.#transport.send(encodeFrame([...kept]).head);
       return;
+    }
+    // Only now: one that is under way already may be sent again, however many there are.
+    if (session.inFlight > limits.maxRequestsInFlight) {
+      session.abandon(seq);
+      throw new ProtocolError('too many requests in flight');
     }
     this.#received(bulk.length);
     const replyBytes = operation === 'read' ? expectedBytes(body) : 0;
@@ -185,7 +202,7 @@ export class Connection implements TransportEvents, RecallChannel {
       this.#answered(bulk.length);
       this.#replyBytes -= replyBytes;
       const keep = operations[operation].idempotent ? undefined : [frameKind.REPLY, seq, outcome.errno, outcome.result];
-      session.end(seq, keep, outcome);
+      session.end(slot, seq, keep, outcome);
       this.#host.active();
     };
     const start = () => {

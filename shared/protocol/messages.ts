@@ -4,7 +4,7 @@
  *
  * Frames (each a msgpack array, one binary WebSocket message; bulk data is the last element):
  *
- *   client -> server   [REQUEST, seq, ack, op, caller, arguments, bulk?]     ack: all replies up to here were taken
+ *   client -> server   [REQUEST, seq, slot, op, caller, arguments, bulk?]    the reply to the slot's last was taken
  *                      [CANCEL, seq]                                         the caller gave up; the reply still comes
  *   server -> client   [REPLY, seq, errno, result, bulk?]                    errno 0: result; else text or nil
  *                      [BYE, reason]                                         before the server closes a connection
@@ -38,7 +38,7 @@ import {
 } from './schema.ts';
 
 /** Counts up with every change that an older peer would not understand. */
-export const PROTOCOL_VERSION = 1;
+export const PROTOCOL_VERSION = 2;
 
 export const frameKind = { REQUEST: 1, CANCEL: 2, REPLY: 3, BYE: 4, RECALL: 5, RECALLED: 6 } as const;
 

@@ -4,7 +4,7 @@
  * without a turn of the event loop in between, as `ws` does.
  */
 import { vi } from 'vitest';
-import type { Lane, LinkEvents } from '../../client-fuse/transport/link.ts';
+import type { Lane, Link, LinkEvents } from '../../client-fuse/transport/link.ts';
 import type { ServerAddress } from '../../client-fuse/transport/server-address.ts';
 import { ServerSession } from '../../client-fuse/transport/server-session.ts';
 import { type Caller, type NodeId, ROOT_NODE } from '../../client-fuse/vfs/filesystem.ts';
@@ -35,6 +35,8 @@ export class Pipe {
   readonly connection: Connection;
   readonly hello: ReturnType<typeof operations.hello.reply.decode>;
   events: LinkEvents;
+  /** What the client has of it. */
+  link!: Link;
   isOpen = true;
 
   constructor(world: World, events: LinkEvents, lane: Lane, session: Uint8Array | undefined) {
@@ -71,7 +73,7 @@ export class Pipe {
     const message = this.toClient.shift();
     if (message === undefined) return;
     const frame = decodeFrame([message]);
-    if (frame[0] === frameKind.RECALL) this.events.recall(frame[1] as number, frame[2] as Uint8Array | null);
+    if (frame[0] === frameKind.RECALL) this.events.recall(this.link, frame[1] as number, frame[2] as Uint8Array | null);
     else this.events.reply(frame);
   }
 }
@@ -107,7 +109,17 @@ export class Client {
         [frame.head, frame.bulk].filter((part) => part !== undefined).map((part) => Buffer.from(part)),
       );
     };
-    return Promise.resolve({ hello: pipe.hello, send, close: () => {}, terminate: () => {} });
+    const link: Pick<Link, 'hello' | 'send' | 'close' | 'terminate' | 'isClosed'> = {
+      hello: pipe.hello,
+      send,
+      close: () => {},
+      terminate: () => {},
+      get isClosed() {
+        return !pipe.isOpen;
+      },
+    };
+    pipe.link = link as Link;
+    return Promise.resolve(link);
   }
 
   /** The connection breaks: of what was on its way to the server, the first `arriving` messages arrive. */
@@ -119,7 +131,7 @@ export class Client {
     pipe.toServer.length = 0;
     pipe.toClient.length = 0;
     pipe.connection.closed('cut');
-    pipe.events.closed('cut');
+    pipe.events.closed(pipe.link, 'cut');
   }
 
   nodeOf(ino: number): NodeId | undefined {

@@ -46,7 +46,8 @@ class Holder implements Disposable {
   readonly raw: RawClient;
   readonly root: Uint8Array;
   readonly session: Uint8Array;
-  #seq = 0;
+  /** Of all: several may speak for one session. */
+  static #seq = 0;
 
   private constructor(raw: RawClient, hello: { root: { inode: Uint8Array }; session: Uint8Array }) {
     this.raw = raw;
@@ -64,7 +65,7 @@ class Holder implements Disposable {
     request: Parameters<(typeof operations)[N]['request']['encode']>[0],
   ): unknown[] {
     const { encode } = operations[operation].request as { encode(value: unknown): unknown };
-    return [frameKind.REQUEST, ++this.#seq, 0, operations[operation].code, ROOT, encode(request)];
+    return [frameKind.REQUEST, ++Holder.#seq, 0, operations[operation].code, ROOT, encode(request)];
   }
 
   async lookUp(parent: Uint8Array, name: string) {

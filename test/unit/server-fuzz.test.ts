@@ -79,8 +79,8 @@ describe('before hello', () => {
     ['too many elements', [REQUEST, 1, 0, 1, [], [], 1, 2], /six or seven/],
     ['a negative sequence number', [REQUEST, -1, 0, 1, [], []], /expected counter/],
     ['a fractional sequence number', [REQUEST, 0.5, 0, 1, [], []], /expected counter/],
-    ['hello of the wrong shape', request(code.hello, [1]), /expected \[protocol/],
-    ['hello with a long session', request(code.hello, [1, '/', randomBytes(17), 'x']), /session/],
+    ['hello of the wrong shape', request(code.hello, [2]), /expected \[protocol/],
+    ['hello with a long session', request(code.hello, [2, '/', randomBytes(17), 'x']), /session/],
   ];
   test.each(rows)('%s', async (_what, frame, says) => {
     using client = await RawClient.open(port);
@@ -89,7 +89,7 @@ describe('before hello', () => {
   });
 
   const versions: [string, unknown][] = [
-    ['another version', [2, '/', null, 'x']],
+    ['another version', [1, '/', null, 'x']],
     ['version of the wrong type', ['1', '/', null, 'x']],
     ['no version', []],
     ['a body that is no list', 'hello'],
@@ -99,7 +99,7 @@ describe('before hello', () => {
     client.send(request(code.hello, body, 0));
     const [kind, seq, refusal, text] = await client.next();
     expect([kind, seq, refusal]).toEqual([REPLY, 0, errno.EPROTONOSUPPORT]);
-    expect(text).toMatch(/speaks version 1 of the protocol, the client version/);
+    expect(text).toMatch(/speaks version 2 of the protocol, the client version/);
     await client.closed;
   });
 
@@ -279,16 +279,16 @@ describe('sequence numbers', () => {
   test('a delayed copy of a request whose reply was taken is not applied again', async () => {
     // A broken connection's bytes may reach the server after the connection that took its place.
     const { client, hello } = await RawClient.greeted(port);
-    using late = (await RawClient.greeted(port, hello.session)).client;
+    using late = (await RawClient.greeted(port, hello.session, 'bulk')).client;
     using _client = client;
     const root = hello.root.inode;
     const mkdir = request(code.mkdir, [root, Buffer.from('once'), 0o755, 0], 1);
     client.send(mkdir);
     await client.next();
-    client.send([REQUEST, 2, 1, code.rmdir, [0, 0], [root, Buffer.from('once')]]);
+    client.send([REQUEST, 2, 0, code.rmdir, [0, 0], [root, Buffer.from('once')]]);
     await client.next();
     late.send(mkdir);
-    late.send([REQUEST, 3, 2, code.statfs, [0, 0], [root]]);
+    late.send([REQUEST, 3, 0, code.statfs, [0, 0], [root]]);
     expect((await late.next()).slice(0, 3)).toEqual([REPLY, 3, 0]);
     expect(readdirSync(outside.join('export'))).not.toContain('once');
   });

@@ -9,11 +9,14 @@ import { ROOT_NODE } from '../../client-fuse/vfs/filesystem.ts';
 import { RemoteFilesystem } from '../../client-fuse/vfs/remote-filesystem.ts';
 import type { Export } from '../../server/export.ts';
 import type { Outcome } from '../../server/session/outcome.ts';
+import type { Session } from '../../server/session/session.ts';
 import { SessionTable } from '../../server/session/session-table.ts';
+import type { Inode } from '../../server/store/inode.ts';
 import { errno } from '../../shared/errno.ts';
 import { limits } from '../../shared/limits.ts';
+import { frameKind } from '../../shared/protocol/messages.ts';
 import { CuttingProxy } from '../support/cutting-proxy.ts';
-import { lookUp, ROOT, silent, TemporaryDirectory, TestServer } from '../support/fixture.ts';
+import { lookUp, RawClient, ROOT, silent, TemporaryDirectory, TestServer } from '../support/fixture.ts';
 
 const RDWR = 2;
 const caller: Caller = { uid: 0, gid: 0, pid: 0, groups: [], signal: new AbortController().signal };
@@ -123,6 +126,49 @@ describe('exactly once', () => {
     expect(await write).toEqual({ written: 100_000 });
     expect([0, 100_000]).toContain((await read).bulk.length);
     expect(statSync(directory.join('f')).size).toBe(100_000);
+    session.close();
+  });
+
+  test('a recall that waits for the client comes after its hello was answered, and an older connection of the lane is void', async () => {
+    using directory = new TemporaryDirectory();
+    await using server = await TestServer.start(directory.path);
+    const { client: old, hello } = await RawClient.greeted(server.server.port);
+    using _old = old;
+    const [session] = server.server.sessions.all as Iterable<Session>;
+    if (session === undefined) throw new Error('no session');
+    // An exclusive lease, which the client keeps when its connection breaks: it still has to write.
+    const { handle } = session.exported.store.root;
+    void session.recall({ handle, leases: { exclusive: session } } as unknown as Inode);
+    expect((await old.next())[0]).toBe(frameKind.RECALL);
+    const again = await RawClient.greeted(server.server.port, hello.session);
+    using client = again.client;
+    expect(again.hello.resumed).toBe(true);
+    expect((await client.next())[0]).toBe(frameKind.RECALL);
+    await old.closed;
+    expect(session.connections).toBe(1);
+  });
+
+  test('as many requests as may be under way can be sent again over a new connection', async () => {
+    using directory = new TemporaryDirectory();
+    await using server = await TestServer.start(directory.path);
+    await using proxy = await CuttingProxy.open(() => server.server.port);
+    const session = await ServerSession.connect(parseServerAddress(`ws://127.0.0.1:${proxy.port}/`), silent);
+    const { store } = server.server.exports.get('/') as Export;
+    const parent = session.hello.root.inode;
+    const created = { parent, name: Buffer.from('f'), mode: 0o644, umask: 0, flags: RDWR, wants: 'none' } as const;
+    const { handle, entry } = await session.call('create', ROOT, created);
+    const held = await store.resolve(entry.inode).rangeLocks.acquire('exclusive', { start: 0, end: Infinity });
+    const append = { handle, offset: 0, append: true, sync: 'none', killSuidgid: false, behind: false } as const;
+    const [serverSession] = server.server.sessions.all;
+    const COUNT = limits.maxRequestsInFlight + 10;
+    const writes = Array.from({ length: COUNT }, () => session.call('write', ROOT, append, { bulk: Buffer.from('x') }));
+    await until(() => serverSession?.inFlight === limits.maxRequestsInFlight);
+    proxy.cutNow();
+    await until(() => proxy.connections === 2 && session.unreachableSinceMs === undefined);
+    held[Symbol.dispose]();
+    await Promise.all(writes);
+    expect(proxy.cuts).toBe(2);
+    expect(statSync(directory.join('f')).size).toBe(COUNT);
     session.close();
   });
 
@@ -247,18 +293,20 @@ describe('the session table', () => {
     const { session } = new SessionTable().attach(undefined, exported, 'client', 0);
     const answers: string[] = [];
     const by = (who: string) => () => void answers.push(who);
-    expect(session.begin(7, by('first'))).toBeDefined();
-    expect(session.begin(7, by('second'))).toBeUndefined(); // under way
-    session.end(7, ['kept'], outcome);
+    expect(session.begin(0, 7, by('first'))).toBeDefined();
+    expect(session.begin(0, 7, by('second'))).toBeUndefined(); // under way
+    session.end(0, 7, ['kept'], outcome);
     expect(answers).toEqual(['first', 'second']);
-    expect(session.begin(7, by('third'))).toBeUndefined(); // answered
-    expect(session.keptReply(7)).toEqual(['kept']);
-    session.acknowledge(7);
-    expect(session.keptReply(7)).toBeUndefined();
-    expect(session.begin(7, by('late'))).toBeUndefined(); // a delayed copy
-    session.acknowledge(3); // also delayed
-    expect(session.begin(5, by('late'))).toBeUndefined();
-    expect(session.begin(8, by('next'))).toBeDefined();
+    expect(session.begin(0, 7, by('third'))).toBeUndefined(); // answered
+    expect(session.keptReply(0, 7)).toEqual(['kept']);
+    expect(session.begin(1, 8, by('in another slot'))).toBeDefined();
+    expect(session.keptReply(0, 7)).toEqual(['kept']);
+    expect(session.begin(0, 9, by('next'))).toBeDefined(); // so the client has the reply of 7
+    expect(session.keptReply(0, 7)).toBeUndefined();
+    expect(session.begin(0, 7, by('late'))).toBeUndefined(); // a delayed copy
+    session.end(1, 8, undefined, outcome);
+    expect(session.begin(1, 8, by('again'))).toBeDefined(); // idempotent: its reply was not kept
+    answers.splice(2);
     expect(answers).toEqual(['first', 'second']);
   });
 
@@ -267,9 +315,9 @@ describe('the session table', () => {
     const sent: (() => void)[] = [];
     const send = ({ flushed }: Outcome) => sent.push(flushed as () => void);
     let freed = 0;
-    session.begin(1, send);
-    session.begin(1, send);
-    session.end(1, undefined, { ...outcome, bulk: Buffer.alloc(1), flushed: () => freed++ });
+    session.begin(0, 1, send);
+    session.begin(0, 1, send);
+    session.end(0, 1, undefined, { ...outcome, bulk: Buffer.alloc(1), flushed: () => freed++ });
     sent[1]?.();
     expect(freed).toBe(0);
     sent[0]?.();
