@@ -40,6 +40,7 @@ interface Pending {
   readonly signal: AbortSignal | undefined;
   /** Its place among the requests in flight, from its first sending to its reply. */
   slot: number;
+  readonly calledMs: number;
   sentMs: number;
   readonly resolve: (reply: Answer<OperationName>) => void;
   readonly reject: (error: unknown) => void;
@@ -66,6 +67,9 @@ export interface Recall {
   /** Called when it is ready, right before the server is told. Returns other inodes whose leases are given back too. */
   finish(): readonly Uint8Array[];
 }
+
+/** How often a soft mount looks whether callers wait too long. */
+const CHECKS_PER_TIMEOUT = 8;
 
 const NO_BULK = new Uint8Array(0);
 
@@ -95,21 +99,33 @@ export class ServerSession {
   /** A lease is not to be used from now on; null: none. */
   onRecall: (inode: Uint8Array | null) => Recall = () => ({ ready: undefined, finish: () => [] });
   #isRenewing = false;
+  /** When the server said something last, over either lane. */
+  #heardMs = performance.now();
+  readonly #impatience: NodeJS.Timeout | undefined;
   #closed = false;
   /** Counts the sessions this client has had: handles of an earlier one are gone. */
   epoch = 0;
   /** When the server went away (milliseconds since 1970), for status; undefined while it is there. */
   unreachableSinceMs: number | undefined;
 
-  private constructor(address: ServerAddress, log: Logger, loop: LoopPoll) {
+  private constructor(address: ServerAddress, log: Logger, loop: LoopPoll, softTimeoutMs?: number) {
+    if (softTimeoutMs !== undefined) {
+      this.#impatience = setInterval(() => this.#giveUp(softTimeoutMs), softTimeoutMs / CHECKS_PER_TIMEOUT);
+      this.#impatience.unref();
+    }
     this.#loop = loop;
     this.address = address;
     this.#log = log;
   }
 
   /** Rejects with an Error whose message names the address and the next step. */
-  static async connect(address: ServerAddress, log: Logger, loop = new LoopPoll(0)): Promise<ServerSession> {
-    const session = new ServerSession(address, log, loop);
+  static async connect(
+    address: ServerAddress,
+    log: Logger,
+    loop = new LoopPoll(0),
+    { softTimeoutMs }: { softTimeoutMs?: number } = {},
+  ): Promise<ServerSession> {
+    const session = new ServerSession(address, log, loop, softTimeoutMs);
     try {
       await session.#open('small');
       await session.#open('bulk');
@@ -138,11 +154,7 @@ export class ServerSession {
   /** Something was answered under a lease: others like it may follow, so leases should stay usable. */
   leaseUsed(): void {
     if (this.#isRenewing || this.leasesUsableMs > limits.leaseUseMs - limits.leaseRenewMs) return;
-    this.#isRenewing = true;
-    const renewed = () => {
-      this.#isRenewing = false;
-    };
-    this.call('renew', [], {}, { lane: 'small' }).then(renewed, renewed);
+    this.#askWhetherThere();
   }
 
   /** How many were made. */
@@ -189,6 +201,7 @@ export class ServerSession {
         lane,
         signal,
         slot: -1,
+        calledMs: performance.now(),
         sentMs: 0,
         resolve: settle,
         reject,
@@ -204,6 +217,7 @@ export class ServerSession {
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
+    clearInterval(this.#impatience);
     for (const link of this.#links.values()) link.close();
     const waiting = [...this.#pending.values(), ...this.#queued];
     this.#pending.clear();
@@ -233,17 +247,53 @@ export class ServerSession {
     }
   }
 
-  #reply(frame: unknown[], lane: Lane): void {
-    this.#loop.active();
-    const [, seq, code, result, bulk] = frame;
-    const pending = this.#pending.get(seq as number);
-    if (pending === undefined) return; // answered already, over an earlier connection
+  /**
+   * A soft mount: callers that waited for `timeoutMs`, while the server said nothing at all, get ETIMEDOUT. What they
+   * asked for may have been done, or be done yet. A server that is there may let a caller wait (for a lock) as long as
+   * it likes; so one that says nothing is asked.
+   */
+  #giveUp(timeoutMs: number): void {
+    const waiting = [...this.#queued, ...this.#pending.values()];
+    const nowMs = performance.now();
+    const silentMs = nowMs - this.#heardMs;
+    if (waiting.length === 0 || silentMs < timeoutMs / 2) return;
+    this.#askWhetherThere();
+    if (silentMs < timeoutMs) return;
+    for (const pending of waiting) {
+      if (nowMs - pending.calledMs < timeoutMs) continue;
+      const index = this.#queued.indexOf(pending);
+      if (index >= 0) this.#queued.splice(index, 1);
+      else this.#ended(pending);
+      pending.reject(new FsError(errno.ETIMEDOUT, pending.operation));
+    }
+  }
+
+  #askWhetherThere(): void {
+    if (this.#isRenewing) return;
+    this.#isRenewing = true;
+    const renewed = () => {
+      this.#isRenewing = false;
+    };
+    this.call('renew', [], {}, { lane: 'small' }).then(renewed, renewed);
+  }
+
+  /** Its place is free: the server takes the next request there as the word that nobody waits for this one. */
+  #ended(pending: Pending): void {
     this.#pending.delete(pending.seq);
-    // Recalls come on the small lane, before the replies that were sent after them.
-    if (lane === 'small') this.#answeredMs = Math.max(this.#answeredMs, pending.sentMs);
     const next = this.#queued.shift();
     if (next) this.#start(next, pending.slot);
     else this.#freeSlots.push(pending.slot);
+  }
+
+  #reply(frame: unknown[], lane: Lane): void {
+    this.#loop.active();
+    this.#heardMs = performance.now();
+    const [, seq, code, result, bulk] = frame;
+    const pending = this.#pending.get(seq as number);
+    if (pending === undefined) return; // answered already, over an earlier connection
+    this.#ended(pending);
+    // Recalls come on the small lane, before the replies that were sent after them.
+    if (lane === 'small') this.#answeredMs = Math.max(this.#answeredMs, pending.sentMs);
     if (code !== 0) {
       pending.reject(new FsError(Number(code), pending.operation));
       return;

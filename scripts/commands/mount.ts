@@ -22,12 +22,17 @@ import { failNativeMount, serveNativeMount, superviseNativeMount } from './mount
 
 interface MountCommandOptions {
   readonly foreground?: true;
+  readonly soft?: true;
+  readonly timeout?: string;
   readonly o: string[];
   readonly driver: 'kernel' | 'fuse-native';
   readonly logFile?: string;
   readonly logLevel: string;
   readonly pollUs: number;
 }
+
+/** How long a soft mount waits for a silent server. */
+const DEFAULT_SOFT_TIMEOUT_MS = 30_000;
 
 const collect = (text: string, earlier: string[]): string[] => [...earlier, text];
 const mountOption = () =>
@@ -46,6 +51,8 @@ export function addMountCommand(program: Command): void {
     .argument('URL', 'ws://HOST:PORT/ or ws://HOST:PORT/EXPORT')
     .argument('MOUNTPOINT', 'an empty directory')
     .option('-f, --foreground', 'stay in the foreground; Ctrl-C unmounts')
+    .option('--soft', 'give callers ETIMEDOUT when the server is silent, instead of letting them wait')
+    .option('--timeout <SECONDS>', 'for how long it may be silent with --soft (default: 30)')
     .addOption(mountOption())
     .addOption(driverOption())
     .addOption(pollOption())
@@ -71,10 +78,12 @@ function self(...args: string[]): string[] {
 async function mount(url: string, mountpoint: string, options: MountCommandOptions): Promise<void> {
   // What can be wrong with the command line is said at once, by the process that has the terminal.
   parseServerAddress(url);
-  const parsed = parseMountOptions(options.o);
+  const { soft, timeout } = options;
+  const o = [...options.o, ...(soft ? ['soft'] : []), ...(timeout === undefined ? [] : [`timeout=${timeout}`])];
+  const parsed = parseMountOptions(o);
   const driver = parsed.client.driver ?? options.driver;
   const passed = [
-    ...options.o.flatMap((one) => ['-o', one]),
+    ...o.flatMap((one) => ['-o', one]),
     '--driver',
     driver,
     '--log-level',
@@ -124,7 +133,9 @@ async function mountClient(url: string, options: MountCommandOptions & { at?: st
   const loop = new LoopPoll(pollUs);
   let session: ServerSession | undefined;
   try {
-    const connected = await ServerSession.connect(parseServerAddress(url), log, loop);
+    const softTimeoutMs = client.soft ? (client.timeoutMs ?? DEFAULT_SOFT_TIMEOUT_MS) : undefined;
+    const patience = softTimeoutMs === undefined ? {} : { softTimeoutMs };
+    const connected = await ServerSession.connect(parseServerAddress(url), log, loop, patience);
     session = connected;
     const filesystem = new RemoteFilesystem(connected, client);
     if (options.at !== undefined) {

@@ -202,6 +202,39 @@ async function until(fact: () => boolean): Promise<void> {
   while (!fact()) await new Promise((resolve) => setImmediate(resolve));
 }
 
+describe('a soft mount', () => {
+  test('a silent server: ETIMEDOUT, and afterwards it goes on; one that is there may let a caller wait', async () => {
+    using directory = new TemporaryDirectory();
+    await using server = await TestServer.start(directory.path);
+    await using proxy = await CuttingProxy.open(() => server.server.port);
+    const address = parseServerAddress(`ws://127.0.0.1:${proxy.port}/`);
+    const softTimeoutMs = 1000;
+    const session = await ServerSession.connect(address, silent, undefined, { softTimeoutMs });
+    const { store } = server.server.exports.get('/') as Export;
+    const parent = session.hello.root.inode;
+    const created = { parent, name: Buffer.from('f'), mode: 0o644, umask: 0, flags: RDWR, wants: 'none' } as const;
+    const { handle, entry } = await session.call('create', ROOT, created);
+    const held = await store.resolve(entry.inode).rangeLocks.acquire('exclusive', { start: 0, end: Infinity });
+    const read = { handle, offset: 0, size: 10, knownVersion: undefined, wantsLease: false };
+    let isAnswered = false;
+    const waiting = session.callForBulk('read', ROOT, read).finally(() => (isAnswered = true));
+    const startMs = performance.now();
+    await until(() => performance.now() - startMs > 3 * softTimeoutMs);
+    expect(isAnswered).toBe(false);
+    held[Symbol.dispose]();
+    await waiting;
+
+    proxy.refusing = true;
+    proxy.cutNow();
+    const name = { parent, name: Buffer.from('f') };
+    await expect(session.call('lookup', ROOT, name)).rejects.toMatchObject({ code: errno.ETIMEDOUT });
+    proxy.refusing = false;
+    await until(() => session.unreachableSinceMs === undefined);
+    expect((await session.call('lookup', ROOT, name)).found).toBeDefined();
+    session.close();
+  });
+});
+
 describe('a server that was restarted', () => {
   test('names, open files and directories go on; what was removed meanwhile is stale', async () => {
     using directory = new TemporaryDirectory();
