@@ -6,6 +6,7 @@ import { addDoctorCommand } from './commands/doctor.ts';
 import { addMountCommand } from './commands/mount.ts';
 import { addServeCommand } from './commands/serve.ts';
 import { addStatusCommand } from './commands/status.ts';
+import { addTokenCommand } from './commands/token.ts';
 import { addUmountCommand } from './commands/umount.ts';
 
 export function version(): string {
@@ -21,6 +22,7 @@ export async function main(argv: readonly string[]): Promise<void> {
   addServeCommand(program);
   addMountCommand(program);
   addUmountCommand(program);
+  addTokenCommand(program);
   addStatusCommand(program);
   addBenchCommand(program);
   addDoctorCommand(program);

@@ -7,6 +7,9 @@ import type { Logger } from 'pino';
 import { limits } from '../shared/limits.ts';
 import { LoopPoll } from '../shared/loop-poll.ts';
 import { operations, PROTOCOL_VERSION } from '../shared/protocol/messages.ts';
+import { AccessControl } from './access/access-control.ts';
+import { mayUse } from './access/credential.ts';
+import type { TlsMaterial } from './access/tls-files.ts';
 import { statusOf } from './admin/status.ts';
 import { Dispatcher } from './dispatch/dispatcher.ts';
 import type { Export } from './export.ts';
@@ -14,11 +17,14 @@ import type { Session } from './session/session.ts';
 import { SessionTable } from './session/session-table.ts';
 import { actsAsCallers } from './store/identity.ts';
 import { Connection, type ConnectionHost, type HelloRequest } from './transport/connection.ts';
-import { type ListenAddress, Listener } from './transport/listener.ts';
+import { type ListenAddress, Listener, type Visitor } from './transport/listener.ts';
 
 export interface ServerOptions {
   readonly exports: readonly Export[];
   readonly listen: ListenAddress;
+  readonly tls?: TlsMaterial;
+  /** Where it is said who may connect; absent: nobody is asked. */
+  readonly grantFile?: string;
   readonly log: Logger;
   /** How long the event loop stays awake after a message, in microseconds; 0: never. */
   readonly pollUs: number;
@@ -34,6 +40,8 @@ export class Server implements ConnectionHost {
   readonly exports: ReadonlyMap<string, Export>;
   readonly dispatcher: Dispatcher;
   readonly log: Logger;
+  readonly #access: AccessControl;
+  readonly #grantCheck: NodeJS.Timeout;
   readonly #connections = new Set<Connection>();
   readonly #poll: LoopPoll;
   readonly #expiry: NodeJS.Timeout;
@@ -42,6 +50,9 @@ export class Server implements ConnectionHost {
 
   private constructor(options: ServerOptions) {
     this.log = options.log;
+    this.#access = new AccessControl(options.grantFile, options.log);
+    this.#grantCheck = setInterval(() => this.#checkGrants(), limits.grantCheckMs);
+    this.#grantCheck.unref();
     this.exports = new Map(options.exports.map((one) => [one.name, one]));
     this.#poll = new LoopPoll(options.pollUs);
     this.dispatcher = new Dispatcher(() => JSON.stringify(statusOf(this)), options.log);
@@ -52,8 +63,10 @@ export class Server implements ConnectionHost {
   /** Resolves when it listens. Rejects with a Node error (EADDRINUSE, EACCES) when it cannot. */
   static async start(options: ServerOptions): Promise<Server> {
     const server = new Server(options);
-    server.#listener = await Listener.open(options.listen, (transport, peer) => {
-      const connection = new Connection(server, peer);
+    const { listen: address, tls, log } = options;
+    const listening = { address, log, access: server.#access, ...(tls ? { tls } : {}) };
+    server.#listener = await Listener.open(listening, (transport, visitor) => {
+      const connection = new Connection(server, visitor);
       connection.attach(transport(connection));
       server.#connections.add(connection);
     });
@@ -72,14 +85,32 @@ export class Server implements ConnectionHost {
     this.#poll.active();
   }
 
-  greet(request: HelloRequest): { session: Session; reply: unknown } | { refusal: string } {
-    const exported = this.exports.get(request.export);
+  greet(
+    request: HelloRequest,
+    { credential, peer }: Visitor,
+  ): { session: Session; reply: unknown } | { refusal: string } {
+    // It may have been taken back since the connection was opened.
+    if (!this.#access.stillHolds(credential, Date.now())) return { refusal: `"${credential.name}" holds no more` };
+    const exported = mayUse(credential, request.export) ? this.exports.get(request.export) : undefined;
     if (exported === undefined) {
-      const names = [...this.exports.keys()].map((name) => `"${name}"`).join(', ');
+      const names = [...this.exports.keys()]
+        .filter((name) => mayUse(credential, name))
+        .map((name) => `"${name}"`)
+        .join(', ');
       return { refusal: `no export "${request.export}" here; this server exports ${names}` };
     }
-    const { session, resumed } = this.sessions.attach(request.session, exported, request.client, Date.now());
-    if (!resumed) this.log.info({ client: request.client, export: exported.name }, 'session opened');
+    const { session, resumed } = this.sessions.attach(
+      request.session,
+      exported,
+      request.client,
+      Date.now(),
+      credential,
+    );
+    if (!resumed)
+      this.log.info(
+        { peer, client: request.client, export: exported.name, credential: credential.name },
+        'session opened',
+      );
     const { root } = exported.store;
     const reply = operations.hello.reply.encode({
       protocol: PROTOCOL_VERSION,
@@ -87,8 +118,9 @@ export class Server implements ConnectionHost {
       session: session.id,
       resumed,
       root: { inode: root.handle, attributes: exported.store.attributes(root), leased: false },
-      readOnly: exported.readOnly,
-      identity: actsAsCallers && exported.squash !== 'all' ? 'caller' : 'server',
+      readOnly: session.isReadOnly,
+      identity:
+        actsAsCallers && exported.squash !== 'all' && credential.identity.kind === 'trusted' ? 'caller' : 'server',
       wantsForget: !exported.usesKernelHandles,
       maxDataBytes: limits.maxDataBytes,
     });
@@ -98,8 +130,27 @@ export class Server implements ConnectionHost {
   closed(connection: Connection, session: Session | undefined, forGood: boolean): void {
     this.#connections.delete(connection);
     if (session) this.sessions.detach(session, Date.now());
-    if (session && forGood && session.connections === 0) this.sessions.end(session);
+    if (session && forGood && session.connections === 0) {
+      this.log.info({ client: session.client }, 'session ended by its client');
+      this.sessions.end(session);
+    }
     if (this.#connections.size === 0) this.#wake?.();
+  }
+
+  /** Whoever has no grant any more loses the connections and the session at once. */
+  #checkGrants(): void {
+    const nowMs = Date.now();
+    for (const connection of this.#connections) {
+      const { credential } = connection.visitor;
+      if (!this.#access.stillHolds(credential, nowMs))
+        connection.close(`"${credential.name}" was revoked or has expired`);
+    }
+    for (const session of [...this.sessions.all]) {
+      const { credential, client } = session;
+      if (this.#access.stillHolds(credential, nowMs)) continue;
+      this.log.warn({ client, credential: credential.name }, 'session ended: its credential holds no more');
+      this.sessions.end(session);
+    }
   }
 
   #expireSessions(): void {
@@ -111,6 +162,7 @@ export class Server implements ConnectionHost {
   /** Tells the clients, waits a moment for what is under way, and lets go of everything. */
   async close(): Promise<void> {
     clearInterval(this.#expiry);
+    clearInterval(this.#grantCheck);
     this.#listener?.stopAccepting();
     for (const connection of this.#connections) connection.close('the server is shutting down');
     if (this.#connections.size > 0) {

@@ -80,6 +80,19 @@ export const limits = {
   maxIdleNodes: 32_768,
   /** How long connecting and `hello` may take on either side: `weft mount` is to give up within 10 s, its start included. */
   helloTimeoutMs: 6000,
+  /** Connections of the server, of one address and of one credential: a mount has two, and addresses are shared by NAT. */
+  maxConnections: 8192,
+  maxConnectionsPerAddress: 2048,
+  maxConnectionsPerCredential: 512,
+  /** Connections that have not said hello yet: some for everybody, so that one address cannot take all. */
+  maxHalfOpen: 1024,
+  maxHalfOpenPerAddress: 128,
+  /** Wrong tokens of one address before it has to wait, and how long until one is forgotten: a mount with an old token tries twice in 2 s. */
+  maxGuesses: 20,
+  guessForgottenMs: 500,
+  maxFailingAddresses: 4096,
+  /** How often the server looks whether the grants of its sessions still hold. */
+  grantCheckMs: 500,
   /** A connection that is silent for this long is asked (ping); silent for twice as long, it is dead. */
   heartbeatMs: 15_000,
 } as const;

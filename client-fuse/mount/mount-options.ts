@@ -3,6 +3,7 @@
  * does. Those that belong to /etc/fstab are accepted and mean nothing here. Sources: mount(8), mount.fuse3(8), fstab(5).
  */
 import { limits } from '../../shared/limits.ts';
+import { type Credentials, parseFingerprint } from '../transport/credentials.ts';
 import { MountError } from './mount-error.ts';
 
 export interface MountOptions {
@@ -19,6 +20,7 @@ export interface MountOptions {
   /** Bytes; only for tests, the client chooses it to fit max_write. */
   readonly maxReadBytes?: number;
   readonly client: ClientOptions;
+  readonly credentials: Credentials;
 }
 
 /** What the client does itself. Absent: not asked for. */
@@ -45,7 +47,11 @@ const GENERIC: ReadonlySet<string> = new Set(
 const IGNORED = /^(defaults|auto|noauto|_netdev|nofail|users?|nouser|owner|group|big_writes|x-.*|comment=.*)$/;
 
 type Mutable<T> = { -readonly [K in keyof T]: T[K] };
-type Draft = Omit<Mutable<MountOptions>, 'client' | 'generic'> & { generic: string[]; client: Mutable<ClientOptions> };
+type Draft = Omit<Mutable<MountOptions>, 'client' | 'generic' | 'credentials'> & {
+  generic: string[];
+  client: Mutable<ClientOptions>;
+  credentials: Mutable<Credentials>;
+};
 type Setter = (draft: Draft, value: string | undefined, option: string) => void;
 
 const setters: Readonly<Record<string, Setter>> = {
@@ -67,6 +73,14 @@ const setters: Readonly<Record<string, Setter>> = {
   hard: (draft) => (draft.client.soft = false),
   timeout: (draft, value, option) => (draft.client.timeoutMs = count(value, option, 1, 86_400) * 1000),
   max_write: (draft, value, option) => (draft.client.maxWriteBytes = count(value, option, 4096, limits.maxDataBytes)),
+  tokenfile: (draft, value, option) => (draft.credentials.tokenFile = path(value, option)),
+  cert: (draft, value, option) => (draft.credentials.certFile = path(value, option)),
+  key: (draft, value, option) => (draft.credentials.keyFile = path(value, option)),
+  fingerprint(draft, value, option) {
+    const fingerprint = parseFingerprint(value ?? '');
+    if (fingerprint === undefined) throw wrongValue(option, 'SHA256: and what `weft serve` prints after it');
+    draft.credentials.fingerprint = fingerprint;
+  },
   driver(draft, value, option) {
     if (value !== 'kernel' && value !== 'fuse-native') throw wrongValue(option, 'kernel or fuse-native');
     draft.client.driver = value;
@@ -83,6 +97,7 @@ export function parseMountOptions(lists: readonly string[]): MountOptions {
     nonempty: false,
     subtype: 'weft',
     client: {},
+    credentials: {},
   };
   for (const option of lists.flatMap((list) => list.split(','))) {
     if (option === '' || IGNORED.test(option)) continue;
@@ -108,6 +123,12 @@ function wrongValue(option: string, wanted: string): MountError {
 
 function text(value: string | undefined, option: string): string {
   if (value === undefined || value === '') throw wrongValue(option, 'given');
+  return value;
+}
+
+/** The client process runs in another directory. */
+function path(value: string | undefined, option: string): string {
+  if (!value?.startsWith('/')) throw wrongValue(option, 'an absolute path');
   return value;
 }
 

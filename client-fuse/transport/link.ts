@@ -2,6 +2,8 @@
  * One connection to the server: opened, greeted, and then frames both ways. Owned by a ServerSession, which opens a new
  * one when it breaks. The mask of a client's frames is zero: `ws` then skips the masking loop (twice the throughput).
  */
+import type { IncomingMessage } from 'node:http';
+import type { TLSSocket } from 'node:tls';
 import { WebSocket } from 'ws';
 import { errno, FsError } from '../../shared/errno.ts';
 import { limits } from '../../shared/limits.ts';
@@ -10,6 +12,7 @@ import { frameKind, GOODBYE, operations, PROTOCOL_VERSION, type ReplyOf } from '
 import { counter, inodeHandle, optional, ProtocolError } from '../../shared/protocol/schema.ts';
 import type { Transport } from '../../shared/transport/transport.ts';
 import { WebSocketTransport, webSocketOptions } from '../../shared/transport/websocket-transport.ts';
+import { authorization, CredentialError, openTls } from './credentials.ts';
 import type { ServerAddress } from './server-address.ts';
 
 export type HelloReply = ReplyOf<'hello'>;
@@ -28,6 +31,13 @@ export interface LinkEvents {
 /** The server was reached and said no; trying again later changes nothing. */
 export class RefusedError extends Error {
   override readonly name = 'RefusedError';
+  /** It does not know this client, or not any more. */
+  readonly isDenied: boolean;
+
+  constructor(message: string, isDenied = false) {
+    super(message);
+    this.isDenied = isDenied;
+  }
 }
 
 const HELLO_SEQ = 0;
@@ -140,10 +150,21 @@ function helloReplyOf(frame: unknown[]): HelloReply {
   };
 }
 
-function openSocket(address: ServerAddress, timeoutMs: number): Promise<WebSocket> {
+async function openSocket(address: ServerAddress, timeoutMs: number): Promise<WebSocket> {
+  let headers: Record<string, string>;
+  let secured: TLSSocket | undefined;
+  try {
+    headers = authorization(address);
+    secured = address.url.startsWith('wss:') ? await openTls(address) : undefined;
+  } catch (error) {
+    if (error instanceof CredentialError) throw new RefusedError(error.message);
+    throw connectError(error as NodeJS.ErrnoException);
+  }
   return new Promise((resolve, reject) => {
     const socket = new WebSocket(address.url, {
       ...webSocketOptions,
+      headers,
+      ...(secured ? { createConnection: () => secured } : {}),
       generateMask: (mask: Buffer) => {
         mask.fill(0);
       },
@@ -159,14 +180,40 @@ function openSocket(address: ServerAddress, timeoutMs: number): Promise<WebSocke
       resolve(socket);
     });
     socket.once('unexpected-response', (_request, response) => {
-      clearTimeout(timer);
-      socket.terminate();
-      reject(new RefusedError(`HTTP ${response.statusCode}: something else than a weft server answers there`));
+      void refusalIn(response).then((refused) => {
+        clearTimeout(timer);
+        socket.terminate();
+        reject(refused);
+      });
     });
     socket.once('error', (error: NodeJS.ErrnoException) => {
       clearTimeout(timer);
-      const code = error.code as keyof typeof errno | undefined;
-      reject(new FsError(code && code in errno ? errno[code] : errno.EHOSTUNREACH, 'connect', { cause: error }));
+      reject(connectError(error));
     });
   });
+}
+
+function connectError(error: NodeJS.ErrnoException): FsError {
+  const code = error.code as keyof typeof errno | undefined;
+  return new FsError(code && code in errno ? errno[code] : errno.EHOSTUNREACH, 'connect', { cause: error });
+}
+
+const REASON_CHARACTERS = 300;
+
+/** A weft server says in the answer's text why it refuses. */
+async function refusalIn(response: IncomingMessage): Promise<RefusedError> {
+  const { statusCode } = response;
+  if (statusCode !== 401 && statusCode !== 429 && statusCode !== 503)
+    return new RefusedError(`HTTP ${statusCode}: something else than a weft server answers there`);
+  let text = '';
+  try {
+    for await (const chunk of response) {
+      text += String(chunk);
+      if (text.length > REASON_CHARACTERS) break;
+    }
+  } catch {
+    // cut off: what came must do
+  }
+  const line = text.replace(/[^\x20-\x7e]+/g, ' ').slice(0, REASON_CHARACTERS);
+  return new RefusedError(line || `HTTP ${statusCode}`, statusCode === 401);
 }

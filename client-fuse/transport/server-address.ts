@@ -1,4 +1,6 @@
-/** Where a server is and which export is meant: `ws://HOST:PORT/EXPORT`, as the command line and fstab give it. */
+import type { Credentials } from './credentials.ts';
+
+/** Where a server is and which export is meant: `ws://HOST:PORT/EXPORT` (or wss://), as the command line and fstab give it. */
 export interface ServerAddress {
   readonly host: string;
   readonly port: number;
@@ -6,6 +8,8 @@ export interface ServerAddress {
   readonly exportName: string;
   /** What the WebSocket connects to. */
   readonly url: string;
+  /** Absent: a token of the environment, if there is one, and the system's CAs. */
+  readonly credentials?: Credentials;
 }
 
 export const DEFAULT_PORT = 7333;
@@ -19,12 +23,18 @@ export function parseServerAddress(text: string): ServerAddress {
   } catch {
     throw new Error(`"${text}" is not an address: ${example}`);
   }
-  if (url.protocol !== 'ws:') throw new Error(`"${text}": ${url.protocol}// is not supported: ${example}`);
+  if (url.protocol !== 'ws:' && url.protocol !== 'wss:')
+    throw new Error(`"${text}": ${url.protocol}// is not supported: ${example}`);
   if (url.hostname === '') throw new Error(`"${text}" names no host: ${example}`);
   // The URL leaves out a port that is the scheme's own.
-  const port = url.port === '' ? (/:0*80(?:\/|$)/.test(text) ? 80 : DEFAULT_PORT) : Number(url.port);
+  const port = url.port === '' ? implicitPort(url.protocol, text) : Number(url.port);
   const exportName = decoded(url.pathname, text).replace(/^\/+|\/+$/g, '') || '/';
-  return { host: url.hostname, port, exportName, url: `ws://${url.hostname}:${port}/` };
+  return { host: url.hostname, port, exportName, url: `${url.protocol}//${url.hostname}:${port}/` };
+}
+
+function implicitPort(protocol: string, text: string): number {
+  const schemes = protocol === 'wss:' ? 443 : 80;
+  return new RegExp(`:0*${schemes}(?:/|$)`).test(text) ? schemes : DEFAULT_PORT;
 }
 
 function decoded(pathname: string, text: string): string {

@@ -355,6 +355,13 @@ export class ServerSession {
     void this.#reconnect(lane);
   }
 
+  /** Waiting would be for nothing: the server has taken this client's rights away. */
+  #fail(code: number): void {
+    const waiting = [...this.#pending.values(), ...this.#queued.splice(0)];
+    this.#pending.clear();
+    for (const { reject, operation } of waiting) reject(new FsError(code, operation));
+  }
+
   /** Never rejects: it tries until it is connected, or the session is closed. */
   async #reconnect(lane: Lane): Promise<void> {
     for (let attempt = 0; !this.#closed; attempt++) {
@@ -365,6 +372,7 @@ export class ServerSession {
         if (error instanceof RefusedError && attempt === 0) {
           this.#log.error({ server: this.address.url, reason: error.message }, 'the server refuses this client');
         }
+        if (error instanceof RefusedError && error.isDenied) this.#fail(errno.EACCES);
         const delayMs = reconnectDelayMs(attempt);
         await new Promise((resolve) => setTimeout(resolve, delayMs));
       }

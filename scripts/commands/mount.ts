@@ -18,9 +18,10 @@ import { ServerSession } from '../../client-fuse/transport/server-session.ts';
 import { RemoteFilesystem } from '../../client-fuse/vfs/remote-filesystem.ts';
 import { LoopPoll } from '../../shared/loop-poll.ts';
 import { logLevelOption, openLog, pollOption } from './common-options.ts';
+import { type CredentialOptions, credentialLists, withCredentialOptions } from './credential-options.ts';
 import { failNativeMount, serveNativeMount, superviseNativeMount } from './mount-native.ts';
 
-interface MountCommandOptions {
+interface MountCommandOptions extends CredentialOptions {
   readonly foreground?: true;
   readonly soft?: true;
   readonly timeout?: string;
@@ -45,10 +46,9 @@ const driverOption = () =>
     .default('kernel');
 
 export function addMountCommand(program: Command): void {
-  program
-    .command('mount')
+  withCredentialOptions(program.command('mount'))
     .description('mount an export of a server; returns when the mount answers')
-    .argument('URL', 'ws://HOST:PORT/ or ws://HOST:PORT/EXPORT')
+    .argument('URL', 'ws://HOST:PORT/ or wss://HOST:PORT/EXPORT')
     .argument('MOUNTPOINT', 'an empty directory')
     .option('-f, --foreground', 'stay in the foreground; Ctrl-C unmounts')
     .option('--soft', 'give callers ETIMEDOUT when the server is silent, instead of letting them wait')
@@ -75,7 +75,8 @@ function self(...args: string[]): string[] {
   return [process.execPath, fileURLToPath(new URL('../weft.cjs', import.meta.url)), ...args];
 }
 
-async function mount(url: string, mountpoint: string, options: MountCommandOptions): Promise<void> {
+async function mount(url: string, mountpoint: string, given: MountCommandOptions): Promise<void> {
+  const options = { ...given, o: [...given.o, ...credentialLists(given)] };
   // What can be wrong with the command line is said at once, by the process that has the terminal.
   parseServerAddress(url);
   const { soft, timeout } = options;
@@ -129,13 +130,14 @@ async function superviseInForeground(
 async function mountClient(url: string, options: MountCommandOptions & { at?: string }): Promise<void> {
   const log = openLog(options.logLevel, 'weft client');
   const { pollUs } = options;
-  const { client, allowOther, generic } = parseMountOptions(options.o);
+  const { client, allowOther, generic, credentials } = parseMountOptions(options.o);
   const loop = new LoopPoll(pollUs);
   let session: ServerSession | undefined;
   try {
     const softTimeoutMs = client.soft ? (client.timeoutMs ?? DEFAULT_SOFT_TIMEOUT_MS) : undefined;
     const patience = softTimeoutMs === undefined ? {} : { softTimeoutMs };
-    const connected = await ServerSession.connect(parseServerAddress(url), log, loop, patience);
+    const address = { ...parseServerAddress(url), credentials };
+    const connected = await ServerSession.connect(address, log, loop, patience);
     session = connected;
     const filesystem = new RemoteFilesystem(connected, client);
     if (options.at !== undefined) {

@@ -1,5 +1,8 @@
 /** `weft serve DIR`: exports directories until it is told to stop. */
+import { existsSync } from 'node:fs';
 import { type Command, InvalidArgumentError, Option } from 'commander';
+import { grantFile } from '../../server/access/grant-file.ts';
+import { automaticTlsFiles, fingerprintOf, loadTls, type TlsMaterial } from '../../server/access/tls-files.ts';
 import { type ExportRequest, openExports } from '../../server/open-exports.ts';
 import { Server } from '../../server/server.ts';
 import { defaultStateDirectory, loadHandleKey } from '../../server/store/handle-key.ts';
@@ -13,6 +16,10 @@ interface ServeOptions {
   readonly squash: Squash;
   readonly state: string;
   readonly insecureNoAuth?: true;
+  readonly tls?: 'auto';
+  readonly tlsCert?: string;
+  readonly tlsKey?: string;
+  readonly tlsClientCa?: string;
   readonly leases: boolean;
   readonly readOnly?: true;
   readonly pollUs: number;
@@ -32,8 +39,18 @@ export function addServeCommand(program: Command): void {
         .choices(['root', 'all', 'none'])
         .default('root'),
     )
-    .option('--insecure-no-auth', 'listen on an address that others reach, although nobody is asked who they are')
-    .option('--state <DIR>', 'where the key of file handles is kept', defaultStateDirectory())
+    .addOption(
+      new Option('--tls <HOW>', 'wss://, with a certificate that is made at the first start').choices(['auto']),
+    )
+    .option('--tls-cert <FILE>', 'wss://, with this certificate and what leads to its CA')
+    .option('--tls-key <FILE>', 'the key of --tls-cert')
+    .option('--tls-client-ca <FILE>', 'accept certificates of this CA that `weft token create --certificate` names')
+    .option('--insecure-no-auth', 'ask nobody who they are, on an address that others reach too')
+    .option(
+      '--state <DIR>',
+      'where tokens, the certificate and the key of file handles are kept',
+      defaultStateDirectory(),
+    )
     .option('--no-leases', 'grant no leases: clients ask about names and attributes each time')
     .addOption(pollOption())
     .addOption(logLevelOption)
@@ -68,22 +85,30 @@ async function serve(directory: string | undefined, options: ServeOptions): Prom
   if (directory !== undefined) requests.unshift({ name: '/', directory, readOnly: options.readOnly ?? false });
   if (requests.length === 0) throw new Error('nothing to serve: name a directory, `weft serve DIR`');
   const { listen, squash } = options;
-  if (!isLoopback(listen.host) && !options.insecureNoAuth) {
-    throw new Error(
-      `${listen.host} may be reached from other machines, and nobody is asked who they are: ` +
-        'listen on 127.0.0.1, or accept that with --insecure-no-auth',
-    );
-  }
+  const tls = tlsOf(options);
+  const asks = !options.insecureNoAuth && (existsSync(grantFile(options.state)) || options.tlsClientCa !== undefined);
+  if (!isLoopback(listen.host) && !options.insecureNoAuth) refuseInsecure(listen, asks, tls);
   const log = openLog(options.logLevel, 'weft serve');
   const exports = openExports(requests, squash, loadHandleKey(options.state), log, options.leases);
-  const server = await Server.start({ exports, listen, log, pollUs: options.pollUs }).catch((error: unknown) => {
+  const server = await Server.start({
+    exports,
+    listen,
+    log,
+    pollUs: options.pollUs,
+    ...(tls ? { tls } : {}),
+    ...(asks ? { grantFile: grantFile(options.state) } : {}),
+  }).catch((error: unknown) => {
     throw new Error(explainListenError(listen, error), { cause: error });
   });
   for (const one of exports) {
     const host = listen.host.includes(':') ? `[${listen.host}]` : listen.host;
     const path = one.name === '/' ? '/' : `/${one.name}`;
-    console.log(`serving ${one.directory}${one.readOnly ? ' (read-only)' : ''} at ws://${host}:${server.port}${path}`);
+    console.log(
+      `serving ${one.directory}${one.readOnly ? ' (read-only)' : ''} at ${tls ? 'wss' : 'ws'}://${host}:${server.port}${path}`,
+    );
   }
+  if (tls) console.log(`fingerprint ${fingerprintOf(tls.cert)}`);
+  if (asks) console.log('clients need a token or a certificate: `weft token create NAME`');
   if (!actsAsCallers) console.log('not root: everything is done as this user, whoever asks');
   else if (squash === 'root') console.log('root of clients is treated as nobody (--squash none to trust it)');
 
@@ -93,6 +118,24 @@ async function serve(directory: string | undefined, options: ServeOptions): Prom
   const signal = await stop;
   log.info({ signal }, 'shutting down');
   await server.close();
+}
+
+function tlsOf({ tls, tlsCert, tlsKey, tlsClientCa, state }: ServeOptions): TlsMaterial | undefined {
+  if ((tlsCert === undefined) !== (tlsKey === undefined)) throw new Error('--tls-cert and --tls-key go together');
+  if (tlsCert !== undefined && tlsKey !== undefined) return loadTls(tlsCert, tlsKey, tlsClientCa);
+  if (tls === undefined) {
+    if (tlsClientCa === undefined) return undefined;
+    throw new Error('--tls-client-ca needs --tls auto, or --tls-cert and --tls-key');
+  }
+  const files = automaticTlsFiles(state);
+  return loadTls(files.cert, files.key, tlsClientCa);
+}
+
+function refuseInsecure({ host }: ListenAddress, asks: boolean, tls: TlsMaterial | undefined): void {
+  const ways = 'or listen on 127.0.0.1, or accept that with --insecure-no-auth';
+  const reached = `${host} may be reached from other machines, and`;
+  if (!asks) throw new Error(`${reached} nobody is asked who they are: \`weft token create NAME\` first, ${ways}`);
+  if (!tls) throw new Error(`${reached} tokens would be sent in clear: add --tls auto, ${ways}`);
 }
 
 function explainListenError({ host, port }: ListenAddress, error: unknown): string {

@@ -4,15 +4,17 @@ import { resolve } from 'node:path';
 import Table from 'cli-table3';
 import type { Command } from 'commander';
 import pino from 'pino';
+import { parseMountOptions } from '../../client-fuse/mount/mount-options.ts';
 import { askMount, type MountStatus } from '../../client-fuse/mount/mount-status.ts';
 import { isWeftMount, type Mount, readMounts } from '../../client-fuse/mount/mount-table.ts';
+import type { Credentials } from '../../client-fuse/transport/credentials.ts';
 import { parseServerAddress } from '../../client-fuse/transport/server-address.ts';
 import { ServerSession } from '../../client-fuse/transport/server-session.ts';
 import type { InodeStatus, ServerStatus } from '../../server/admin/status.ts';
+import { type CredentialOptions, credentialLists, withCredentialOptions } from './credential-options.ts';
 
 export function addStatusCommand(program: Command): void {
-  program
-    .command('status')
+  withCredentialOptions(program.command('status'))
     .description('show mounts of this machine, and the state of a server')
     .argument('[URL|PATH]', 'one server, one mount, or a file in a mount; without it, all mounts of this machine')
     .option('--file <PATH>', "with a URL, on the server's machine: who holds leases on this file")
@@ -35,11 +37,18 @@ interface Answer {
   readonly error?: string;
 }
 
-async function status(target: string | undefined, { json, file }: { json?: true; file?: string }): Promise<void> {
+interface StatusOptions extends CredentialOptions {
+  readonly json?: true;
+  readonly file?: string;
+}
+
+async function status(target: string | undefined, options: StatusOptions): Promise<void> {
+  const { json, file } = options;
+  const { credentials } = parseMountOptions(credentialLists(options));
   const mounts = (await readMounts()).filter(isWeftMount);
   const asked = fileOf(target, file, mounts);
-  if (asked) return showFile(await askFile(asked), json === true);
-  const answers = await Promise.all(urlsOf(target, mounts).map((url) => ask(url, mounts)));
+  if (asked) return showFile(await askFile(asked, credentials), json === true);
+  const answers = await Promise.all(urlsOf(target, mounts).map((url) => ask(url, mounts, credentials)));
   if (json) return console.log(JSON.stringify(answers, null, 2));
   if (answers.length === 0) console.log('nothing is mounted here; `weft mount URL MOUNTPOINT` mounts');
   for (const answer of answers) show(answer);
@@ -73,7 +82,7 @@ interface FileAnswer extends FileOf {
   readonly inodes: readonly InodeStatus[];
 }
 
-async function askFile({ url, path }: FileOf): Promise<FileAnswer> {
+async function askFile({ url, path }: FileOf, credentials: Credentials): Promise<FileAnswer> {
   const late = new Promise<never>((_, reject) => {
     setTimeout(
       () => reject(new Error(`${path}: no answer; \`weft status\` says how its mount is`)),
@@ -81,7 +90,7 @@ async function askFile({ url, path }: FileOf): Promise<FileAnswer> {
     ).unref();
   });
   const { ino } = await Promise.race([lstat(path, { bigint: true }), late]);
-  const session = await ServerSession.connect(parseServerAddress(url), pino({ level: 'silent' }));
+  const session = await ServerSession.connect({ ...parseServerAddress(url), credentials }, pino({ level: 'silent' }));
   try {
     const { json } = await session.call('inodestatus', [], { ino });
     return { url, path, ino: String(ino), inodes: JSON.parse(json) as InodeStatus[] };
@@ -112,10 +121,10 @@ function urlsOf(target: string | undefined, mounts: readonly Mount[]): string[] 
   return [mount.source];
 }
 
-async function ask(url: string, mounts: readonly Mount[]): Promise<Answer> {
+async function ask(url: string, mounts: readonly Mount[], credentials: Credentials): Promise<Answer> {
   const here = mounts.filter(({ source }) => source === url);
   const mountpoints = here.map(({ mountpoint }) => mountpoint);
-  const [mountAnswers, server] = await Promise.all([Promise.all(here.map(askOne)), askServer(url)]);
+  const [mountAnswers, server] = await Promise.all([Promise.all(here.map(askOne)), askServer(url, credentials)]);
   return { url, mountpoints, mounts: mountAnswers, ...server };
 }
 
@@ -127,9 +136,9 @@ async function askOne({ mountpoint, device }: Mount): Promise<MountAnswer> {
   }
 }
 
-async function askServer(url: string): Promise<Pick<Answer, 'server' | 'error'>> {
+async function askServer(url: string, credentials: Credentials): Promise<Pick<Answer, 'server' | 'error'>> {
   try {
-    const session = await ServerSession.connect(parseServerAddress(url), pino({ level: 'silent' }));
+    const session = await ServerSession.connect({ ...parseServerAddress(url), credentials }, pino({ level: 'silent' }));
     const { json } = await session.call('status', [], {});
     session.close();
     return { server: JSON.parse(json) as ServerStatus };

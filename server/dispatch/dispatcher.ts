@@ -6,6 +6,7 @@ import type { Logger } from 'pino';
 import { errno, errnoOf, FsError } from '../../shared/errno.ts';
 import type { Eventually } from '../../shared/eventually.ts';
 import { type OperationName, operations, type ReplyOf, type RequestOf } from '../../shared/protocol/messages.ts';
+import { admittedCaller } from '../access/credential.ts';
 import { inodeStatusOf } from '../admin/status.ts';
 import type { InFlightRequest } from '../session/in-flight-request.ts';
 import type { Outcome } from '../session/outcome.ts';
@@ -48,7 +49,7 @@ export class Dispatcher {
       ...dataHandlers,
       ...directoryHandlers,
       renew: { mutates: false, handle: () => DONE },
-      status: { mutates: false, handle: () => ({ json: statusJson() }) },
+      status: { mutates: false, handle: ({ session }) => ({ json: statusFor(session, statusJson) }) },
       inodestatus: {
         mutates: false,
         handle: ({ session }, { ino }) => ({ json: JSON.stringify(inodeStatusOf(session.exported, BigInt(ino))) }),
@@ -62,12 +63,12 @@ export class Dispatcher {
     this.counts.set(operation, (this.counts.get(operation) ?? 0) + 1);
     const handler = this.#handlers[operation] as Handler<DispatchedOperation>;
     const body = operations[operation].request.decode(request.body) as RequestOf<DispatchedOperation>;
-    if (handler.mutates && session.exported.readOnly) return { errno: errno.EROFS, result: null };
+    if (handler.mutates && session.isReadOnly) return { errno: errno.EROFS, result: null };
     const context: RequestContext = {
       session,
       store: session.exported.store,
       leases: session.exported.leases,
-      identity: identityOf(request.caller, session.exported.squash),
+      identity: identityOf(admittedCaller(session.credential, request.caller), session.exported.squash),
       request: request.request,
     };
     try {
@@ -88,6 +89,12 @@ export class Dispatcher {
     }
     return { errno: errnoOf(error), result: null };
   }
+}
+
+/** It tells of all exports and clients: not for those who may see some only. */
+function statusFor({ credential }: Session, statusJson: () => string): string {
+  if (credential.exports !== undefined) throw new FsError(errno.EACCES, 'status');
+  return statusJson();
 }
 
 function outcomeOf(

@@ -55,7 +55,7 @@ function kindOf(flags: number): { isDirectory: boolean; canWrite: boolean } {
 /** Whoever gathers writes to the file writes them first: one handle can, and this is another. */
 function open(context: RequestContext, request: OpenRequest): Eventually<OpenReply> {
   const { session, store, leases } = context;
-  if (changes(request.flags) && session.exported.readOnly) throw new FsError(errno.EROFS, 'open');
+  if (changes(request.flags) && session.isReadOnly) throw new FsError(errno.EROFS, 'open');
   const inode = store.resolve(request.inode);
   const waits = leases.recallExclusive(inode);
   // And looks again: whoever else waited may be the only one by then.

@@ -3,6 +3,7 @@
  * which the server calls from a timer; the table itself has no clock.
  */
 import { limits } from '../../shared/limits.ts';
+import { ANYONE } from '../access/credential.ts';
 import type { Export } from '../export.ts';
 import { Session } from './session.ts';
 
@@ -17,20 +18,21 @@ export class SessionTable {
     return this.#sessions.size;
   }
 
-  /** The session with this id on this export, or a new one. */
+  /** The session with this id on this export, if the same credential opened it, or a new one. */
   attach(
     id: Uint8Array | undefined,
     exported: Export,
     client: string,
     nowMs: number,
+    credential = ANYONE,
   ): { session: Session; resumed: boolean } {
     const known = id && this.#sessions.get(Buffer.from(id).toString('hex'));
-    if (known && known.exported === exported) {
+    if (known && known.exported === exported && known.credential.id === credential.id) {
       known.connections++;
       known.absentSinceMs = undefined;
       return { session: known, resumed: true };
     }
-    const session = new Session(exported, client, nowMs);
+    const session = new Session(exported, client, nowMs, credential);
     session.connections = 1;
     this.#sessions.set(session.id.toString('hex'), session);
     return { session, resumed: false };

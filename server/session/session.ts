@@ -5,6 +5,7 @@
 import { randomBytes, randomInt } from 'node:crypto';
 import { errno, FsError } from '../../shared/errno.ts';
 import { limits } from '../../shared/limits.ts';
+import { ANYONE, type Credential } from '../access/credential.ts';
 import type { Export } from '../export.ts';
 import type { Inode, LeaseHolder } from '../store/inode.ts';
 import type { OpenFile } from '../store/open-file.ts';
@@ -32,6 +33,7 @@ export class Session implements LeaseHolder {
   readonly id: Buffer = randomBytes(16);
   readonly exported: Export;
   readonly client: string;
+  readonly credential: Credential;
   readonly createdMs: number;
   /** When the last connection went away; undefined while there is one. */
   absentSinceMs: number | undefined;
@@ -52,10 +54,15 @@ export class Session implements LeaseHolder {
   #recallChannel: RecallChannel | undefined;
   readonly #lanes = new Map<string, LaneConnection>();
 
-  constructor(exported: Export, client: string, nowMs: number) {
+  constructor(exported: Export, client: string, nowMs: number, credential = ANYONE) {
     this.exported = exported;
     this.client = client;
+    this.credential = credential;
     this.createdMs = nowMs;
+  }
+
+  get isReadOnly(): boolean {
+    return this.exported.readOnly || this.credential.readOnly;
   }
 
   get openFiles(): number {

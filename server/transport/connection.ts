@@ -22,13 +22,14 @@ import { type DispatchedOperation, type Dispatcher, NO_BULK } from '../dispatch/
 import type { InFlightRequest } from '../session/in-flight-request.ts';
 import type { Outcome } from '../session/outcome.ts';
 import type { LaneConnection, RecallChannel, Session } from '../session/session.ts';
+import type { Visitor } from './listener.ts';
 
 /** What a connection needs of the server around it. */
 export interface ConnectionHost {
   readonly dispatcher: Dispatcher;
   readonly log: Logger;
   /** The session for a hello and its reply, or why it is refused. */
-  greet(request: HelloRequest): { session: Session; reply: unknown } | { refusal: string };
+  greet(request: HelloRequest, visitor: Visitor): { session: Session; reply: unknown } | { refusal: string };
   /** A frame was handled: keeps the event loop awake for the next one. */
   active(): void;
   /** `forGood`: the client said that it will not come back. */
@@ -52,7 +53,7 @@ function expectedBytes(body: unknown): number {
 export class Connection implements TransportEvents, RecallChannel, LaneConnection {
   readonly #host: ConnectionHost;
   #transport!: Transport;
-  readonly peer: string;
+  readonly visitor: Visitor;
   #session: Session | undefined;
   #helloTimer: NodeJS.Timeout;
   #bytesInFlight = 0;
@@ -64,10 +65,14 @@ export class Connection implements TransportEvents, RecallChannel, LaneConnectio
   /** Reads that wait until the client has taken more of what it asked for before. */
   readonly #heldBack: HeldRequest[] = [];
 
-  constructor(host: ConnectionHost, peer: string) {
+  constructor(host: ConnectionHost, visitor: Visitor) {
     this.#host = host;
-    this.peer = peer;
+    this.visitor = visitor;
     this.#helloTimer = setTimeout(() => this.#end('no hello in time'), limits.helloTimeoutMs);
+  }
+
+  get peer(): string {
+    return this.visitor.peer;
   }
 
   /** The transport is this connection's from now on. */
@@ -159,9 +164,10 @@ export class Connection implements TransportEvents, RecallChannel, LaneConnectio
       return this.#refuse(seq, errno.EPROTONOSUPPORT, text);
     }
     const hello = operations.hello.request.decode(body);
-    const greeting = this.#host.greet(hello);
+    const greeting = this.#host.greet(hello, this.visitor);
     if ('refusal' in greeting) return this.#refuse(seq, errno.ENOENT, greeting.refusal);
     clearTimeout(this.#helloTimer);
+    this.visitor.established();
     this.#session = greeting.session;
     this.#session.attachLane(hello.lane, this);
     this.#send(seq, { errno: 0, result: greeting.reply });
@@ -171,6 +177,7 @@ export class Connection implements TransportEvents, RecallChannel, LaneConnectio
 
   #refuse(seq: number, code: number, text: string): void {
     this.#ended = true;
+    this.#host.log.warn({ peer: this.peer, reason: text }, 'client refused');
     this.#send(seq, { errno: code, result: text });
     this.#transport.close('refused');
   }

@@ -1,9 +1,22 @@
-/** Accepts WebSocket connections on one address. Anything else that speaks HTTP gets a line that says what this is. */
-import { createServer, type Server as HttpServer, type IncomingMessage } from 'node:http';
-import type { AddressInfo } from 'node:net';
-import { type WebSocket, WebSocketServer } from 'ws';
+/**
+ * Accepts WebSocket connections on one address, with TLS or without. Who connects shows a token or a certificate with the
+ * upgrade, and is refused by HTTP before there is a WebSocket. Anything else that speaks HTTP gets a line that says what
+ * this is. A connection that has not said hello in time is ended, at whatever stage it is.
+ */
+import { createServer, type Server as HttpServer, type IncomingMessage, STATUS_CODES } from 'node:http';
+import { createServer as createSecureServer } from 'node:https';
+import type { AddressInfo, Socket } from 'node:net';
+import type { Duplex } from 'node:stream';
+import type { TLSSocket } from 'node:tls';
+import type { Logger } from 'pino';
+import { WebSocketServer } from 'ws';
+import { limits } from '../../shared/limits.ts';
 import type { Transport, TransportEvents } from '../../shared/transport/transport.ts';
 import { WebSocketTransport, webSocketOptions } from '../../shared/transport/websocket-transport.ts';
+import type { AccessControl, Shown } from '../access/access-control.ts';
+import { Admission, type Ticket } from '../access/admission.ts';
+import type { Credential } from '../access/credential.ts';
+import type { TlsMaterial } from '../access/tls-files.ts';
 
 export interface ListenAddress {
   readonly host: string;
@@ -11,37 +24,156 @@ export interface ListenAddress {
   readonly port: number;
 }
 
+/** Who connected. */
+export interface Visitor {
+  readonly peer: string;
+  readonly credential: Credential;
+  /** Hello was answered: it is not half open any more. */
+  established(): void;
+}
+
 /** Makes the transport of an accepted connection, which reports to `events`. */
-export type Accept = (transport: (events: TransportEvents) => Transport, peer: string) => void;
+export type Accept = (transport: (events: TransportEvents) => Transport, visitor: Visitor) => void;
+
+export interface ListenerOptions {
+  readonly address: ListenAddress;
+  readonly tls?: TlsMaterial;
+  readonly access: AccessControl;
+  readonly log: Logger;
+}
+
+interface Refusal {
+  readonly status: 401 | 429 | 503;
+  readonly reason: string;
+}
 
 export class Listener {
   readonly #http: HttpServer;
-  readonly #sockets: WebSocketServer;
+  readonly #sockets = new WebSocketServer({ noServer: true, ...webSocketOptions });
+  readonly #admission = new Admission();
+  /** By the address and port of the peer: TLS puts a socket of its own over the one that was accepted. */
+  readonly #tickets = new Map<string, Ticket>();
+  readonly #raw = new Set<Socket>();
+  readonly #access: AccessControl;
+  readonly #log: Logger;
+  /** Refusals are logged once a second an address, so that refusing does not become the work. */
+  readonly #logged = new Map<string, { atMs: number; unsaid: number }>();
 
-  private constructor(accept: Accept) {
-    this.#http = createServer((_request, response) => {
-      response.writeHead(426, { 'content-type': 'text/plain', upgrade: 'websocket' });
-      response.end('This is a weft server. Mount it with: weft mount ws://HOST:PORT/ MOUNTPOINT\n');
+  private constructor({ tls, access, log }: ListenerOptions, accept: Accept) {
+    this.#access = access;
+    this.#log = log;
+    const timeouts = { headersTimeout: limits.helloTimeoutMs, requestTimeout: limits.helloTimeoutMs };
+    this.#http = tls
+      ? createSecureServer({
+          ...timeouts,
+          key: tls.key,
+          cert: tls.cert,
+          minVersion: 'TLSv1.2',
+          handshakeTimeout: limits.helloTimeoutMs,
+          // Who shows no certificate, or another's, may still have a token: `authorized` says which it was.
+          ...(tls.clientCa ? { ca: tls.clientCa, requestCert: true, rejectUnauthorized: false } : {}),
+        })
+      : createServer(timeouts);
+    this.#http.on('request', (_request, response) => {
+      const scheme = tls ? 'wss' : 'ws';
+      response.writeHead(426, { 'content-type': 'text/plain', upgrade: 'websocket', connection: 'close' });
+      response.end(`This is a weft server. Mount it with: weft mount ${scheme}://HOST:PORT/ MOUNTPOINT\n`);
     });
-    this.#sockets = new WebSocketServer({ server: this.#http, ...webSocketOptions });
-    this.#sockets.on('connection', (socket: WebSocket, request: IncomingMessage) => {
-      const { remoteAddress, remotePort } = request.socket;
-      accept((events) => new WebSocketTransport(socket, events), `${remoteAddress}:${remotePort}`);
-    });
+    this.#http.on('connection', (socket: Socket) => this.#enter(socket, tls === undefined));
+    this.#http.on('upgrade', (request: IncomingMessage, socket: Duplex, head: Buffer) =>
+      this.#upgrade(request, socket, head, accept),
+    );
   }
 
-  static open(address: ListenAddress, accept: Accept): Promise<Listener> {
-    const listener = new Listener(accept);
+  static open(options: ListenerOptions, accept: Accept): Promise<Listener> {
+    const listener = new Listener(options, accept);
+    const { host, port } = options.address;
     return new Promise((resolve, reject) => {
-      // `ws` hands the HTTP server's errors on to its own listeners.
-      listener.#sockets.once('error', reject);
-      listener.#http.listen(address.port, address.host, () => {
-        listener.#sockets.off('error', reject);
+      listener.#http.once('error', reject);
+      listener.#http.listen(port, host, () => {
+        listener.#http.off('error', reject);
         // An accept that fails (too many open files) is the business of whoever connects, who sees it closed.
-        listener.#sockets.on('error', () => {});
+        listener.#http.on('error', () => {});
         resolve(listener);
       });
     });
+  }
+
+  #enter(socket: Socket, speaksHttp: boolean): void {
+    const { remoteAddress: address, remotePort } = socket;
+    // Gone before it was accepted.
+    if (address === undefined) return void socket.destroy();
+    const key = `${address}:${remotePort}`;
+    const ticket = this.#admission.enter(address);
+    if (typeof ticket === 'string') {
+      this.#refused(address, key, ticket);
+      if (!speaksHttp) return void socket.destroy();
+      socket.on('error', () => {});
+      socket.end(httpAnswer({ status: 503, reason: ticket }), () => socket.destroy());
+      return;
+    }
+    this.#tickets.set(key, ticket);
+    this.#raw.add(socket);
+    const timer = setTimeout(() => {
+      if (!ticket.isHalfOpen) return;
+      this.#refused(address, key, 'no hello in time');
+      socket.destroy();
+    }, limits.helloTimeoutMs + 500);
+    socket.once('close', () => {
+      clearTimeout(timer);
+      this.#tickets.delete(key);
+      this.#raw.delete(socket);
+      this.#admission.leave(ticket);
+    });
+  }
+
+  #upgrade(request: IncomingMessage, socket: Duplex, head: Buffer, accept: Accept): void {
+    const { remoteAddress, remotePort } = request.socket;
+    const peer = `${remoteAddress}:${remotePort}`;
+    const ticket = this.#tickets.get(peer);
+    socket.on('error', () => {});
+    if (ticket === undefined) return void socket.destroy();
+    const answer = this.#admit(request, ticket);
+    if ('status' in answer) {
+      this.#refused(ticket.address, peer, answer.reason);
+      socket.end(httpAnswer(answer), () => socket.destroy());
+      return;
+    }
+    this.#sockets.handleUpgrade(request, socket, head, (webSocket) => {
+      this.#log.info({ peer, credential: answer.name }, 'connection');
+      accept((events) => new WebSocketTransport(webSocket, events), {
+        peer,
+        credential: answer,
+        established: () => this.#admission.established(ticket),
+      });
+    });
+  }
+
+  #admit(request: IncomingMessage, ticket: Ticket): Credential | Refusal {
+    const nowMs = Date.now();
+    if (this.#admission.isGuessing(ticket.address, nowMs)) {
+      return { status: 429, reason: 'too many wrong tokens came from this address: wait a minute' };
+    }
+    const answer = this.#access.admit(shownBy(request), nowMs);
+    if ('refusal' in answer) {
+      this.#admission.failed(ticket.address, nowMs);
+      return { status: 401, reason: answer.refusal };
+    }
+    if (this.#access.isOpen) return answer.credential;
+    const reason = this.#admission.claim(ticket, answer.credential.id);
+    return reason === undefined ? answer.credential : { status: 503, reason };
+  }
+
+  #refused(address: string, peer: string, reason: string): void {
+    const nowMs = Date.now();
+    const last = this.#logged.get(address);
+    if (last && nowMs - last.atMs < 1000) {
+      last.unsaid++;
+      return;
+    }
+    if (this.#logged.size >= limits.maxFailingAddresses) this.#logged.clear();
+    this.#logged.set(address, { atMs: nowMs, unsaid: 0 });
+    this.#log.warn({ peer, reason, unsaid: last?.unsaid ?? 0 }, 'connection refused');
   }
 
   get port(): number {
@@ -54,7 +186,24 @@ export class Listener {
 
   async close(): Promise<void> {
     for (const socket of this.#sockets.clients) socket.terminate();
+    for (const socket of this.#raw) socket.destroy();
+    this.#http.close();
     await new Promise<void>((resolve) => this.#sockets.close(() => resolve()));
     this.#http.closeAllConnections();
   }
+}
+
+function shownBy({ headers, socket }: IncomingMessage): Shown {
+  const [, token] = /^Bearer (\S+)$/.exec(headers.authorization ?? '') ?? [];
+  if (token !== undefined) return { token };
+  const { authorized, getPeerCertificate } = socket as Partial<TLSSocket>;
+  if (!authorized || getPeerCertificate === undefined) return {};
+  const name: unknown = getPeerCertificate.call(socket)?.subject?.CN;
+  return typeof name === 'string' ? { certificate: name } : {};
+}
+
+function httpAnswer({ status, reason }: Refusal): string {
+  const length = Buffer.byteLength(reason);
+  const fields = `Connection: close\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: ${length}`;
+  return `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\n${fields}\r\n\r\n${reason}`;
 }

@@ -9,6 +9,7 @@ import type { ServerAddress } from '../../client-fuse/transport/server-address.t
 import { ServerSession } from '../../client-fuse/transport/server-session.ts';
 import { type Caller, type NodeId, ROOT_NODE } from '../../client-fuse/vfs/filesystem.ts';
 import { RemoteFilesystem } from '../../client-fuse/vfs/remote-filesystem.ts';
+import { ANYONE } from '../../server/access/credential.ts';
 import { Dispatcher } from '../../server/dispatch/dispatcher.ts';
 import type { Export } from '../../server/export.ts';
 import { LeaseManager } from '../../server/leases/lease-manager.ts';
@@ -41,7 +42,7 @@ export class Pipe {
 
   constructor(world: World, events: LinkEvents, lane: Lane, session: Uint8Array | undefined) {
     this.events = events;
-    this.connection = new Connection(world, 'model');
+    this.connection = new Connection(world, { peer: 'model', credential: ANYONE, established: () => {} });
     const nothing = () => {};
     this.connection.attach({
       send: (head, bulk, flushed) => {

@@ -79,6 +79,8 @@ describe('addresses', () => {
     ['host:80', 'host', 80, '/', 'ws://host:80/'],
     ['ws://[::1]:7333/x', '[::1]', 7333, 'x', 'ws://[::1]:7333/'],
     ['ws://127.0.0.1/a%20b', '127.0.0.1', 7333, 'a b', 'ws://127.0.0.1:7333/'],
+    ['wss://host/', 'host', 7333, '/', 'wss://host:7333/'],
+    ['wss://host:443/', 'host', 443, '/', 'wss://host:443/'],
     ['ws://host/M%C3%BCll', 'host', 7333, 'Müll', 'ws://host:7333/'],
   ];
   test.each(good)('%s', (text, host, port, exportName, url) => {
@@ -88,7 +90,6 @@ describe('addresses', () => {
   const bad: [string, RegExp][] = [
     ['', /is not an address/],
     ['http://host/', /http:\/\/ is not supported/],
-    ['wss://host/', /wss:\/\/ is not supported/],
     ['ws://host:99999/', /is not an address/],
     ['ws://host:x/', /is not an address/],
     ['ws:///', /is not an address/],

@@ -1,0 +1,119 @@
+/**
+ * What a client shows the server, and how it knows the server. Secrets are read from files or the environment when a
+ * connection is opened, so that a token may be replaced under a mount; they are in no option and no log.
+ */
+import { createHash } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import { isIP } from 'node:net';
+import { connect, type TLSSocket } from 'node:tls';
+import { limits } from '../../shared/limits.ts';
+
+export interface Credentials {
+  readonly tokenFile?: string;
+  /** SHA-256 of the server's certificate, lower-case hexadecimal. */
+  readonly fingerprint?: string;
+  readonly certFile?: string;
+  readonly keyFile?: string;
+}
+
+/** The server that is meant: a ServerAddress. */
+interface Destination {
+  readonly host: string;
+  readonly port: number;
+  readonly url: string;
+  readonly credentials?: Credentials;
+}
+
+/** The server is not who it should be, or what is to be shown to it is not there; the message is for people. */
+export class CredentialError extends Error {
+  override readonly name = 'CredentialError';
+}
+
+/** Reads `SHA256:` and 43 characters of base64 (as `weft serve` prints it) or 64 hexadecimal digits, with colons or without. */
+export function parseFingerprint(text: string): string | undefined {
+  const body = text.replace(/^SHA256:/i, '');
+  const hex = body.replaceAll(':', '').toLowerCase();
+  if (/^[0-9a-f]{64}$/.test(hex)) return hex;
+  return /^[A-Za-z0-9+/]{43}=?$/.test(body) ? Buffer.from(body, 'base64').toString('hex') : undefined;
+}
+
+function read(file: string, what: string): Buffer {
+  try {
+    return readFileSync(file);
+  } catch (error) {
+    throw new CredentialError(`the ${what} ${file} cannot be read (${(error as NodeJS.ErrnoException).code})`);
+  }
+}
+
+/** The fields of the upgrade. Throws CredentialError. */
+export function authorization(address: Destination): Record<string, string> {
+  const { tokenFile } = address.credentials ?? {};
+  const token = (
+    tokenFile === undefined ? (process.env.WEFT_TOKEN ?? '') : read(tokenFile, 'token file').toString()
+  ).trim();
+  if (token === '') {
+    if (tokenFile !== undefined) throw new CredentialError(`the token file ${tokenFile} is empty`);
+    return {};
+  }
+  if (!/^[\x21-\x7e]+$/.test(token)) throw new CredentialError('the token is not one line of text');
+  if (!address.url.startsWith('wss:') && !isLoopback(address.host)) {
+    throw new CredentialError('a token is not sent without encryption: use wss://, and `weft serve --tls auto` there');
+  }
+  return { authorization: `Bearer ${token}` };
+}
+
+const isLoopback = (host: string) => host === 'localhost' || host === '[::1]' || /^127\.[\d.]+$/.test(host);
+
+/**
+ * A connection to a server that is who it should be: by its pinned certificate, else by the system's CAs. Checked before
+ * a byte of the upgrade, and so the token, is sent. Rejects with CredentialError or a Node error.
+ */
+export async function openTls(address: Destination): Promise<TLSSocket> {
+  const { fingerprint, certFile, keyFile } = address.credentials ?? {};
+  const host = address.host.replace(/^\[|\]$/g, '');
+  const socket = connect({
+    host,
+    port: address.port,
+    ...(isIP(host) ? {} : { servername: host }),
+    rejectUnauthorized: fingerprint === undefined,
+    minVersion: 'TLSv1.2',
+    ...(certFile === undefined ? {} : { cert: read(certFile, 'certificate') }),
+    ...(keyFile === undefined ? {} : { key: read(keyFile, 'key') }),
+  });
+  return new Promise((resolve, reject) => {
+    const fail = (error: Error) => {
+      clearTimeout(timer);
+      socket.destroy();
+      reject(error);
+    };
+    const timer = setTimeout(
+      () => fail(Object.assign(new Error('TLS handshake'), { code: 'ETIMEDOUT' })),
+      limits.helloTimeoutMs,
+    );
+    socket.once('error', (error: NodeJS.ErrnoException) => fail(explained(error)));
+    socket.once('secureConnect', () => {
+      const { raw } = socket.getPeerCertificate();
+      const shown = createHash('sha256').update(raw).digest();
+      if (fingerprint !== undefined && shown.toString('hex') !== fingerprint) {
+        const base64 = shown.toString('base64').replace(/=+$/, '');
+        return fail(
+          new CredentialError(
+            `the server's certificate is not the pinned one: its fingerprint is SHA256:${base64}; find out why before you trust it`,
+          ),
+        );
+      }
+      clearTimeout(timer);
+      socket.removeAllListeners('error');
+      resolve(socket);
+    });
+  });
+}
+
+const UNTRUSTED = /^(ERR_TLS_CERT|CERT_|UNABLE_TO_|DEPTH_ZERO_|SELF_SIGNED_)/;
+
+function explained(error: NodeJS.ErrnoException): Error {
+  if (!UNTRUSTED.test(error.code ?? '')) return error;
+  return new CredentialError(
+    `the server's certificate is not trusted (${error.code}): pin it with --fingerprint, which \`weft serve\` prints`,
+  );
+}

@@ -1,0 +1,97 @@
+/**
+ * How many connections there may be, of one address, of one credential and in all, and how many of them may be half open
+ * (TLS, upgrade and hello not done yet). Pure: counts and times come in, a reason for refusal or undefined goes out.
+ */
+import { limits } from '../../shared/limits.ts';
+
+class Tally {
+  readonly #counts = new Map<string, number>();
+
+  of(key: string): number {
+    return this.#counts.get(key) ?? 0;
+  }
+
+  add(key: string, change: 1 | -1): void {
+    const count = this.of(key) + change;
+    if (count === 0) this.#counts.delete(key);
+    else this.#counts.set(key, count);
+  }
+}
+
+/** One connection's place, from accept to close. */
+export class Ticket {
+  readonly address: string;
+  credential: string | undefined;
+  isHalfOpen = true;
+
+  constructor(address: string) {
+    this.address = address;
+  }
+}
+
+export class Admission {
+  readonly #open = new Tally();
+  readonly #halfOpen = new Tally();
+  readonly #ofCredential = new Tally();
+  /** Wrong credentials of an address, which are forgotten with time; the oldest entry goes when there are too many. */
+  readonly #failures = new Map<string, { count: number; sinceMs: number }>();
+  #total = 0;
+  #totalHalfOpen = 0;
+
+  enter(address: string): Ticket | string {
+    if (this.#total >= limits.maxConnections) return 'the server has too many connections';
+    if (this.#open.of(address) >= limits.maxConnectionsPerAddress) return 'too many connections from this address';
+    if (this.#totalHalfOpen >= limits.maxHalfOpen) return 'the server has too many half-open connections';
+    if (this.#halfOpen.of(address) >= limits.maxHalfOpenPerAddress)
+      return 'too many half-open connections from this address';
+    this.#total++;
+    this.#totalHalfOpen++;
+    this.#open.add(address, 1);
+    this.#halfOpen.add(address, 1);
+    return new Ticket(address);
+  }
+
+  /** The client is known; returns why it may not come in nevertheless. */
+  claim(ticket: Ticket, credential: string): string | undefined {
+    if (this.#ofCredential.of(credential) >= limits.maxConnectionsPerCredential)
+      return 'too many connections with this credential';
+    ticket.credential = credential;
+    this.#ofCredential.add(credential, 1);
+    return undefined;
+  }
+
+  /** Hello was answered. */
+  established(ticket: Ticket): void {
+    if (!ticket.isHalfOpen) return;
+    ticket.isHalfOpen = false;
+    this.#totalHalfOpen--;
+    this.#halfOpen.add(ticket.address, -1);
+  }
+
+  leave(ticket: Ticket): void {
+    this.established(ticket);
+    this.#total--;
+    this.#open.add(ticket.address, -1);
+    if (ticket.credential !== undefined) this.#ofCredential.add(ticket.credential, -1);
+  }
+
+  /** A wrong credential was shown. */
+  failed(address: string, nowMs: number): void {
+    const count = this.#failuresOf(address, nowMs) + 1;
+    this.#failures.delete(address);
+    this.#failures.set(address, { count, sinceMs: nowMs });
+    const [oldest] = this.#failures.keys();
+    if (this.#failures.size > limits.maxFailingAddresses && oldest !== undefined) this.#failures.delete(oldest);
+  }
+
+  /** It is not even looked at what this address shows. */
+  isGuessing(address: string, nowMs: number): boolean {
+    return this.#failuresOf(address, nowMs) >= limits.maxGuesses;
+  }
+
+  #failuresOf(address: string, nowMs: number): number {
+    const known = this.#failures.get(address);
+    if (known === undefined) return 0;
+    return Math.max(0, known.count - (nowMs - known.sinceMs) / limits.guessForgottenMs);
+  }
+}
