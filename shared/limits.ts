@@ -86,7 +86,7 @@ export const limits = {
   maxConnectionsPerCredential: 512,
   /** Connections that have not said hello yet: some for everybody, so that one address cannot take all. */
   maxHalfOpen: 1024,
-  maxHalfOpenPerAddress: 128,
+  maxHalfOpenPerAddress: 256,
   /** Wrong tokens of one address before it has to wait, and how long until one is forgotten: a mount with an old token tries twice in 2 s. */
   maxGuesses: 20,
   guessForgottenMs: 500,

@@ -5,7 +5,7 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import pino from 'pino';
+import pino, { type Logger } from 'pino';
 import { WebSocket } from 'ws';
 import { parseServerAddress, type ServerAddress } from '../../client-fuse/transport/server-address.ts';
 import { type CallerIdentity, ServerSession } from '../../client-fuse/transport/server-session.ts';
@@ -45,12 +45,21 @@ export class TestServer implements AsyncDisposable {
 
   static async start(
     directory: string,
-    options: { squash?: Squash; port?: number; readOnly?: boolean; key?: Buffer } = {},
+    options: {
+      squash?: Squash;
+      port?: number;
+      readOnly?: boolean;
+      key?: Buffer;
+      grantFile?: string;
+      log?: Logger;
+    } = {},
   ): Promise<TestServer> {
     const requests = [{ name: '/', directory, readOnly: options.readOnly ?? false }];
     const exports = openExports(requests, options.squash ?? 'none', options.key ?? KEY, silent);
     const listen = { host: '127.0.0.1', port: options.port ?? 0 };
-    return new TestServer(await Server.start({ exports, listen, log: silent, pollUs: 0 }));
+    const { grantFile, log = silent } = options;
+    const asks = grantFile === undefined ? {} : { grantFile };
+    return new TestServer(await Server.start({ exports, listen, log, pollUs: 0, ...asks }));
   }
 
   get address(): ServerAddress {

@@ -8,7 +8,7 @@ import { parseMountInfo } from '../../client-fuse/mount/mount-table.ts';
 describe('mount options', () => {
   it('are none by default', () => {
     const defaults = { readOnly: false, allowOther: false, defaultPermissions: false, nonempty: false };
-    expect(parseMountOptions([])).toEqual({ generic: [], ...defaults, subtype: 'weft', client: {} });
+    expect(parseMountOptions([])).toEqual({ generic: [], credentials: {}, ...defaults, subtype: 'weft', client: {} });
   });
 
   it.each([

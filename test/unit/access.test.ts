@@ -1,0 +1,254 @@
+/** Who gets in: grants, and an attacker's client against a live server that asks for tokens. */
+import { randomBytes } from 'node:crypto';
+import { once } from 'node:events';
+import { readFileSync, renameSync, statSync, symlinkSync, unlinkSync, writeFileSync } from 'node:fs';
+import { connect, type Socket } from 'node:net';
+import { setTimeout as delay } from 'node:timers/promises';
+import pino from 'pino';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { parseFingerprint } from '../../client-fuse/transport/credentials.ts';
+import { ServerSession } from '../../client-fuse/transport/server-session.ts';
+import { Admission, Ticket } from '../../server/access/admission.ts';
+import { admittedCaller, type IdentityRule } from '../../server/access/credential.ts';
+import {
+  type Grant,
+  grantFile,
+  grantOfToken,
+  newToken,
+  readGrants,
+  writeGrants,
+} from '../../server/access/grant-file.ts';
+import { errno, FsError } from '../../shared/errno.ts';
+import { limits } from '../../shared/limits.ts';
+import { lookUp, ROOT, silent, TemporaryDirectory, TestServer } from '../support/fixture.ts';
+
+describe('a credential', () => {
+  const rows: [IdentityRule, number[], number[]][] = [
+    [{ kind: 'trusted' }, [0, 0, 5], [0, 0, 5]],
+    [{ kind: 'fixed', uid: 7, gid: 8 }, [0, 0, 5], [7, 8]],
+    [{ kind: 'mapped', uids: { 1000: 7 }, gids: { 100: 8 } }, [1000, 100, 0], [7, 8, 65534]],
+    [{ kind: 'mapped', uids: { 1000: 7 }, gids: { 100: 8 } }, [0, 0], [65534, 65534]],
+    [{ kind: 'mapped', uids: {}, gids: {} }, [], [65534]],
+  ];
+  it.each(rows)('%j makes %j to %j', (identity, caller, becomes) => {
+    expect(admittedCaller({ id: '1', name: 'n', readOnly: false, identity }, caller)).toEqual(becomes);
+  });
+});
+
+describe('admission', () => {
+  it('lets one address hold only its share of half-open connections, and takes places back', () => {
+    const admission = new Admission();
+    const tickets = Array.from({ length: limits.maxHalfOpenPerAddress }, () => admission.enter('a') as Ticket);
+    expect(admission.enter('a')).toMatch(/half-open/);
+    expect(admission.enter('b')).toBeInstanceOf(Ticket);
+    admission.established(tickets[0] as Ticket);
+    expect(admission.enter('a')).toBeInstanceOf(Ticket);
+    admission.leave(tickets[0] as Ticket);
+    admission.leave(tickets[1] as Ticket);
+    expect(admission.enter('a')).toBeInstanceOf(Ticket);
+  });
+
+  it('counts wrong tokens of an address, and forgets them', () => {
+    const admission = new Admission();
+    for (let guess = 0; guess < limits.maxGuesses; guess++) admission.failed('a', 0);
+    expect([admission.isGuessing('a', 0), admission.isGuessing('b', 0)]).toEqual([true, false]);
+    expect(admission.isGuessing('a', limits.guessForgottenMs)).toBe(false);
+  });
+
+  it('limits the connections of one credential', () => {
+    const admission = new Admission();
+    const ticket = () => new Ticket('a');
+    for (let count = 0; count < limits.maxConnectionsPerCredential; count++) {
+      expect(admission.claim(ticket(), 'c')).toBeUndefined();
+    }
+    expect(admission.claim(ticket(), 'c')).toMatch(/this credential/);
+  });
+});
+
+it('reads fingerprints as printed and as openssl shows them', () => {
+  const sha = randomBytes(32);
+  const hex = sha.toString('hex');
+  const colons = hex.toUpperCase().match(/../g)?.join(':');
+  for (const text of [`SHA256:${sha.toString('base64').slice(0, 43)}`, `SHA256:${hex}`, colons as string]) {
+    expect(parseFingerprint(text)).toBe(hex);
+  }
+  expect(parseFingerprint('SHA256:short')).toBeUndefined();
+});
+
+describe('a server that asks for tokens', () => {
+  let directory: TemporaryDirectory;
+  let path: string;
+  let server: TestServer;
+  let logged: string;
+  const tokens: Record<string, string> = {};
+  const open: ServerSession[] = [];
+
+  function grant(name: string, allows: Partial<Grant> = {}): void {
+    const { token, hash } = newToken();
+    tokens[name] = token;
+    const one: Grant = {
+      id: name,
+      name,
+      hash,
+      readOnly: false,
+      identity: { kind: 'trusted' },
+      createdMs: 0,
+      ...allows,
+    };
+    writeGrants(path, [...(readGrants(path) ?? []), one]);
+  }
+
+  async function join(token: string, exportName = '/'): Promise<ServerSession> {
+    const file = directory.join(`shown-${randomBytes(4).toString('hex')}`);
+    writeFileSync(file, `${token}\n`);
+    const address = { ...server.address, exportName, credentials: { tokenFile: file } };
+    const session = await ServerSession.connect(address, silent);
+    open.push(session);
+    return session;
+  }
+
+  beforeEach(async () => {
+    directory = new TemporaryDirectory();
+    path = grantFile(directory.join('state'));
+    for (const name of ['one', 'two']) grant(name);
+    grant('reader', { readOnly: true });
+    grant('elsewhere', { exports: ['other'] });
+    grant('old', { expiresMs: 1 });
+    logged = '';
+    const log = pino({ level: 'trace' }, { write: (line: string) => void (logged += line) });
+    server = await TestServer.start(directory.path, { grantFile: path, log });
+  });
+
+  afterEach(async () => {
+    for (const session of open.splice(0)) session.close();
+    await server[Symbol.asyncDispose]();
+    directory[Symbol.dispose]();
+    // Whatever happened: no secret reached the log.
+    for (const token of Object.values(tokens)) expect(logged).not.toContain(token);
+  });
+
+  it('keeps only hashes, for its owner', () => {
+    expect(statSync(path).mode & 0o777).toBe(0o600);
+    const text = readFileSync(path, 'utf8');
+    for (const token of Object.values(tokens)) expect(text).not.toContain(token);
+    expect(grantOfToken(readGrants(path) ?? [], tokens.two as string)?.name).toBe('two');
+  });
+
+  it('refuses who shows nothing, something else, something old, and who wants another export', async () => {
+    await expect(server.connect()).rejects.toThrow(/asks for a token/);
+    await expect(join('weft_wrong')).rejects.toThrow(/does not know this token/);
+    await expect(join(tokens.old as string)).rejects.toThrow(/has expired/);
+    await expect(join(tokens.elsewhere as string)).rejects.toThrow(/no export "\/" here; this server exports $/);
+    expect(logged).toMatch(/connection refused/);
+    await join(tokens.one as string);
+  });
+
+  it('says EROFS to a read-only token', async () => {
+    const session = await join(tokens.reader as string);
+    expect(session.hello.readOnly).toBe(true);
+    const parent = session.hello.root.inode;
+    const made = session.call('unlink', ROOT, { parent, name: Buffer.from('x') } as never);
+    await expect(made).rejects.toMatchObject({ code: errno.EROFS });
+  });
+
+  it('lets no other credential join a session', async () => {
+    const one = await join(tokens.one as string);
+    const { sessions, exports } = server.server;
+    const [held] = [...sessions.all];
+    const exported = exports.get('/');
+    if (!held || !exported) throw new Error('no session');
+    const stranger = { id: 'two', name: 'two', readOnly: false, identity: { kind: 'trusted' } } as const;
+    const { session, resumed } = sessions.attach(one.hello.session, exported, 'x', 0, stranger);
+    expect([resumed, session === held]).toEqual([false, false]);
+    expect(sessions.attach(one.hello.session, exported, 'x', 0, held.credential).session).toBe(held);
+    sessions.detach(held, Date.now());
+    sessions.detach(session, Date.now());
+  });
+
+  it('ends what was opened by a token that is revoked', async () => {
+    const one = await join(tokens.one as string);
+    const two = await join(tokens.two as string);
+    writeGrants(
+      path,
+      (readGrants(path) ?? []).filter(({ name }) => name !== 'one'),
+    );
+    await expect
+      .poll(() => [...server.server.sessions.all].map(({ credential }) => credential.name), { timeout: 5000 })
+      .toEqual(['two']);
+    await expect(one.call('renew', ROOT, {})).rejects.toMatchObject({ code: errno.EACCES });
+    await two.call('renew', ROOT, {});
+  });
+
+  it('stops looking at the tokens of who guesses', async () => {
+    const one = await join(tokens.one as string);
+    const answers: string[] = [];
+    for (let guess = 0; guess < limits.maxGuesses + 10; guess++) {
+      answers.push(
+        await join(newToken().token).then(
+          () => 'let in',
+          (error: Error) => error.message,
+        ),
+      );
+    }
+    expect(answers[0]).toMatch(/does not know this token/);
+    expect(answers.some((answer) => /too many wrong tokens/.test(answer))).toBe(true);
+    await one.call('renew', ROOT, {});
+  });
+
+  it('answers others while one address leaves connections half open', async () => {
+    const one = await join(tokens.one as string);
+    const wanted = 10_000;
+    const held: Socket[] = [];
+    let ended = 0;
+    for (let made = 0; made < wanted; ) {
+      const batch = Array.from({ length: 250 }, () => {
+        const socket = connect({ port: server.server.port, host: '127.0.0.1', localAddress: '127.0.0.2' });
+        socket.on('error', () => {});
+        socket.once('close', () => ended++);
+        socket.resume();
+        socket.write('GET / HTTP/1.1\r\nHost:');
+        return socket;
+      });
+      made += batch.length;
+      held.push(...batch);
+      await Promise.all(batch.map((socket) => Promise.race([once(socket, 'connect'), once(socket, 'close')])));
+      await one.call('renew', ROOT, {});
+    }
+    // A new client of another address comes in too.
+    const two = await join(tokens.two as string);
+    await two.call('renew', ROOT, {});
+    await expect.poll(() => ended, { timeout: 10_000 }).toBeGreaterThanOrEqual(wanted - limits.maxHalfOpenPerAddress);
+    expect(logged).toMatch(/half-open connections from this address/);
+    for (const socket of held) socket.destroy();
+  }, 60_000);
+
+  it('leads nobody out by a link that is swapped in during lookups', async () => {
+    using outside = new TemporaryDirectory();
+    writeFileSync(outside.join('secret'), 'secret');
+    const session = await join(tokens.one as string);
+    const parent = session.hello.root.inode;
+    const secret = statSync(outside.join('secret')).ino;
+    const [name, swap] = [directory.join('swapped'), directory.join('swap')];
+    for (let round = 0; round < 300; round++) {
+      if (round % 2) writeFileSync(swap, 'inside');
+      else symlinkSync(outside.join('secret'), swap);
+      const looking = lookUp(session, ROOT, { parent, name: Buffer.from('swapped') }).catch(() => undefined);
+      renameSync(swap, name);
+      const entry = await looking;
+      if (entry) {
+        const opened = session.call('open', ROOT, {
+          inode: entry.inode,
+          flags: 0,
+          killSuidgid: false,
+          wants: 'none',
+          firstBytes: 100,
+        });
+        const reply = await opened.catch((error: unknown) => error);
+        if (reply instanceof FsError) continue;
+        expect(Number(entry.attributes.ino)).not.toBe(secret);
+      }
+      await delay(0);
+    }
+    unlinkSync(name);
+  });
+});
