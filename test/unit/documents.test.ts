@@ -12,6 +12,7 @@ import { addDoctorCommand } from '../../scripts/commands/doctor.ts';
 import { addMountCommand } from '../../scripts/commands/mount.ts';
 import { addServeCommand } from '../../scripts/commands/serve.ts';
 import { addStatusCommand } from '../../scripts/commands/status.ts';
+import { addTokenCommand } from '../../scripts/commands/token.ts';
 import { addUmountCommand } from '../../scripts/commands/umount.ts';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '../..');
@@ -28,7 +29,7 @@ const readme = read('README.md').replace(/\$\(npm [^)]*\)/g, '');
 function optionsByCommand(): Map<string, Set<string>> {
   const program = new Command('weft');
   for (const add of [addServeCommand, addMountCommand, addUmountCommand]) add(program);
-  for (const add of [addStatusCommand, addBenchCommand, addDoctorCommand]) add(program);
+  for (const add of [addStatusCommand, addTokenCommand, addBenchCommand, addDoctorCommand]) add(program);
   const found = new Map<string, Set<string>>();
   const visit = (command: Command, path: string[]): void => {
     const names = command.options.flatMap(({ long, short }) => [long, short].filter((one) => one !== undefined));
