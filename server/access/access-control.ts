@@ -2,6 +2,7 @@
  * Decides who a client is when it connects, by token or certificate, and whether that still holds later. Owned by the
  * server, which asks `stillHolds` from its timer. Secrets go in, and only names come out.
  */
+import { isDeepStrictEqual } from 'node:util';
 import type { Logger } from 'pino';
 import { ANYONE, type Credential } from './credential.ts';
 import { type Grant, grantFileStamp, grantOfToken, readGrants } from './grant-file.ts';
@@ -58,7 +59,7 @@ export class AccessControl {
     if (this.isOpen) return true;
     this.#refresh();
     const grant = this.#grants.find(({ id }) => id === credential.id);
-    return grant !== undefined && !isExpired(grant, nowMs);
+    return grant !== undefined && !isExpired(grant, nowMs) && isDeepStrictEqual(grant, credential);
   }
 
   #refresh(): void {

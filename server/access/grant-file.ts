@@ -5,7 +5,7 @@
  */
 import { createHash, randomBytes, timingSafeEqual } from 'node:crypto';
 import { closeSync, fsyncSync, mkdirSync, openSync, readFileSync, renameSync, statSync, writeSync } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import type { Credential } from './credential.ts';
 
 export interface Grant extends Credential {
@@ -51,7 +51,7 @@ export function readGrants(path: string): Grant[] | undefined {
 
 /** Durable when it returns; a reader sees the old file or the new one. */
 export function writeGrants(path: string, grants: readonly Grant[]): void {
-  mkdirSync(join(path, '..'), { recursive: true, mode: 0o700 });
+  mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
   const temporary = `${path}.${process.pid}`;
   const fd = openSync(temporary, 'w', 0o600);
   try {
@@ -61,6 +61,9 @@ export function writeGrants(path: string, grants: readonly Grant[]): void {
     closeSync(fd);
   }
   renameSync(temporary, path);
+  const directory = openSync(dirname(path), 'r');
+  fsyncSync(directory);
+  closeSync(directory);
 }
 
 /** Changes whenever the file is replaced. */
