@@ -17,7 +17,14 @@ import type { Session } from './session/session.ts';
 import { SessionTable } from './session/session-table.ts';
 import { actsAsCallers } from './store/identity.ts';
 import { Connection, type ConnectionHost, type HelloRequest } from './transport/connection.ts';
-import { type ListenAddress, Listener, type Visitor } from './transport/listener.ts';
+import {
+  type Listen,
+  type ListenAddress,
+  Listener,
+  type ListenerOptions,
+  type Listening,
+  type Visitor,
+} from './transport/listener.ts';
 
 export interface ServerOptions {
   readonly exports: readonly Export[];
@@ -45,7 +52,7 @@ export class Server implements ConnectionHost {
   readonly #connections = new Set<Connection>();
   readonly #poll: LoopPoll;
   readonly #expiry: NodeJS.Timeout;
-  #listener: Listener | undefined;
+  #listener: Listening | undefined;
   #wake: (() => void) | undefined;
 
   private constructor(options: ServerOptions) {
@@ -61,11 +68,11 @@ export class Server implements ConnectionHost {
   }
 
   /** Resolves when it listens. Rejects with a Node error (EADDRINUSE, EACCES) when it cannot. */
-  static async start(options: ServerOptions): Promise<Server> {
+  static async start(options: ServerOptions, listen: Listen = Listener.open): Promise<Server> {
     const server = new Server(options);
     const { listen: address, tls, log } = options;
-    const listening = { address, log, access: server.#access, ...(tls ? { tls } : {}) };
-    server.#listener = await Listener.open(listening, (transport, visitor) => {
+    const listening: ListenerOptions = { address, log, access: server.#access, ...(tls ? { tls } : {}) };
+    server.#listener = await listen(listening, (transport, visitor) => {
       const connection = new Connection(server, visitor);
       connection.attach(transport(connection));
       server.#connections.add(connection);

@@ -10,7 +10,7 @@ import { limits } from '../../shared/limits.ts';
 import { decodeFrame, encodeFrame } from '../../shared/protocol/frame.ts';
 import { frameKind, GOODBYE, operations, PROTOCOL_VERSION, type ReplyOf } from '../../shared/protocol/messages.ts';
 import { counter, inodeHandle, optional, ProtocolError } from '../../shared/protocol/schema.ts';
-import type { Transport } from '../../shared/transport/transport.ts';
+import type { Transport, TransportEvents } from '../../shared/transport/transport.ts';
 import { WebSocketTransport, webSocketOptions } from '../../shared/transport/websocket-transport.ts';
 import { authorization, CredentialError, openTls } from './credentials.ts';
 import type { ServerAddress } from './server-address.ts';
@@ -27,6 +27,12 @@ export interface LinkEvents {
   /** Once, after it was open. */
   closed(link: Link, reason: string): void;
 }
+
+/**
+ * Reaches the server, and gives the way to take the connection over: at once, in the same turn, or a message is missed.
+ * Rejects with FsError (errno of the network), or RefusedError.
+ */
+export type Connector = (address: ServerAddress, timeoutMs: number) => Promise<(events: TransportEvents) => Transport>;
 
 /** The server was reached and said no; trying again later changes nothing. */
 export class RefusedError extends Error {
@@ -62,9 +68,10 @@ export class Link {
     lane: Lane,
     session: Uint8Array | undefined,
     events: LinkEvents,
+    connect: Connector = connectWebSocket,
   ): Promise<Link> {
     const deadlineMs = performance.now() + limits.helloTimeoutMs;
-    const socket = await openSocket(address, limits.helloTimeoutMs);
+    const attach = await connect(address, limits.helloTimeoutMs);
     return new Promise<Link>((resolve, reject) => {
       let link: Link | undefined;
       let bye: string | undefined;
@@ -75,7 +82,7 @@ export class Link {
       };
       const remainingMs = deadlineMs - performance.now();
       const timer = setTimeout(() => fail(new FsError(errno.ETIMEDOUT, 'hello')), remainingMs);
-      const transport = new WebSocketTransport(socket, {
+      const transport = attach({
         message: (fragments) => {
           try {
             const frame = decodeFrame(fragments);
@@ -150,7 +157,7 @@ function helloReplyOf(frame: unknown[]): HelloReply {
   };
 }
 
-async function openSocket(address: ServerAddress, timeoutMs: number): Promise<WebSocket> {
+const connectWebSocket: Connector = async (address, timeoutMs) => {
   let headers: Record<string, string>;
   let secured: TLSSocket | undefined;
   try {
@@ -177,7 +184,7 @@ async function openSocket(address: ServerAddress, timeoutMs: number): Promise<We
     socket.once('open', () => {
       clearTimeout(timer);
       socket.removeAllListeners('error');
-      resolve(socket);
+      resolve((events) => new WebSocketTransport(socket, events));
     });
     socket.once('unexpected-response', (_request, response) => {
       void refusalIn(response).then((refused) => {
@@ -191,7 +198,7 @@ async function openSocket(address: ServerAddress, timeoutMs: number): Promise<We
       reject(connectError(error));
     });
   });
-}
+};
 
 function connectError(error: NodeJS.ErrnoException): FsError {
   const code = error.code as keyof typeof errno | undefined;

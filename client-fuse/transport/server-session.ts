@@ -21,7 +21,7 @@ import {
 } from '../../shared/protocol/messages.ts';
 import { ProtocolError } from '../../shared/protocol/schema.ts';
 import { reconnectDelayMs } from './backoff.ts';
-import { type HelloReply, type Lane, Link, RefusedError } from './link.ts';
+import { type Connector, type HelloReply, type Lane, Link, type LinkEvents, RefusedError } from './link.ts';
 import type { ServerAddress } from './server-address.ts';
 
 /** uid, gid, then supplementary groups. */
@@ -68,6 +68,13 @@ export interface Recall {
   finish(): readonly Uint8Array[];
 }
 
+export interface SessionOptions {
+  /** Callers get ETIMEDOUT when the server was silent for so long; undefined: they wait. */
+  readonly softTimeoutMs?: number;
+  /** How the server is reached; undefined: by WebSocket. */
+  readonly connector?: Connector;
+}
+
 /** How often a soft mount looks whether callers wait too long. */
 const CHECKS_PER_TIMEOUT = 8;
 
@@ -77,6 +84,7 @@ export class ServerSession {
   readonly address: ServerAddress;
   readonly #log: Logger;
   readonly #loop: LoopPoll;
+  readonly #connector: Connector | undefined;
   readonly #client = `${hostname()}:${process.pid}`;
   readonly #links = new Map<Lane, Link>();
   readonly #pending = new Map<number, Pending>();
@@ -108,12 +116,18 @@ export class ServerSession {
   /** When the server went away (milliseconds since 1970), for status; undefined while it is there. */
   unreachableSinceMs: number | undefined;
 
-  private constructor(address: ServerAddress, log: Logger, loop: LoopPoll, softTimeoutMs?: number) {
+  private constructor(
+    address: ServerAddress,
+    log: Logger,
+    loop: LoopPoll,
+    { softTimeoutMs, connector }: SessionOptions,
+  ) {
     if (softTimeoutMs !== undefined) {
       this.#impatience = setInterval(() => this.#giveUp(softTimeoutMs), softTimeoutMs / CHECKS_PER_TIMEOUT);
       this.#impatience.unref();
     }
     this.#loop = loop;
+    this.#connector = connector;
     this.address = address;
     this.#log = log;
   }
@@ -123,9 +137,9 @@ export class ServerSession {
     address: ServerAddress,
     log: Logger,
     loop = new LoopPoll(0),
-    { softTimeoutMs }: { softTimeoutMs?: number } = {},
+    options: SessionOptions = {},
   ): Promise<ServerSession> {
-    const session = new ServerSession(address, log, loop, softTimeoutMs);
+    const session = new ServerSession(address, log, loop, options);
     try {
       await session.#open('small');
       await session.#open('bulk');
@@ -313,7 +327,7 @@ export class ServerSession {
 
   async #openLane(lane: Lane): Promise<void> {
     const session = this.#hello?.session;
-    const link = await Link.open(this.address, this.#client, lane, session, {
+    const events: LinkEvents = {
       reply: (frame) => this.#reply(frame, lane),
       recall: (on, id, inode) => {
         const { ready, finish } = this.onRecall(inode);
@@ -322,7 +336,8 @@ export class ServerSession {
         else answer();
       },
       closed: (on, reason) => this.#lost(lane, on, reason),
-    });
+    };
+    const link = await Link.open(this.address, this.#client, lane, session, events, this.#connector);
     if (this.#closed) return link.close();
     // Its end was told to nobody yet: it has not been this lane's connection so far.
     if (link.isClosed) throw new FsError(errno.ECONNRESET, 'hello');

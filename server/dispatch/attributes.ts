@@ -1,17 +1,14 @@
 /** Handlers of operations on attributes, extended attributes and the filesystem's figures. */
-import { ftruncate } from 'node:fs';
-import { promisify } from 'node:util';
 import { mode as modeBits } from '../../shared/attributes.ts';
-import { errno, errnoOf, FsError } from '../../shared/errno.ts';
+import { errno, FsError } from '../../shared/errno.ts';
 import type { Eventually } from '../../shared/eventually.ts';
 import { O } from '../../shared/linux/constants.ts';
-import { close, fstat, type LocalAttributes } from '../../shared/linux/libc.ts';
+import type { LocalAttributes } from '../../shared/linux/libc.ts';
 import type { ReplyOf, RequestOf } from '../../shared/protocol/messages.ts';
 import { pagesFrom } from '../state/page-range-lock-queue.ts';
 import type { Inode } from '../store/inode.ts';
 import { DONE, type Handlers, type RequestContext } from './handler.ts';
 
-const truncate = promisify(ftruncate);
 const W_OK = 2;
 
 export const attributeHandlers: Handlers<
@@ -95,7 +92,7 @@ function attributesReply({ session, leases }: RequestContext, inode: Inode, attr
 }
 
 function attributesNow({ session, store }: RequestContext, inode: Inode, handle: number): LocalAttributes {
-  return handle ? fstat(session.file(handle).fd) : store.attributes(inode);
+  return handle ? store.descriptors.stat(session.file(handle).fd) : store.attributes(inode);
 }
 
 type SetattrRequest = RequestOf<'setattr'>;
@@ -122,13 +119,11 @@ async function setSize(context: RequestContext, inode: Inode, request: SetattrRe
     const before = store.attributes(inode).size;
     using _grant = await inode.rangeLocks.acquire('exclusive', pagesFrom(Math.min(size, before)), cancellable);
     if (request.killSuidgid) store.killSuidgid(inode);
-    await truncate(file ? file.fd : ownFd, size).catch((error: unknown) => {
-      throw new FsError(errnoOf(error), 'ftruncate', { cause: error });
-    });
+    await store.descriptors.truncate(file ? file.fd : ownFd, size);
     inode.dataChanged();
     changeMetadata(context, inode, { ...request, killSuidgid: false });
   } finally {
-    if (ownFd >= 0) close(ownFd);
+    if (ownFd >= 0) store.descriptors.close(ownFd);
   }
 }
 

@@ -2,17 +2,15 @@
  * Handlers of operations on a file's data. Each takes the page-range lock of what it touches, for as long as it runs:
  * read shared, everything else exclusive; append from the page of the end of file on, copies both ranges in a fixed order.
  */
-import { fdatasync, fsync } from 'node:fs';
-import { promisify } from 'node:util';
 import { BufferPool } from '../../shared/buffer-pool.ts';
-import { errno, errnoOf, FsError } from '../../shared/errno.ts';
+import { errno, FsError } from '../../shared/errno.ts';
 import type { Eventually } from '../../shared/eventually.ts';
 import { limits, MiB } from '../../shared/limits.ts';
 import { FALLOC, SEEK } from '../../shared/linux/constants.ts';
-import { copyFileRangeAsync, fallocateAsync, fstat, lseek } from '../../shared/linux/libc.ts';
+import { copyFileRangeAsync, fallocateAsync, lseek } from '../../shared/linux/libc.ts';
 import type { ReplyOf, RequestOf } from '../../shared/protocol/messages.ts';
 import { type Cancellable, type Grant, pagesFrom, pagesOf } from '../state/page-range-lock-queue.ts';
-import { type OpenFile, readFully, writeFully } from '../store/open-file.ts';
+import type { OpenFile } from '../store/open-file.ts';
 import { wrongKind } from './attributes.ts';
 import { BulkReply, DONE, type Handlers, type RequestContext } from './handler.ts';
 
@@ -21,9 +19,6 @@ const buffers = new BufferPool(64 * MiB);
 const UNVERSIONED = 0;
 /** The largest file offset of ext4 and xfs is below it; beyond, Linux says EFBIG. */
 const MAX_OFFSET = Number.MAX_SAFE_INTEGER;
-
-const dataSync = promisify(fdatasync);
-const fullSync = promisify(fsync);
 
 export const dataHandlers: Handlers<'read' | 'write' | 'fsync' | 'fallocate' | 'lseek' | 'copyFileRange' | 'syncfs'> = {
   read: { mutates: false, handle: read },
@@ -39,7 +34,7 @@ export const dataHandlers: Handlers<'read' | 'write' | 'fsync' | 'fallocate' | '
     handle: async ({ session }, { handle, dataOnly }) => {
       const file = session.file(handle);
       using _use = file.use();
-      await synchronize(file.fd, dataOnly ? 'data' : 'all');
+      await file.calls.synchronize(file.fd, dataOnly ? 'data' : 'all');
       return DONE;
     },
   },
@@ -153,7 +148,7 @@ function readLocked(
         return new BulkReply({ version, unchanged: true, leased }, target.subarray(0, 0), () => {});
       }
     }
-    const count = readFully(file.fd, target, request.offset);
+    const count = file.calls.read(file.fd, target, request.offset);
     if (typeof count === 'number') {
       release();
       return reply(count);
@@ -168,7 +163,7 @@ function readLocked(
 
 /** A local program's change shows in the size or the change time. */
 function versionOf(file: OpenFile): number {
-  const { size, ctime, mtime } = fstat(file.fd);
+  const { size, ctime, mtime } = file.calls.stat(file.fd);
   return file.inode.versionAt(`${size} ${ctime.sec}.${ctime.nsec} ${mtime.sec}.${mtime.nsec}`);
 }
 
@@ -191,13 +186,13 @@ async function write(
   if (request.behind && !file.isExclusive) throw new FsError(errno.ESTALE, 'write behind');
   if (request.killSuidgid) context.store.killSuidgid(file.inode);
   const written = request.append
-    ? await writeFully(file.appendDescriptor(), data, null)
-    : await writeFully(file.fd, data, request.offset);
+    ? await file.calls.write(file.appendDescriptor(), data, null)
+    : await file.calls.write(file.fd, data, request.offset);
   if (!request.append) file.wrote(request.offset, written);
   file.inode.dataChanged();
-  if (request.sync !== 'none') await synchronize(file.fd, request.sync);
+  if (request.sync !== 'none') await file.calls.synchronize(file.fd, request.sync);
   context.session.bytesWritten += written;
-  return { written, attributes: request.behind ? fstat(file.fd) : undefined };
+  return { written, attributes: request.behind ? file.calls.stat(file.fd) : undefined };
 }
 
 /**
@@ -206,18 +201,10 @@ async function write(
  */
 async function lockEndOfFile(file: OpenFile, cancellable: Cancellable): Promise<Grant> {
   for (;;) {
-    const size = fstat(file.fd).size;
+    const size = file.calls.stat(file.fd).size;
     const grant = await file.inode.rangeLocks.acquire('exclusive', pagesFrom(size), cancellable);
-    if (fstat(file.fd).size >= size) return grant;
+    if (file.calls.stat(file.fd).size >= size) return grant;
     grant[Symbol.dispose]();
-  }
-}
-
-async function synchronize(fd: number, what: 'data' | 'all'): Promise<void> {
-  try {
-    await (what === 'data' ? dataSync(fd) : fullSync(fd));
-  } catch (error) {
-    throw new FsError(errnoOf(error), 'fsync', { cause: error });
   }
 }
 
@@ -227,7 +214,7 @@ async function fallocate(context: RequestContext, request: RequestOf<'fallocate'
   const file = regular(context.session.file(request.handle));
   if (offset + length > MAX_OFFSET) throw new FsError(errno.EFBIG, 'fallocate');
   const keepsSize = (mode & FALLOC.KEEP_SIZE) !== 0;
-  const range = keepsSize ? pagesOf(offset, length) : pagesFrom(Math.min(offset, fstat(file.fd).size));
+  const range = keepsSize ? pagesOf(offset, length) : pagesFrom(Math.min(offset, file.calls.stat(file.fd).size));
   using _use = file.use();
   using _grant = await file.inode.rangeLocks.acquire('exclusive', range, context.request);
   await fallocateAsync(file.fd, mode, offset, length);

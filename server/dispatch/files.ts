@@ -3,11 +3,10 @@
 import { errno, FsError } from '../../shared/errno.ts';
 import type { Eventually } from '../../shared/eventually.ts';
 import { O } from '../../shared/linux/constants.ts';
-import { fstat } from '../../shared/linux/libc.ts';
 import type { ReplyOf, RequestOf } from '../../shared/protocol/messages.ts';
 import { pagesFrom } from '../state/page-range-lock-queue.ts';
 import type { Inode } from '../store/inode.ts';
-import { OpenFile, readFully } from '../store/open-file.ts';
+import { OpenFile } from '../store/open-file.ts';
 import type { CreatedFile } from '../store/store.ts';
 import { BulkReply, DONE, entryOf, type Handlers, type RequestContext } from './handler.ts';
 
@@ -88,7 +87,7 @@ function openReply(context: RequestContext, file: OpenFile, { wants, firstBytes 
   const { session } = context;
   const handle = session.addFile(file);
   if (wants !== 'shared') return { handle, lease: grant(context, file, wants), attributes: undefined };
-  const attributes = fstat(file.fd);
+  const attributes = file.calls.stat(file.fd);
   // While somebody writes, what is read is not kept: each write would have to recall it.
   const isLeased = file.inode.writers === 0 && context.leases.grantAttributes(session, file.inode, attributes);
   const reply: ReplyOf<'open'> = { handle, lease: isLeased ? 'shared' : 'none', attributes };
@@ -98,10 +97,10 @@ function openReply(context: RequestContext, file: OpenFile, { wants, firstBytes 
   const withData = (count: number) => {
     if (count < data.length) return reply;
     // The read has set it, and this client will not ask for it when its caller reads what is sent here.
-    const { atime } = fstat(file.fd);
+    const { atime } = file.calls.stat(file.fd);
     return new BulkReply({ ...reply, attributes: { ...attributes, atime } }, data, () => {});
   };
-  const count = readFully(file.fd, data, 0);
+  const count = file.calls.read(file.fd, data, 0);
   if (typeof count === 'number') return withData(count);
   const use = file.use();
   return count.then(withData).finally(() => use[Symbol.dispose]());

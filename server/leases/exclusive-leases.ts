@@ -4,7 +4,7 @@
  * (fcntl F_SETLEASE): a local open waits in the kernel until the client has written what it gathered. One an export,
  * owned by its LeaseManager. Source: fcntl(2) "Leases", check_conflicting_open() in the kernel's fs/locks.c.
  */
-import { getLease, lease, setLease } from '../../shared/linux/libc.ts';
+import { getLease, lease } from '../../shared/linux/libc.ts';
 import type { Inode } from '../store/inode.ts';
 import type { OpenFile } from '../store/open-file.ts';
 
@@ -26,7 +26,7 @@ export class ExclusiveLeases {
   /** False when anyone else has the file open: programs on the server, or another handle of a client. */
   take(file: OpenFile): boolean {
     this.#listen();
-    if (!file.canWrite || file.inode.opens > 1 || !setLease(file.fd, lease.WRITE)) return false;
+    if (!file.canWrite || file.inode.opens > 1 || !file.calls.holdOffLocalOpens(file.fd, true)) return false;
     file.isExclusive = true;
     this.#files.set(file.inode, file);
     file.onClose = () => this.end(file.inode);
@@ -40,7 +40,7 @@ export class ExclusiveLeases {
     this.#files.delete(inode);
     file.isExclusive = false;
     file.onClose = undefined;
-    setLease(file.fd, lease.NONE);
+    file.calls.holdOffLocalOpens(file.fd, false);
     inode.leases.endExclusive();
   }
 

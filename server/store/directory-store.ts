@@ -8,6 +8,7 @@ import { isDirectory, isRegular, mode as modeBits } from '../../shared/attribute
 import { errno, FsError } from '../../shared/errno.ts';
 import { AT, O, RENAME, UTIME } from '../../shared/linux/constants.ts';
 import * as libc from '../../shared/linux/libc.ts';
+import { linuxDescriptors } from './descriptor-calls.ts';
 import { actsAsCallers, type Identity, runAs, runAsCreator } from './identity.ts';
 import type { Inode } from './inode.ts';
 import type { HandleSigner } from './inode-handle.ts';
@@ -26,6 +27,7 @@ const DOT = Buffer.from('.');
 const ROOT_XATTRS = ['trusted.', 'security.'];
 
 export class DirectoryStore implements Store {
+  readonly descriptors = linuxDescriptors;
   readonly #inodes: InodeTable;
 
   constructor(directory: string, signer: HandleSigner, maxDescriptors: number) {

@@ -2,12 +2,9 @@
  * An open handle of a session: a descriptor and the inode it keeps in memory. Owned by the session's handle table, and
  * closed by it when the client releases it or the session ends; an operation under way finishes first.
  */
-import { read as readPooled, write as writePooled } from 'node:fs';
 import { assert } from '../../shared/assert.ts';
-import { errno, FsError } from '../../shared/errno.ts';
-import { O } from '../../shared/linux/constants.ts';
-import { close, preadCached, reopen, startWritebackAsync } from '../../shared/linux/libc.ts';
 import { WriteStream } from '../state/write-stream.ts';
+import type { DescriptorCalls } from './descriptor-calls.ts';
 import type { Inode } from './inode.ts';
 import type { Store } from './store.ts';
 
@@ -40,6 +37,11 @@ export class OpenFile {
     if (kind.canWrite) inode.writers++;
   }
 
+  /** What is done with the descriptor. */
+  get calls(): DescriptorCalls {
+    return this.#store.descriptors;
+  }
+
   /** Keeps the descriptor open while an operation that awaits uses it. */
   use(): Disposable {
     assert(!this.#released || this.#users > 0, 'a closed handle is not used again');
@@ -62,8 +64,8 @@ export class OpenFile {
     this.onClose?.();
     this.inode.opens--;
     if (this.canWrite) this.inode.writers--;
-    close(this.fd);
-    if (this.#appendFd >= 0) close(this.#appendFd);
+    this.calls.close(this.fd);
+    if (this.#appendFd >= 0) this.calls.close(this.#appendFd);
     this.#store.unpin(this.inode);
   }
 
@@ -78,7 +80,7 @@ export class OpenFile {
       this.#isWritingBack = false;
       use[Symbol.dispose]();
     };
-    startWritebackAsync(this.fd, due.offset, due.length).then(done, done);
+    this.calls.startWriteback(this.fd, due.offset, due.length).then(done, done);
   }
 
   /**
@@ -87,53 +89,7 @@ export class OpenFile {
    */
   appendDescriptor(): number {
     assert(this.canWrite, 'only a handle for writing appends');
-    if (this.#appendFd < 0) this.#appendFd = reopen(this.fd, O.WRONLY | O.APPEND | O.CLOEXEC);
+    if (this.#appendFd < 0) this.#appendFd = this.calls.openToAppend(this.fd);
     return this.#appendFd;
   }
-}
-
-/**
- * Fills `buffer` from `offset` on; the bytes read are fewer only at the end of the file. What the page cache holds is
- * read at once (a trip to the pool costs more than the copy), the rest through the pool.
- */
-export function readFully(fd: number, buffer: Buffer, offset: number): number | Promise<number> {
-  const cached = preadCached(fd, buffer, offset);
-  if (cached === buffer.length || cached === 0) return cached;
-  return readRest(fd, buffer, offset, Math.max(cached, 0));
-}
-
-function readRest(fd: number, buffer: Buffer, offset: number, done: number): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const step = (have: number): void => {
-      readPooled(fd, buffer, have, buffer.length - have, offset + have, (error, count) => {
-        if (error) reject(new FsError(errnoOfNode(error), 'read', { cause: error }));
-        else if (count === 0 || have + count === buffer.length) resolve(have + count);
-        else step(have + count);
-      });
-    };
-    step(done);
-  });
-}
-
-/**
- * Writes all of `data` at `offset` (null: where the descriptor appends). Resolves to the bytes written: fewer when the
- * disk fills up in the middle, as write(2) would say; an error when nothing was written.
- */
-export function writeFully(fd: number, data: Uint8Array, offset: number | null): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const step = (done: number): void => {
-      const position = offset === null ? null : offset + done;
-      writePooled(fd, data, done, data.length - done, position, (error, count) => {
-        if (error && done > 0) resolve(done);
-        else if (error) reject(new FsError(errnoOfNode(error), 'write', { cause: error }));
-        else if (count === 0 || done + count === data.length) resolve(done + count);
-        else step(done + count);
-      });
-    };
-    step(0);
-  });
-}
-
-function errnoOfNode(error: NodeJS.ErrnoException): number {
-  return error.errno === undefined ? errno.EIO : -error.errno;
 }

@@ -6,6 +6,7 @@
  */
 import type { FilesystemStatistics, Timespec } from '../../shared/attributes.ts';
 import type { LocalAttributes } from '../../shared/linux/libc.ts';
+import type { DescriptorCalls } from './descriptor-calls.ts';
 import type { Identity } from './identity.ts';
 import type { Inode } from './inode.ts';
 import type { FoundInode } from './inode-table.ts';
@@ -24,6 +25,8 @@ export interface CreatedFile extends FoundInode {
 }
 
 export interface Store {
+  /** For the descriptors that it opens. */
+  readonly descriptors: DescriptorCalls;
   readonly root: Inode;
   resolve(handle: Uint8Array): Inode;
   /** The inode if it is in memory. */

@@ -47,7 +47,17 @@ interface Refusal {
   readonly reason: string;
 }
 
-export class Listener {
+/** What accepts connections, until it is closed with all of them. */
+export interface Listening {
+  readonly port: number;
+  stopAccepting(): void;
+  close(): Promise<void>;
+}
+
+/** Starts to accept. Rejects with a Node error when it cannot. */
+export type Listen = (options: ListenerOptions, accept: Accept) => Promise<Listening>;
+
+export class Listener implements Listening {
   readonly #http: HttpServer;
   readonly #sockets = new WebSocketServer({ noServer: true, ...webSocketOptions });
   readonly #admission = new Admission();
