@@ -1,0 +1,75 @@
+/**
+ * Whether a history of concurrent calls could have happened one after the other: the algorithm of Wing and Gong ("Testing
+ * and Verifying Concurrent Objects", 1993) as Lowe improved it ("Testing for Linearizability", 2017): a search over the
+ * orders that real time allows, which remembers each pair of (calls carried out, state) and does not come back to it.
+ * A history of several objects is linearizable when each object's is (Herlihy and Wing, 1990), so each is checked alone.
+ */
+
+export interface Call<Argument, Result> {
+  readonly process: number;
+  readonly argument: Argument;
+  /** Places in the order of all events of the run; `ended` is Infinity for a call of which nobody knows whether it was carried out. */
+  readonly began: number;
+  readonly ended: number;
+  readonly result: Result | undefined;
+}
+
+/** What an object may answer. `State` is immutable. */
+export interface SequentialObject<State, Argument, Result> {
+  readonly initial: State;
+  /** The state after the call if it could have this result (undefined: whatever it was); undefined when it could not. */
+  apply(state: State, argument: Argument, result: Result | undefined): State | undefined;
+  /** Equal keys: equal states. */
+  keyOf(state: State): string;
+}
+
+export function isLinearizable<State, Argument, Result>(
+  object: SequentialObject<State, Argument, Result>,
+  calls: readonly Call<Argument, Result>[],
+): boolean {
+  const ordered = [...calls].sort((one, other) => one.began - other.began);
+  const done = new Uint8Array(ordered.length);
+  const seen = new Set<string>();
+  let certain = ordered.filter(({ ended }) => ended !== Number.POSITIVE_INFINITY).length;
+
+  const search = (state: State): boolean => {
+    // What is unknown need not have happened.
+    if (certain === 0) return true;
+    const key = `${done.join('')} ${object.keyOf(state)}`;
+    if (seen.has(key)) return false;
+    seen.add(key);
+    // Nothing that began after the end of a call that is not carried out yet may come before it.
+    let deadline = Number.POSITIVE_INFINITY;
+    for (const [index, call] of ordered.entries()) if (!done[index]) deadline = Math.min(deadline, call.ended);
+    for (const [index, call] of ordered.entries()) {
+      if (call.began > deadline) break;
+      if (done[index]) continue;
+      const next = object.apply(state, call.argument, call.result);
+      if (next === undefined) continue;
+      const counts = call.ended === Number.POSITIVE_INFINITY ? 0 : 1;
+      done[index] = 1;
+      certain -= counts;
+      if (search(next)) return true;
+      done[index] = 0;
+      certain += counts;
+    }
+    return false;
+  };
+  return search(object.initial);
+}
+
+/** The keys whose part of the history is not linearizable. */
+export function violations<State, Argument, Result>(
+  object: SequentialObject<State, Argument, Result>,
+  calls: readonly Call<Argument, Result>[],
+  keyOf: (argument: Argument) => string,
+): string[] {
+  const byKey = new Map<string, Call<Argument, Result>[]>();
+  for (const call of calls) {
+    const key = keyOf(call.argument);
+    const same = byKey.get(key);
+    if (same) same.push(call);
+    else byKey.set(key, [call]);
+  }
+  return [...byKey].filter(([, history]) => !isLinearizable(object, history)).map(([key]) => key);
+}

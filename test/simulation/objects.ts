@@ -1,0 +1,56 @@
+/** What the files and directories of a run are to the checker: objects whose calls come one after the other. */
+import type { SequentialObject } from './linearizability.ts';
+
+export type NameCall =
+  | { readonly kind: 'lookup' | 'make' | 'remove'; readonly name: string }
+  | { readonly kind: 'rename'; readonly name: string; readonly newName: string };
+/** Inode numbers, 0: absent; of `make` 0: it was there; of the others 1: done. */
+export type NameResult = number;
+
+/** Made by a call whose reply nobody saw. */
+const SOME_INODE = -1;
+type Names = Readonly<Record<string, number>>;
+
+export const directoryObject: SequentialObject<Names, NameCall, NameResult> = {
+  initial: {},
+  keyOf: (names) =>
+    JSON.stringify(
+      Object.entries(names)
+        .filter(([, ino]) => ino !== 0)
+        .sort(),
+    ),
+  apply: (names, call, result) => {
+    const is = names[call.name] ?? 0;
+    switch (call.kind) {
+      case 'lookup':
+        if (is === SOME_INODE && result) return { ...names, [call.name]: result };
+        return result === undefined || result === is ? names : undefined;
+      case 'make':
+        if (is !== 0) return result ? undefined : names;
+        return result === 0 ? undefined : { ...names, [call.name]: result ?? SOME_INODE };
+      case 'remove':
+        if (is === 0) return result ? undefined : names;
+        return result === 0 ? undefined : { ...names, [call.name]: 0 };
+      case 'rename':
+        if (is === 0) return result ? undefined : names;
+        return result === 0 ? undefined : { ...names, [call.name]: 0, [call.newName]: is };
+    }
+  },
+};
+
+export interface DataCall {
+  readonly file: string;
+  /** Absent: a read. */
+  readonly tag?: number;
+}
+/** What was read: all the range's words are one tag; or they are not. */
+export type DataResult = number | 'torn' | 'written';
+
+export const rangeObject: SequentialObject<number, DataCall, DataResult> = {
+  initial: 0,
+  keyOf: String,
+  apply: (held, { tag }, result) => {
+    if (tag !== undefined) return tag;
+    return result === undefined || result === held ? held : undefined;
+  },
+};

@@ -1,0 +1,56 @@
+/** What one run does, from its seed: who there is, how much they do, and what goes wrong when. */
+import { Random } from './random.ts';
+
+export const faultKinds = [
+  'loseConnection',
+  'partition',
+  'cutToServer',
+  'cutToClient',
+  'stopClient',
+  'crashClient',
+  'crashServer',
+  'crashMachine',
+  'slowDisk',
+  'fullDisk',
+  'clockJump',
+] as const;
+export type FaultKind = (typeof faultKinds)[number];
+
+export interface Fault {
+  readonly kind: FaultKind;
+  readonly atMs: number;
+  readonly forMs: number;
+  /** Which client it meets, where it meets one. */
+  readonly client: number;
+}
+
+export interface Scenario {
+  readonly seed: number;
+  readonly clients: number;
+  readonly processes: number;
+  /** Of each process. */
+  readonly operations: number;
+  /** A kernel is attached that keeps nothing: leases are used in full, writes are gathered. */
+  readonly hasKernel: boolean;
+  readonly faults: readonly Fault[];
+}
+
+export function scenarioOf(seed: number): Scenario {
+  const random = new Random(seed ^ 0x5eed);
+  const clients = 2 + random.below(2);
+  const fault = (): Fault => ({
+    kind: random.pick(faultKinds),
+    atMs: random.below(800),
+    forMs: 50 + random.below(8_000),
+    client: random.below(clients),
+  });
+  const faults = Array.from({ length: random.below(5) }, fault);
+  return {
+    seed,
+    clients,
+    processes: 2,
+    operations: 6 + random.below(10),
+    hasKernel: random.chance(0.5),
+    faults: faults.sort((one, other) => one.atMs - other.atMs),
+  };
+}

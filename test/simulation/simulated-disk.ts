@@ -1,0 +1,292 @@
+/**
+ * A disk, and the store of a server process on it. The disk outlives the process: what it was given stays when the process
+ * ends; when the machine ends, each page that was not synchronized is the old or the new one, by chance. Names are durable
+ * at once, as on a journal that is written with each. Transfers of data take their time, a page after the other.
+ */
+import type { DescriptorCalls } from '../../server/store/descriptor-calls.ts';
+import type { Identity } from '../../server/store/identity.ts';
+import { Inode } from '../../server/store/inode.ts';
+import type { FoundInode } from '../../server/store/inode-table.ts';
+import type { CreatedFile, MetadataChanges, Store } from '../../server/store/store.ts';
+import { errno, FsError } from '../../shared/errno.ts';
+import { PAGE_SIZE } from '../../shared/limits.ts';
+import { O } from '../../shared/linux/constants.ts';
+import type { LocalAttributes } from '../../shared/linux/libc.ts';
+import type { Random } from './random.ts';
+
+interface DiskFile {
+  readonly ino: number;
+  readonly names: Map<string, DiskFile> | undefined;
+  nlink: number;
+  data: Buffer;
+  /** The data as they were synchronized last. */
+  durable: Buffer;
+  changes: number;
+}
+
+const keyOf = (name: Uint8Array) => Buffer.from(name).toString('latin1');
+const handleOf = (ino: number) => Buffer.from(`inode-${ino}`);
+
+export class SimulatedDisk {
+  readonly files = new Map<number, DiskFile>();
+  readonly random: Random;
+  readonly root: DiskFile;
+  /** Calls on data take so much longer. */
+  slowMs = 0;
+  isFull = false;
+  #lastIno = 0;
+
+  constructor(random: Random) {
+    this.random = random;
+    this.root = this.add(true);
+  }
+
+  add(isDirectory: boolean): DiskFile {
+    const ino = ++this.#lastIno;
+    const names = isDirectory ? new Map<string, DiskFile>() : undefined;
+    const file = { ino, names, nlink: 1, data: Buffer.alloc(0), durable: Buffer.alloc(0), changes: 0 };
+    this.files.set(ino, file);
+    return file;
+  }
+
+  crashMachine(): void {
+    for (const file of this.files.values()) {
+      const { data, durable } = file;
+      const after = Buffer.from(this.random.chance(0.5) ? data : durable);
+      for (let at = 0; at < after.length; at += PAGE_SIZE) {
+        const from = this.random.chance(0.5) ? data : durable;
+        if (at < from.length) from.copy(after, at, at, at + PAGE_SIZE);
+      }
+      file.data = after;
+      file.durable = Buffer.from(after);
+    }
+  }
+
+  delay(): Promise<void> {
+    return new Promise((resolve) => setTimeout(resolve, 1 + this.random.below(2) + this.slowMs));
+  }
+}
+
+/** What a process has of the disk: after `crash` none of its calls goes on. */
+export class SimulatedStore {
+  readonly #disk: SimulatedDisk;
+  readonly #inodes = new Map<number, Inode>();
+  readonly #descriptors = new Map<number, { readonly file: DiskFile; readonly appends: boolean }>();
+  #lastDescriptor = 0;
+  #hasCrashed = false;
+
+  constructor(disk: SimulatedDisk) {
+    this.#disk = disk;
+  }
+
+  /** What the simulated processes do not use (attributes other than the size, links, other kinds of files) is missing. */
+  get asStore(): Store {
+    return this as unknown as Store;
+  }
+
+  get inodes(): Iterable<Inode> {
+    return this.#inodes.values();
+  }
+
+  crash(): void {
+    this.#hasCrashed = true;
+  }
+
+  readonly descriptors: DescriptorCalls = {
+    stat: (fd) => this.#attributes(this.#open(fd).file),
+    read: async (fd, buffer, offset) => {
+      const { file } = this.#open(fd);
+      let done = 0;
+      while (done < buffer.length && offset + done < file.data.length) {
+        const at = offset + done;
+        const length = Math.min(PAGE_SIZE, buffer.length - done, file.data.length - at);
+        file.data.copy(buffer, done, at, at + length);
+        done += length;
+        await this.#turn();
+      }
+      return done;
+    },
+    write: async (fd, data, offset) => {
+      const { file, appends } = this.#open(fd);
+      await this.#turn();
+      for (let done = 0; done < data.length; done += PAGE_SIZE) {
+        if (this.#disk.isFull && done === 0) throw new FsError(errno.ENOSPC, 'write');
+        const at = offset === null || appends ? file.data.length : offset + done;
+        const page = data.subarray(done, done + PAGE_SIZE);
+        if (at + page.length > file.data.length) {
+          file.data = Buffer.concat([file.data, Buffer.alloc(at + page.length - file.data.length)]);
+        }
+        file.data.set(page, at);
+        file.changes++;
+        await this.#turn();
+      }
+      return data.length;
+    },
+    synchronize: async (fd) => {
+      const { file } = this.#open(fd);
+      const { data } = file;
+      const durable = Buffer.from(data);
+      await this.#turn();
+      file.durable = durable;
+    },
+    truncate: async (fd, size) => {
+      const { file } = this.#open(fd);
+      await this.#turn();
+      file.data = Buffer.concat([file.data.subarray(0, size), Buffer.alloc(Math.max(0, size - file.data.length))]);
+      file.changes++;
+    },
+    startWriteback: () => Promise.resolve(),
+    openToAppend: (fd) => this.#descriptor(this.#open(fd).file, true),
+    holdOffLocalOpens: () => true,
+    close: (fd) => {
+      this.#descriptors.delete(fd);
+    },
+  };
+
+  get root(): Inode {
+    return this.#inode(this.#disk.root);
+  }
+
+  resolve(handle: Uint8Array): Inode {
+    const file = this.#disk.files.get(Number(keyOf(handle).slice('inode-'.length)));
+    if (file === undefined || (file.nlink === 0 && !this.#inodes.get(file.ino)?.pins)) {
+      throw new FsError(errno.ESTALE, 'handle');
+    }
+    return this.#inode(file);
+  }
+
+  known(handle: Uint8Array): Inode | undefined {
+    return this.#inodes.get(Number(keyOf(handle).slice('inode-'.length)));
+  }
+
+  pin(inode: Inode): void {
+    inode.pins++;
+  }
+
+  unpin(inode: Inode): void {
+    inode.pins--;
+  }
+
+  access(): void {}
+  killSuidgid(): void {}
+  close(): void {}
+
+  find(parent: Inode, name: Uint8Array): Inode | null {
+    const file = this.#names(parent).get(keyOf(name));
+    return file ? this.#inode(file) : null;
+  }
+
+  lookup(_as: Identity, parent: Inode, name: Uint8Array): FoundInode {
+    const file = this.#names(parent).get(keyOf(name));
+    if (file === undefined) throw new FsError(errno.ENOENT, 'lookup');
+    return this.#found(file);
+  }
+
+  attributes(inode: Inode): LocalAttributes {
+    return this.#attributes(this.#file(inode));
+  }
+
+  change(_as: Identity, inode: Inode, _changes: MetadataChanges): void {
+    this.#file(inode).changes++;
+  }
+
+  mknod(_as: Identity, parent: Inode, name: Uint8Array): FoundInode {
+    const names = this.#names(parent);
+    if (names.has(keyOf(name))) throw new FsError(errno.EEXIST, 'mknod');
+    const file = this.#disk.add(false);
+    names.set(keyOf(name), file);
+    this.#file(parent).changes++;
+    return this.#found(file);
+  }
+
+  create(as: Identity, parent: Inode, name: Uint8Array): CreatedFile | undefined {
+    if (this.#names(parent).has(keyOf(name))) return undefined;
+    const found = this.mknod(as, parent, name);
+    return { ...found, fd: this.#descriptor(this.#file(found.inode), false) };
+  }
+
+  unlink(_as: Identity, parent: Inode, name: Uint8Array): void {
+    const file = this.#names(parent).get(keyOf(name));
+    if (file === undefined) throw new FsError(errno.ENOENT, 'unlink');
+    this.#names(parent).delete(keyOf(name));
+    this.#file(parent).changes++;
+    this.#unnamed(file);
+  }
+
+  rename(_as: Identity, parent: Inode, name: Uint8Array, newParent: Inode, newName: Uint8Array): void {
+    const file = this.#names(parent).get(keyOf(name));
+    if (file === undefined) throw new FsError(errno.ENOENT, 'rename');
+    const replaced = this.#names(newParent).get(keyOf(newName));
+    if (replaced === file) return;
+    this.#names(newParent).set(keyOf(newName), file);
+    this.#names(parent).delete(keyOf(name));
+    this.#file(parent).changes++;
+    this.#file(newParent).changes++;
+    file.changes++;
+    if (replaced) this.#unnamed(replaced);
+  }
+
+  open(_as: Identity, inode: Inode, flags: number): number {
+    const file = this.#file(inode);
+    if (flags & O.TRUNC) file.data = Buffer.alloc(0);
+    return this.#descriptor(file, false);
+  }
+
+  sync(): Promise<void> {
+    for (const file of this.#disk.files.values()) file.durable = Buffer.from(file.data);
+    return Promise.resolve();
+  }
+
+  #unnamed(file: DiskFile): void {
+    file.nlink = 0;
+    file.changes++;
+    this.#inode(file).isRemoved = true;
+  }
+
+  async #turn(): Promise<void> {
+    await this.#disk.delay();
+    if (this.#hasCrashed) await new Promise(() => {});
+  }
+
+  #descriptor(file: DiskFile, appends: boolean): number {
+    this.#descriptors.set(++this.#lastDescriptor, { file, appends });
+    return this.#lastDescriptor;
+  }
+
+  #open(fd: number): { readonly file: DiskFile; readonly appends: boolean } {
+    const open = this.#descriptors.get(fd);
+    if (open === undefined) throw new FsError(errno.EBADF, 'descriptor');
+    return open;
+  }
+
+  #inode(file: DiskFile): Inode {
+    let inode = this.#inodes.get(file.ino);
+    if (inode === undefined) {
+      const handle = handleOf(file.ino);
+      inode = new Inode(handle, keyOf(handle), 1, file.ino);
+      this.#inodes.set(file.ino, inode);
+    }
+    return inode;
+  }
+
+  #file(inode: Inode): DiskFile {
+    return this.#disk.files.get(Number(inode.ino)) as DiskFile;
+  }
+
+  #names(inode: Inode): Map<string, DiskFile> {
+    const { names } = this.#file(inode);
+    if (names === undefined) throw new FsError(errno.ENOTDIR, 'name');
+    return names;
+  }
+
+  #found(file: DiskFile): FoundInode {
+    return { inode: this.#inode(file), attributes: this.#attributes(file) };
+  }
+
+  #attributes({ ino, names, nlink, data, changes }: DiskFile): LocalAttributes {
+    const time = { sec: 1, nsec: 0 };
+    const times = { atime: time, mtime: { sec: 1, nsec: changes }, ctime: { sec: 1, nsec: changes }, btime: time };
+    const kind = { mode: names ? 0o040755 : 0o100644, nlink, uid: 0, gid: 0, rdev: 0, device: 1 };
+    return { ino, ...kind, size: data.length, blocks: Math.ceil(data.length / 512), blksize: PAGE_SIZE, ...times };
+  }
+}
