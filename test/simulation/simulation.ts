@@ -86,6 +86,7 @@ class Run {
   #store!: SimulatedStore;
   #leases: LeaseManager | undefined;
   #serverStarts = 0;
+  #isServerDown = false;
   #openProcesses = 0;
   #events = 0;
   #lastTag = 0;
@@ -110,6 +111,7 @@ class Run {
     await settle();
     for (let index = 0; index < this.#scenario.clients; index++) this.#startClient(index);
     for (const fault of this.#scenario.faults) setTimeout(() => this.#happen(fault), fault.atMs);
+    await settle();
     let steps = 0;
     while (this.#openProcesses > 0 && performance.now() < LONGEST_MS) {
       await this.#time.step();
@@ -126,6 +128,7 @@ class Run {
 
   async #startServer(): Promise<void> {
     this.#serverStarts++;
+    this.#isServerDown = false;
     this.#store = new SimulatedStore(this.#disk);
     const store = this.#store.asStore;
     const leases = new LeaseManager(store, noLocalChanges(), silent);
@@ -145,6 +148,8 @@ class Run {
   }
 
   #crashServer(isMachine: boolean, forMs: number): void {
+    if (this.#isServerDown) return;
+    this.#isServerDown = true;
     this.#note(isMachine ? 'the server machine ends' : 'the server process ends');
     this.#network.crashServer();
     this.#store.crash();
