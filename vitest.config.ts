@@ -10,6 +10,9 @@ export default defineConfig({
       { test: { name: 'unit', include: ['test/unit/**/*.test.ts'], testTimeout: 20_000, pool: 'forks' } },
       { test: { name: 'model', include: ['test/model/**/*.test.ts'], testTimeout: 30_000, pool: 'forks' } },
       {
+        test: { name: 'simulation', include: ['test/simulation/**/*.test.ts'], testTimeout: 60_000, pool: 'forks' },
+      },
+      {
         test: {
           name: 'e2e',
           include: ['test/e2e/**/*.test.ts'],

@@ -4,7 +4,8 @@
  * then everything must end, and what was answered must be explained by an order of the calls.
  *
  * A server that was started anew knows no replies of before. So whatever changes names, or appends, and was under way
- * when the server's process ended, may have been done and done again: its result says nothing.
+ * when the server's process ended, may have been done and done again: the result says nothing of names, and the checker is
+ * given such a call twice.
  */
 import { pino } from 'pino';
 import type { ServerAddress } from '../../client-fuse/transport/server-address.ts';
@@ -120,6 +121,8 @@ class Run {
     }
     if (this.#openProcesses > 0) this.#broken.add(`${this.#openProcesses} processes do not end`);
     this.#leases?.close();
+    // Servers that ended without a word have not taken theirs away.
+    process.removeAllListeners('SIGIO');
     this.#checkEnd();
     return { violations: [...this.#broken], steps, history: this.#history };
   }
@@ -298,8 +301,7 @@ class Run {
   }
 
   async #name(client: Client, process: number, argument: NameCall, work: () => Promise<NameResult>): Promise<void> {
-    const starts = this.#serverStarts;
-    await this.#observe(this.#names, client, process, argument, async () => {
+    await this.#observe(this.#names, client, process, argument, argument.kind !== 'lookup', async (isCertain) => {
       let result: NameResult | undefined;
       try {
         result = await work();
@@ -307,12 +309,12 @@ class Run {
         if (!(error instanceof FsError)) throw error;
         if (error.code === errno.ENOENT || error.code === errno.EEXIST) result = 0;
       }
-      return argument.kind !== 'lookup' && starts !== this.#serverStarts ? undefined : result;
+      return isCertain() ? result : undefined;
     });
   }
 
   #onData(client: Client, process: number, argument: DataCall, work: () => Promise<DataResult>): Promise<void> {
-    return this.#observe(this.#data, client, process, argument, async () => {
+    return this.#observe(this.#data, client, process, argument, argument.tag !== undefined, async () => {
       try {
         return await work();
       } catch (error) {
@@ -327,8 +329,11 @@ class Run {
     client: Client,
     process: number,
     argument: A,
-    work: () => Promise<R | undefined>,
+    isChange: boolean,
+    work: (isCertain: () => boolean) => Promise<R | undefined>,
   ): Promise<void> {
+    const starts = this.#serverStarts;
+    const isCertain = () => !isChange || (starts === this.#serverStarts && !this.#isServerDown);
     const call: Observed<A, R> = {
       process,
       argument,
@@ -340,10 +345,12 @@ class Run {
     this.#note(`${process} > ${JSON.stringify(argument)}`);
     let result: R | undefined;
     try {
-      result = await work();
+      result = await work(isCertain);
     } catch (error) {
       this.#broken.add(`${JSON.stringify(argument)}: ${String(error)}`);
     }
+    // Done and done again.
+    if (!isCertain()) calls.push({ ...call });
     if (client.hasCrashed) return;
     this.#note(`${process} < ${JSON.stringify(argument)} ${String(result)}`);
     if (result === undefined) return;

@@ -1,0 +1,66 @@
+/** The simulation can fail: each defect that is planted is found within 1,000 seeds. */
+import { expect, test } from 'vitest';
+import type { LeaseManager } from '../../server/leases/lease-manager.ts';
+import type { Server } from '../../server/server.ts';
+import { Session } from '../../server/session/session.ts';
+import { PageRangeLockQueue } from '../../server/state/page-range-lock-queue.ts';
+import { scenarioOf } from './scenario.ts';
+import { type Sabotage, simulate } from './simulation.ts';
+
+const SEEDS = 1_000;
+
+async function firstViolation(sabotage: Sabotage): Promise<{ seed: number; violations: string[] } | undefined> {
+  for (let seed = 1; seed <= SEEDS; seed++) {
+    const { violations } = await simulate(scenarioOf(seed), sabotage);
+    if (violations.length > 0) return { seed, violations };
+  }
+  return undefined;
+}
+
+/** What others are told during the wait for recalls stays with them while the change is made. */
+function grantsDuringChanges(_server: Server, leases: LeaseManager): void {
+  leases.during = (author, inodes, work) => {
+    const begun = leases.change(author, inodes);
+    if (!(begun instanceof Promise)) begun[Symbol.dispose]();
+    else void begun.then((change) => change[Symbol.dispose]());
+    return new Promise((resolve, reject) => {
+      setTimeout(() => {
+        try {
+          resolve(work(true));
+        } catch (error) {
+          reject(error);
+        }
+      }, 20);
+    });
+  };
+}
+
+test('a lease that is granted while a name is changed', async () => {
+  const found = await firstViolation(grantsDuringChanges);
+  expect(found?.violations).toContain('names are not linearizable');
+});
+
+test('replies that are not kept for a client that asks again', async () => {
+  const { end } = Session.prototype;
+  Session.prototype.end = function (seq, _keep, outcome) {
+    end.call(this, seq, undefined, outcome);
+  };
+  try {
+    const found = await firstViolation(() => {});
+    expect(found?.violations.join()).toMatch(/not linearizable|was appended/);
+  } finally {
+    Session.prototype.end = end;
+  }
+});
+
+test('a torn write: page-range locks that are granted to everybody', async () => {
+  const { acquire } = PageRangeLockQueue.prototype;
+  const everybody = { [Symbol.dispose]: () => {} } as Awaited<ReturnType<typeof acquire>>;
+  PageRangeLockQueue.prototype.acquire = () => everybody;
+  try {
+    const found = await firstViolation(() => {});
+    expect(found?.violations.join()).toMatch(/file . is not linearizable/);
+  } finally {
+    PageRangeLockQueue.prototype.acquire = acquire;
+  }
+});
