@@ -30,7 +30,7 @@ function grantsDuringChanges(_server: Server, leases: LeaseManager): void {
         } catch (error) {
           reject(error);
         }
-      }, 20);
+      }, 300);
     });
   };
 }
