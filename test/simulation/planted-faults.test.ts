@@ -42,8 +42,8 @@ test('a lease that is granted while a name is changed', async () => {
 
 test('replies that are not kept for a client that asks again', async () => {
   const { end } = Session.prototype;
-  Session.prototype.end = function (seq, _keep, outcome) {
-    end.call(this, seq, undefined, outcome);
+  Session.prototype.end = function (slot, seq, _keep, outcome) {
+    end.call(this, slot, seq, undefined, outcome);
   };
   try {
     const found = await firstViolation(() => {});

@@ -4,6 +4,7 @@
  * one direction, and then silence ends a connection as the heartbeat of a real one does.
  */
 import type { Connector } from '../../client-fuse/transport/link.ts';
+import { ANYONE } from '../../server/access/credential.ts';
 import type { Accept, Listen } from '../../server/transport/listener.ts';
 import { errno, FsError } from '../../shared/errno.ts';
 import { limits } from '../../shared/limits.ts';
@@ -179,7 +180,7 @@ export class SimulatedNetwork {
         end.events = events;
         return end;
       };
-      accept(attach(wire.ends.server), machine.name);
+      accept(attach(wire.ends.server), { peer: machine.name, credential: ANYONE, established: () => {} });
       return attach(wire.ends.client);
     };
   }

@@ -190,7 +190,8 @@ class Run {
     const address: ServerAddress = { host: 'simulated', port: 1, exportName: '/', url: 'ws://simulated:1/' };
     for (;;) {
       try {
-        const session = await ServerSession.connect(address, silent, undefined, this.#network.connectorOf(client));
+        const connector = this.#network.connectorOf(client);
+        const session = await ServerSession.connect(address, silent, undefined, { connector });
         client.filesystem = new RemoteFilesystem(session);
         if (this.#scenario.hasKernel) client.filesystem.attachKernel(FORGETFUL_KERNEL);
         return;
