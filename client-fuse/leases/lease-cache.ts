@@ -11,6 +11,9 @@ import type { Attributes } from '../../shared/attributes.ts';
 import { limits } from '../../shared/limits.ts';
 import type { Knowledge, ListedName, Node } from '../vfs/node.ts';
 
+/** So many files of one directory are recalled by themselves before the others are given back too. */
+const RECALLED_ONE_BY_ONE = 3;
+
 export class LeaseCache {
   readonly #isUsable: () => boolean;
   #generation = 0;
@@ -104,6 +107,7 @@ export class LeaseCache {
     if (known === undefined) return;
     known.names ??= new Map();
     known.names.set(key, node);
+    if (node) node.foundIn = directory;
   }
 
   learnHeld(node: Node, leased: boolean, asOf: number): void {
@@ -216,6 +220,7 @@ export class LeaseCache {
     this.#unknowName(known, key);
     if (!isUndisturbed || known.names === undefined) return;
     if (node !== undefined) known.names.set(key, node);
+    if (node) node.foundIn = directory;
     known.attributes = attributes;
     known.isAccessTimeOld = false;
   }
@@ -253,9 +258,12 @@ export class LeaseCache {
       this.#unknownRecallAt = ++this.#clock;
       return [];
     }
-    const nodes = [node];
+    const nodes = [node, ...this.#leftWith(node)];
+    const left: Node[] = [];
     for (const child of this.#knowledge(node).names?.values() ?? []) {
-      if (child && !child.isForgotten && this.#holdsOnlyAttributes(child)) nodes.push(child);
+      if (!child || child.isForgotten || !this.isHeld(child) || isInUse(child)) continue;
+      if (child.given?.hasPages) left.push(child);
+      else nodes.push(child);
       if (nodes.length > limits.maxLeasesGivenBack) break;
     }
     for (const one of nodes) {
@@ -263,6 +271,7 @@ export class LeaseCache {
       this.#knowledge(one).recalledAt = this.#clock;
       this.#knowledge(one).recalling++;
     }
+    if (left.length > 0) this.#knowledge(node).left = { files: left, recalls: 0 };
     return nodes;
   }
 
@@ -282,10 +291,17 @@ export class LeaseCache {
 
   // --- inside
 
-  #holdsOnlyAttributes(node: Node): boolean {
-    const { attributes, names } = this.#knowledge(node);
-    const isUsedForMore = names !== undefined || node.given?.hasPages || node.unopened?.size || node.gatherer;
-    return attributes !== undefined && !isUsedForMore;
+  /**
+   * Files whose pages were kept when the names of their directory were recalled. That was well if another client changed
+   * a name or two. When several of them are recalled after it, one by one, it removes or renames them all.
+   */
+  #leftWith(node: Node): Node[] {
+    const known = node.foundIn?.known;
+    if (!known?.left?.files.includes(node) || ++known.left.recalls < RECALLED_ONE_BY_ONE) return [];
+    const { files } = known.left;
+    known.left = undefined;
+    const isLeft = (one: Node) => one !== node && !one.isForgotten && this.isHeld(one) && !isInUse(one);
+    return files.filter(isLeft).slice(0, limits.maxLeasesGivenBack);
   }
 
   #forget(node: Node): void {
@@ -327,6 +343,7 @@ export class LeaseCache {
       lookups: 0,
       changedAt: 0,
       recalledAt: 0,
+      left: undefined,
       changing: 0,
       recalling: 0,
     };
@@ -336,6 +353,11 @@ export class LeaseCache {
     }
     return node.known;
   }
+}
+
+/** More than attributes and pages depends on its lease. */
+function isInUse({ known, unopened, cached, gatherer }: Node): boolean {
+  return known?.names !== undefined || !!unopened?.size || !!cached?.size || gatherer !== undefined;
 }
 
 function clearKnowledge(known: Knowledge): void {

@@ -108,6 +108,7 @@ export class NodeTable {
       unopened: undefined,
       cached: undefined,
       gatherer: undefined,
+      foundIn: undefined,
       isForgotten: false,
     };
     this.#byId.set(id, node);

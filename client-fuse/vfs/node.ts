@@ -32,6 +32,8 @@ export interface Knowledge {
   lookups: number;
   /** Who has opened it, and how, since the lease is held: identities and flags for which it need not be asked again. */
   openers: Set<string> | undefined;
+  /** Of a directory whose names were recalled: files whose leases were kept, and how many of them were recalled since. */
+  left: { readonly files: readonly Node[]; recalls: number } | undefined;
   changedAt: number;
   /** The clock of the last recall. */
   recalledAt: number;
@@ -65,6 +67,8 @@ export interface Node {
   cached: Set<OpenHandle> | undefined;
   /** The handle that holds the exclusive lease, and gathers writes; until all of them are at the server. */
   gatherer: OpenHandle | undefined;
+  /** The directory whose known name led to it last. */
+  foundIn: Node | undefined;
   /** It has left the table: whoever still has it looks the name up again. */
   isForgotten: boolean;
 }

@@ -115,7 +115,10 @@ describe('a server that asks for tokens', () => {
     grant('elsewhere', { exports: ['other'] });
     grant('old', { expiresMs: 1 });
     logged = '';
-    const log = pino({ level: 'trace' }, { write: (line: string) => void (logged += line) });
+    const write = (line: string) => {
+      logged += line;
+    };
+    const log = pino({ level: 'trace' }, { write });
     server = await TestServer.start(directory.path, { grantFile: path, log });
   });
 

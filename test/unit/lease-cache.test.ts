@@ -1,7 +1,7 @@
 /** What a client keeps under leases, and which replies it takes in. */
 import { beforeEach, describe, expect, test } from 'vitest';
 import { LeaseCache } from '../../client-fuse/leases/lease-cache.ts';
-import type { Node } from '../../client-fuse/vfs/node.ts';
+import type { Node, OpenHandle } from '../../client-fuse/vfs/node.ts';
 import { NodeTable } from '../../client-fuse/vfs/node-table.ts';
 import type { Attributes } from '../../shared/attributes.ts';
 
@@ -154,6 +154,61 @@ test('a recall of a directory gives back what is known of the files in it, not o
     null,
     undefined,
   ]);
+});
+
+describe('files whose pages the kernel keeps, when the names of their directory were recalled', () => {
+  const PAGES = { hasPages: true } as NonNullable<Node['given']>;
+  let files: Node[];
+
+  beforeEach(() => {
+    files = Array.from({ length: 8 }, (_, index) => {
+      const one = table.found(Buffer.from(`file ${index}`));
+      cache.learnAttributes(one, attributes(index), true, cache.clock);
+      cache.learnName(directory, `name ${index}`, one, true, cache.clock);
+      one.given = PAGES;
+      return one;
+    });
+  });
+
+  const recall = (node: Node) => {
+    const nodes = cache.recall(node);
+    cache.gaveBack(nodes);
+    return nodes;
+  };
+
+  test('stay known, and two are recalled by themselves; with the third go the others', () => {
+    const [first, second, third, ...others] = files as [Node, Node, Node, ...Node[]];
+    expect(recall(directory)).toEqual([directory]);
+    expect(recall(first)).toEqual([first]);
+    expect(recall(second)).toEqual([second]);
+    expect(files.map(sizeOf)).toEqual([undefined, undefined, 2, 3, 4, 5, 6, 7]);
+    expect(recall(third)).toEqual([third, ...others]);
+    expect(files.map(sizeOf)).toEqual(files.map(() => undefined));
+  });
+
+  test('not those that are open, gather writes, or are not leased any more', () => {
+    const [first, second, third, open, unopened, gathering, forgotten, other] = files as [Node, ...Node[]] & Node[];
+    const handle = {} as OpenHandle;
+    (open as Node).cached = new Set([handle]);
+    (unopened as Node).unopened = new Set([handle]);
+    (gathering as Node).gatherer = handle;
+    (forgotten as Node).isForgotten = true;
+    recall(directory);
+    for (const one of [first, second]) recall(one as Node);
+    expect(recall(third as Node)).toEqual([third, other]);
+    expect(sizeOf(open as Node)).toBe(3);
+  });
+
+  test('recalls without one of the directory before take nothing with them', () => {
+    for (const one of files) expect(recall(one)).toEqual([one]);
+  });
+
+  test('files of another directory do not count', () => {
+    const strangers = Array.from({ length: 5 }, (_, index) => table.found(Buffer.from(`stranger ${index}`)));
+    recall(directory);
+    for (const one of strangers) expect(recall(one)).toEqual([one]);
+    expect(sizeOf(files[0] as Node)).toBe(0);
+  });
 });
 
 test('nothing is used while the server has not answered; it is afterwards, unless something was recalled', () => {
