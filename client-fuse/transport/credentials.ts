@@ -5,7 +5,7 @@
 import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { isIP } from 'node:net';
-import { connect, type TLSSocket } from 'node:tls';
+import { connect, createSecureContext, type SecureContext, type TLSSocket } from 'node:tls';
 import { limits } from '../../shared/limits.ts';
 
 export interface Credentials {
@@ -76,9 +76,7 @@ export async function openTls(address: Destination): Promise<TLSSocket> {
     port: address.port,
     ...(isIP(host) ? {} : { servername: host }),
     rejectUnauthorized: fingerprint === undefined,
-    minVersion: 'TLSv1.2',
-    ...(certFile === undefined ? {} : { cert: read(certFile, 'certificate') }),
-    ...(keyFile === undefined ? {} : { key: read(keyFile, 'key') }),
+    secureContext: secureContext(certFile, keyFile),
   });
   return new Promise((resolve, reject) => {
     const fail = (error: Error) => {
@@ -109,9 +107,26 @@ export async function openTls(address: Destination): Promise<TLSSocket> {
   });
 }
 
+function secureContext(certFile: string | undefined, keyFile: string | undefined): SecureContext {
+  if (certFile === undefined && keyFile === undefined) return createSecureContext({ minVersion: 'TLSv1.2' });
+  if (certFile === undefined || keyFile === undefined) {
+    throw new CredentialError('a certificate and its key go together: give both --tls-cert and --tls-key');
+  }
+  const [cert, key] = [read(certFile, 'certificate'), read(keyFile, 'key')];
+  try {
+    return createSecureContext({ minVersion: 'TLSv1.2', cert, key });
+  } catch (error) {
+    const { message } = error as Error;
+    throw new CredentialError(`${certFile} and ${keyFile} are no certificate and its key (${message})`);
+  }
+}
+
 const UNTRUSTED = /^(ERR_TLS_CERT|CERT_|UNABLE_TO_|DEPTH_ZERO_|SELF_SIGNED_)/;
 
 function explained(error: NodeJS.ErrnoException): Error {
+  if (error.code === 'ERR_SSL_WRONG_VERSION_NUMBER') {
+    return new CredentialError('no TLS is spoken there: start the server with `--tls auto`, or correct the address');
+  }
   if (!UNTRUSTED.test(error.code ?? '')) return error;
   return new CredentialError(
     `the server's certificate is not trusted (${error.code}): pin it with --fingerprint, which \`weft serve\` prints`,

@@ -7,6 +7,7 @@ import { X509Certificate } from 'node:crypto';
 import { chmodSync, existsSync, mkdirSync, readFileSync, renameSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
+import { createSecureContext } from 'node:tls';
 
 export interface TlsMaterial {
   readonly key: Buffer;
@@ -30,8 +31,20 @@ export function loadTls(certFile: string, keyFile: string, clientCaFile: string 
       throw new Error(`cannot read ${file}: ${(error as Error).message}`);
     }
   };
-  const clientCa = clientCaFile === undefined ? {} : { clientCa: read(clientCaFile) };
-  return { cert: read(certFile), key: read(keyFile), ...clientCa };
+  const [cert, key] = [read(certFile), read(keyFile)];
+  usable(`${certFile} and ${keyFile} are no certificate and its key`, () => createSecureContext({ cert, key }));
+  if (clientCaFile === undefined) return { cert, key };
+  const clientCa = read(clientCaFile);
+  usable(`${clientCaFile} is no certificate`, () => new X509Certificate(clientCa));
+  return { cert, key, clientCa };
+}
+
+function usable(otherwise: string, use: () => unknown): void {
+  try {
+    use();
+  } catch (error) {
+    throw new Error(`${otherwise} (${(error as Error).message})`);
+  }
 }
 
 /** Made at the first start; both files are the owner's only. */

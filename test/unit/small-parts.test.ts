@@ -107,6 +107,7 @@ describe('addresses', () => {
       new FsError(errno.EHOSTUNREACH, 'connect', { cause: new Error('ENOTFOUND box') }),
       /cannot connect \(ENOTFOUND box\)/,
     ],
+    [new FsError(errno.ECONNRESET, 'connect'), /^box:7333: the server hung up; if it wants TLS, write wss:\/\//],
     ['odd', /cannot connect \(odd\)/],
   ];
   test.each(reasons)('%s is explained', (error, says) => {
