@@ -2,7 +2,7 @@
 import { randomBytes } from 'node:crypto';
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import type { IdentityRule } from '../../server/access/credential.ts';
-import { type Grant, grantFile, newToken, readGrants, writeGrants } from '../../server/access/grant-file.ts';
+import { changeGrants, type Grant, grantFile, newToken, readGrants } from '../../server/access/grant-file.ts';
 import { defaultStateDirectory } from '../../server/store/handle-key.ts';
 
 interface CreateOptions {
@@ -76,9 +76,6 @@ function parseDays(text: string): number {
 }
 
 function create(name: string, options: CreateOptions): void {
-  const path = grantFile(options.state);
-  const grants = readGrants(path);
-  if (grants?.some((one) => one.name === name)) throw new Error(`"${name}" is there already: revoke it first`);
   const { certificate, expires } = options;
   const { token, hash } = newToken();
   const nowMs = Date.now();
@@ -92,9 +89,14 @@ function create(name: string, options: CreateOptions): void {
     createdMs: nowMs,
     ...(expires === undefined ? {} : { expiresMs: nowMs + expires * 86_400_000 }),
   };
-  writeGrants(path, [...(grants ?? []), grant]);
+  let isFirst = false;
+  changeGrants(grantFile(options.state), (grants) => {
+    if (grants?.some((one) => one.name === name)) throw new Error(`"${name}" is there already: revoke it first`);
+    isFirst = grants === undefined;
+    return [...(grants ?? []), grant];
+  });
   if (certificate === undefined) console.log(token);
-  if (grants === undefined) console.error('the first one: a server that is running asks for it after its next start');
+  if (isFirst) console.error('the first one: a server that is running asks for it after its next start');
 }
 
 function list({ state }: { state: string }): void {
@@ -114,10 +116,11 @@ function list({ state }: { state: string }): void {
 }
 
 function revoke(name: string, { state }: { state: string }): void {
-  const path = grantFile(state);
-  const grants = readGrants(path) ?? [];
-  const left = grants.filter((one) => one.name !== name);
-  if (left.length === grants.length) throw new Error(`there is no "${name}": \`weft token list\` shows what there is`);
-  // The file stays when it is empty: then nobody may connect, not everybody.
-  writeGrants(path, left);
+  changeGrants(grantFile(state), (grants = []) => {
+    const left = grants.filter((one) => one.name !== name);
+    if (left.length === grants.length)
+      throw new Error(`there is no "${name}": \`weft token list\` shows what there is`);
+    // The file stays when it is empty: then nobody may connect, not everybody.
+    return left;
+  });
 }

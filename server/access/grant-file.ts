@@ -4,7 +4,17 @@
  * slow hash would make dearer, and each connection pays for it.
  */
 import { createHash, randomBytes, timingSafeEqual } from 'node:crypto';
-import { closeSync, fsyncSync, mkdirSync, openSync, readFileSync, renameSync, statSync, writeSync } from 'node:fs';
+import {
+  closeSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  statSync,
+  unlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { dirname, join } from 'node:path';
 import type { Credential } from './credential.ts';
 
@@ -49,18 +59,31 @@ export function readGrants(path: string): Grant[] | undefined {
   return content.grants as Grant[];
 }
 
-/** Durable when it returns; a reader sees the old file or the new one. */
-export function writeGrants(path: string, grants: readonly Grant[]): void {
+/**
+ * Durable when it returns; a reader sees the old file or the new one. `change` gets undefined when there is no file. The
+ * new file is the lock: of two changes at once one throws, so that none is lost.
+ */
+export function changeGrants(path: string, change: (grants: Grant[] | undefined) => readonly Grant[]): void {
   mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
-  const temporary = `${path}.${process.pid}`;
-  const fd = openSync(temporary, 'w', 0o600);
+  const changed = `${path}.new`;
+  let fd: number;
   try {
-    writeSync(fd, `${JSON.stringify({ version: VERSION, grants }, null, 2)}\n`);
+    fd = openSync(changed, 'wx', 0o600);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
+    throw new Error(`${changed} is there: another \`weft token\` is at work; if there is none, remove that file`);
+  }
+  try {
+    const grants = change(readGrants(path));
+    writeFileSync(fd, `${JSON.stringify({ version: VERSION, grants }, null, 2)}\n`);
     fsyncSync(fd);
+    renameSync(changed, path);
+  } catch (error) {
+    unlinkSync(changed);
+    throw error;
   } finally {
     closeSync(fd);
   }
-  renameSync(temporary, path);
   const directory = openSync(dirname(path), 'r');
   fsyncSync(directory);
   closeSync(directory);

@@ -11,12 +11,12 @@ import { ServerSession } from '../../client-fuse/transport/server-session.ts';
 import { Admission, Ticket } from '../../server/access/admission.ts';
 import { admittedCaller, type IdentityRule } from '../../server/access/credential.ts';
 import {
+  changeGrants,
   type Grant,
   grantFile,
   grantOfToken,
   newToken,
   readGrants,
-  writeGrants,
 } from '../../server/access/grant-file.ts';
 import { errno, FsError } from '../../shared/errno.ts';
 import { limits } from '../../shared/limits.ts';
@@ -95,7 +95,7 @@ describe('a server that asks for tokens', () => {
       createdMs: 0,
       ...allows,
     };
-    writeGrants(path, [...(readGrants(path) ?? []), one]);
+    changeGrants(path, (grants) => [...(grants ?? []), one]);
   }
 
   async function join(token: string, exportName = '/'): Promise<ServerSession> {
@@ -137,6 +137,22 @@ describe('a server that asks for tokens', () => {
     expect(grantOfToken(readGrants(path) ?? [], tokens.two as string)?.name).toBe('two');
   });
 
+  it('loses no change of the grants when two are made at once', () => {
+    const names = () => (readGrants(path) ?? []).map(({ name }) => name);
+    const before = names();
+    changeGrants(path, (grants = []) => {
+      expect(() => changeGrants(path, () => [])).toThrow(/another `weft token` is at work/);
+      return grants.slice(1);
+    });
+    expect(names()).toEqual(before.slice(1));
+    const refuse = () => {
+      throw new Error('no');
+    };
+    expect(() => changeGrants(path, refuse)).toThrow('no');
+    changeGrants(path, () => []);
+    expect(names()).toEqual([]);
+  });
+
   it('refuses who shows nothing, something else, something old, and who wants another export', async () => {
     await expect(server.connect()).rejects.toThrow(/asks for a token/);
     await expect(join('weft_wrong')).rejects.toThrow(/does not know this token/);
@@ -171,10 +187,7 @@ describe('a server that asks for tokens', () => {
   it('ends what was opened by a token that is revoked', async () => {
     const one = await join(tokens.one as string);
     const two = await join(tokens.two as string);
-    writeGrants(
-      path,
-      (readGrants(path) ?? []).filter(({ name }) => name !== 'one'),
-    );
+    changeGrants(path, (grants = []) => grants.filter(({ name }) => name !== 'one'));
     await expect
       .poll(() => [...server.server.sessions.all].map(({ credential }) => credential.name), { timeout: 5000 })
       .toEqual(['two']);
