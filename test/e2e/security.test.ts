@@ -132,12 +132,6 @@ describe('a server with TLS that asks for tokens', () => {
         tokens,
         'the server hung up; if it wants TLS, write wss:// instead of ws://',
       ],
-      [
-        'other-key',
-        url,
-        [...pin, '--tls-cert', secured.at('laptop.crt'), '--tls-key', secured.at('stranger.key')],
-        `${secured.at('laptop.crt')} and ${secured.at('stranger.key')} are no certificate and its key`,
-      ],
     ];
     const refuse = async ([name, from, options, line]: (typeof rows)[number]) => {
       const { status, stdout, stderr, tookMs, isMounted } = await secured.tryMount(name, from, options);

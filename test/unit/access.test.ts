@@ -6,7 +6,7 @@ import { connect, type Socket } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 import pino from 'pino';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { parseFingerprint } from '../../client-fuse/transport/credentials.ts';
+import { type Credentials, openTls, parseFingerprint } from '../../client-fuse/transport/credentials.ts';
 import { ServerSession } from '../../client-fuse/transport/server-session.ts';
 import { Admission, Ticket } from '../../server/access/admission.ts';
 import { admittedCaller, type IdentityRule } from '../../server/access/credential.ts';
@@ -18,6 +18,7 @@ import {
   newToken,
   readGrants,
 } from '../../server/access/grant-file.ts';
+import { automaticTlsFiles, loadTls } from '../../server/access/tls-files.ts';
 import { errno, FsError } from '../../shared/errno.ts';
 import { limits } from '../../shared/limits.ts';
 import { lookUp, ROOT, silent, TemporaryDirectory, TestServer } from '../support/fixture.ts';
@@ -73,6 +74,22 @@ it('reads fingerprints as printed and as openssl shows them', () => {
     expect(parseFingerprint(text)).toBe(hex);
   }
   expect(parseFingerprint('SHA256:short')).toBeUndefined();
+});
+
+it('says what is wrong with certificates and keys, and where no TLS is spoken', async () => {
+  using directory = new TemporaryDirectory();
+  const [one, two] = [automaticTlsFiles(directory.join('one')), automaticTlsFiles(directory.join('two'))];
+  const mismatch = `${one.cert} and ${two.key} are no certificate and its key`;
+  expect(() => loadTls(one.cert, two.key, undefined)).toThrow(mismatch);
+  expect(() => loadTls(one.cert, one.key, one.key)).toThrow(`${one.key} is no certificate`);
+  expect(loadTls(one.cert, one.key, two.cert).clientCa).toEqual(readFileSync(two.cert));
+
+  await using server = await TestServer.start(directory.path, {});
+  const address = { ...server.address, url: server.address.url.replace('ws:', 'wss:') };
+  const opened = (credentials: Credentials) => openTls({ ...address, credentials });
+  await expect(opened({ certFile: one.cert, keyFile: two.key })).rejects.toThrow(mismatch);
+  await expect(opened({ certFile: one.cert })).rejects.toThrow(/give both --tls-cert and --tls-key/);
+  await expect(opened({ certFile: one.cert, keyFile: one.key })).rejects.toThrow(/^no TLS is spoken there/);
 });
 
 describe('a server that asks for tokens', () => {
