@@ -1,0 +1,68 @@
+/**
+ * RangeMap: what holds for which bytes of a file. Disjoint half-open ranges in order, each with a value; setting a range
+ * splits what it covers in part, and neighbours of the same value are one range. Byte offsets are bigints: locks reach
+ * up to 2^63, beyond what a number holds exactly. Used for the locks of one owner, by server and client.
+ */
+export interface ByteRange {
+  readonly start: bigint;
+  readonly end: bigint;
+}
+
+export interface Ranged<V> extends ByteRange {
+  readonly value: V;
+}
+
+/** One past the last byte that a file can have (OFFSET_MAX of the kernel, plus one). */
+export const END_OF_BYTES = 1n << 63n;
+export const ALL_BYTES: ByteRange = { start: 0n, end: END_OF_BYTES };
+
+export function overlaps(a: ByteRange, b: ByteRange): boolean {
+  return a.start < b.end && b.start < a.end;
+}
+
+export class RangeMap<V> {
+  readonly #isSame: (a: V, b: V) => boolean;
+  #ranges: Ranged<V>[] = [];
+
+  constructor(isSame: (a: V, b: V) => boolean) {
+    this.#isSame = isSame;
+  }
+
+  get ranges(): readonly Ranged<V>[] {
+    return this.#ranges;
+  }
+
+  get size(): number {
+    return this.#ranges.length;
+  }
+
+  set(range: ByteRange, value: V): void {
+    this.#replace(range, { start: range.start, end: range.end, value });
+  }
+
+  clear(range: ByteRange): void {
+    this.#replace(range, undefined);
+  }
+
+  #replace({ start, end }: ByteRange, put: Ranged<V> | undefined): void {
+    const next: Ranged<V>[] = [];
+    const add = (range: Ranged<V>) => {
+      const last = next.at(-1);
+      const joins = last !== undefined && last.end === range.start && this.#isSame(last.value, range.value);
+      if (joins) next[next.length - 1] = { start: last.start, end: range.end, value: range.value };
+      else next.push(range);
+    };
+    for (const range of this.#ranges) if (range.start < start) add({ ...range, end: min(range.end, start) });
+    if (put) add(put);
+    for (const range of this.#ranges) if (range.end > end) add({ ...range, start: max(range.start, end) });
+    this.#ranges = next;
+  }
+}
+
+function min(a: bigint, b: bigint): bigint {
+  return a < b ? a : b;
+}
+
+function max(a: bigint, b: bigint): bigint {
+  return a > b ? a : b;
+}
