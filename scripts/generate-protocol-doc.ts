@@ -34,6 +34,10 @@ order of the fields below. Bulk data is the last element of its frame, a \`bin 3
 | cancel, client to server | \`2, seq\` |
 | reply, server to client | \`3, seq, errno, result, bulk?\` |
 | bye, server to client | \`4, reason\` |
+| recall, server to client | \`5, id, inode\`, or nil for all |
+| recalled, client to server | \`6, id, inodes\` |
+| granted, server to client | \`7, ticket, errno\` |
+| grant taken, client to server | \`8, ticket\` |
 
 \`seq\` counts up in a session; \`acknowledged\`: every reply up to that seq has been taken. \`caller\` is uid, gid, then
 supplementary groups. \`errno\` is Linux's, 0 for success.

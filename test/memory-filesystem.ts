@@ -12,6 +12,7 @@ import type {
   Entry,
   Eventually,
   Filesystem,
+  Lock,
   NodeId,
   OpenedFile,
 } from '../client-fuse/vfs/filesystem.ts';
@@ -47,6 +48,7 @@ export class MemoryFilesystem implements Filesystem {
   readonly root: Inode;
   readonly writeSizes: number[] = [];
   readonly readSizes: number[] = [];
+  readonly locks: Lock[] = [];
   /** Names of operations that wait, and whether their wait may be interrupted. */
   readonly hanging = new Map<string, { interruptible: boolean }>();
   /** Operations that hang at this moment. */
@@ -286,6 +288,22 @@ export class MemoryFilesystem implements Filesystem {
 
   flush(caller: Caller): Eventually<void> {
     return this.#answer('flush', caller, () => {});
+  }
+
+  findLock(): Lock | undefined {
+    return this.locks[0];
+  }
+
+  /** Granted whatever others hold. */
+  lock(caller: Caller, _handle: number, lock: Lock): Eventually<() => void> {
+    return this.#answer('lock', caller, () => {
+      this.locks.push(lock);
+      return () => this.locks.splice(this.locks.indexOf(lock), 1);
+    });
+  }
+
+  unlock(): void {
+    this.locks.length = 0;
   }
 
   release(handle: number): void {

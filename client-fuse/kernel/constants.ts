@@ -147,6 +147,8 @@ export const GETATTR_FH = 1 << 0;
 export const OPEN_KILL_SUIDGID = 1 << 0;
 export const WRITE_KILL_SUIDGID = 1 << 2;
 export const FSYNC_FDATASYNC = 1 << 0;
+/** fuse_lk_in.lk_flags: a lock of flock(2). */
+export const LK_FLOCK = 1 << 0;
 export const SETXATTR_ACL_KILL_SGID = 1 << 0;
 
 /** fuse_statx.mask: STATX_BASIC_STATS, and STATX_BTIME. */

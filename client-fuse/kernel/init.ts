@@ -76,12 +76,13 @@ const LARGEST_MAX_PAGES = 65535;
 /*
  * Wanted where offered. Not in this list, on purpose:
  * - WRITEBACK_CACHE: the kernel would dirty pages without asking and ignore the server's size and times.
- * - POSIX_LOCKS, FLOCK_LOCKS: until locks are ours, the kernel's local ones serve.
  * - EXPORT_SUPPORT: a lookup of `..` by node id cannot be answered for an inode that the server has forgotten.
  * - NO_OPEN_SUPPORT: every open is a real one. ABORT_ERROR: ENODEV is as good an end.
  */
 const WANTED =
   INIT.ASYNC_READ |
+  INIT.POSIX_LOCKS |
+  INIT.FLOCK_LOCKS |
   INIT.ATOMIC_O_TRUNC |
   INIT.BIG_WRITES |
   INIT.DONT_MASK |

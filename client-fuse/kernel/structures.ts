@@ -170,6 +170,19 @@ export const flushIn = structure('fuse_flush_in', {
   lockOwner: 'u64 passed',
 });
 
+/** `end` is the last byte, and OFFSET_MAX to the end of the file. */
+const fileLock = { start: 'u64 passed', end: 'u64 passed', type: 'u32', pid: 'u32' } as const;
+
+/** GETLK, SETLK and SETLKW; a fuse_file_lock stands in it. */
+export const lkIn = structure('fuse_lk_in', {
+  fh: 'u64',
+  owner: 'u64 passed',
+  ...fileLock,
+  lkFlags: 'u32',
+  padding: 'u32',
+});
+export const lkOut = structure('fuse_lk_out', fileLock);
+
 /** READ, READDIR and READDIRPLUS; for the last two `offset` is a cookie. */
 export const readIn = structure('fuse_read_in', {
   fh: 'u64',

@@ -9,7 +9,7 @@ import { errno, FsError } from '../../shared/errno.ts';
 import { limits } from '../../shared/limits.ts';
 import { decodeFrame, encodeFrame } from '../../shared/protocol/frame.ts';
 import { frameKind, GOODBYE, operations, PROTOCOL_VERSION, type ReplyOf } from '../../shared/protocol/messages.ts';
-import { counter, inodeHandle, optional, ProtocolError } from '../../shared/protocol/schema.ts';
+import { counter, inodeHandle, optional, ProtocolError, u32 } from '../../shared/protocol/schema.ts';
 import type { Transport, TransportEvents } from '../../shared/transport/transport.ts';
 import { WebSocketTransport, webSocketOptions } from '../../shared/transport/websocket-transport.ts';
 import { authorization, CredentialError, openTls } from './credentials.ts';
@@ -24,6 +24,8 @@ export interface LinkEvents {
   reply(frame: unknown[]): void;
   /** A lease is to be given back; nil: all of them. Answered by `recalled`. */
   recall(link: Link, id: number, inode: Uint8Array | null): void;
+  /** A lock that was waited for is decided: 0, or an errno. Answered by `grantTaken`. */
+  granted(link: Link, ticket: number, errno: number): void;
   /** Once, after it was open. */
   closed(link: Link, reason: string): void;
 }
@@ -89,6 +91,8 @@ export class Link {
             if (frame[0] === frameKind.BYE) bye = String(frame[1]);
             else if (frame[0] === frameKind.RECALL && link) {
               events.recall(link, counter.decode(frame[1]), optional(inodeHandle).decode(frame[2]) ?? null);
+            } else if (frame[0] === frameKind.GRANTED && link) {
+              events.granted(link, counter.decode(frame[1]), u32.decode(frame[2]));
             } else if (frame[0] !== frameKind.REPLY)
               throw new ProtocolError(`frame kind ${String(frame[0])} is not known`);
             else if (link) events.reply(frame);

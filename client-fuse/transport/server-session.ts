@@ -82,7 +82,7 @@ const NO_BULK = new Uint8Array(0);
 
 export class ServerSession {
   readonly address: ServerAddress;
-  readonly #log: Logger;
+  readonly log: Logger;
   readonly #loop: LoopPoll;
   readonly #connector: Connector | undefined;
   readonly #client = `${hostname()}:${process.pid}`;
@@ -102,8 +102,12 @@ export class ServerSession {
   #answeredMs = Number.NEGATIVE_INFINITY;
   /** The connection on which recalls come is lost: shared leases are, and exclusive ones are kept as long as nobody minds. */
   onLost: () => void = () => {};
-  /** The server was started anew, or had forgotten this session: it knows of no lease. */
-  onForgotten: () => void = () => {};
+  /**
+   * The server was started anew, or had ended this session (`isSameServer`): it knows of no lease, no open file, no lock.
+   */
+  onForgotten: (isSameServer: boolean) => void = () => {};
+  /** A lock that was waited for is decided: 0, or an errno. It may be said twice. */
+  onGranted: (ticket: number, errno: number) => void = () => {};
   /** A lease is not to be used from now on; null: none. */
   onRecall: (inode: Uint8Array | null) => Recall = () => ({ ready: undefined, finish: () => [] });
   #isRenewing = false;
@@ -129,7 +133,7 @@ export class ServerSession {
     this.#loop = loop;
     this.#connector = connector;
     this.address = address;
-    this.#log = log;
+    this.log = log;
   }
 
   /** Rejects with an Error whose message names the address and the next step. */
@@ -335,6 +339,10 @@ export class ServerSession {
         if (ready) void ready.then(answer);
         else answer();
       },
+      granted: (on, ticket, code) => {
+        this.onGranted(ticket, code);
+        on.send([frameKind.GRANT_TAKEN, ticket]);
+      },
       closed: (on, reason) => this.#lost(lane, on, reason),
     };
     const link = await Link.open(this.address, this.#client, lane, session, events, this.#connector);
@@ -343,8 +351,8 @@ export class ServerSession {
     if (link.isClosed) throw new FsError(errno.ECONNRESET, 'hello');
     if (this.#hello && !link.hello.resumed && !Buffer.from(link.hello.session).equals(this.#hello.session)) {
       this.epoch++;
-      this.onForgotten();
-      this.#log.warn({ server: this.address.url }, 'the server has forgotten this session; files are opened anew');
+      this.onForgotten(Buffer.from(link.hello.instance).equals(this.#hello.instance));
+      this.log.warn({ server: this.address.url }, 'the server has forgotten this session; files are opened anew');
     }
     this.#hello = link.hello;
     this.#links.set(lane, link);
@@ -365,7 +373,7 @@ export class ServerSession {
     }
     if (this.unreachableSinceMs === undefined) {
       this.unreachableSinceMs = Date.now();
-      this.#log.warn({ server: this.address.url, reason }, 'connection lost; callers wait while it is opened again');
+      this.log.warn({ server: this.address.url, reason }, 'connection lost; callers wait while it is opened again');
     }
     void this.#reconnect(lane);
   }
@@ -385,7 +393,7 @@ export class ServerSession {
         break;
       } catch (error) {
         if (error instanceof RefusedError && attempt === 0) {
-          this.#log.error({ server: this.address.url, reason: error.message }, 'the server refuses this client');
+          this.log.error({ server: this.address.url, reason: error.message }, 'the server refuses this client');
         }
         if (error instanceof RefusedError && error.isDenied) this.#fail(errno.EACCES);
         const delayMs = reconnectDelayMs(attempt);
@@ -396,7 +404,7 @@ export class ServerSession {
     if (this.#links.size < 2 || this.unreachableSinceMs === undefined) return;
     const seconds = (Date.now() - this.unreachableSinceMs) / 1000;
     this.unreachableSinceMs = undefined;
-    this.#log.info({ server: this.address.url, seconds }, 'connected again');
+    this.log.info({ server: this.address.url, seconds }, 'connected again');
   }
 }
 

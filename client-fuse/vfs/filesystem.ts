@@ -47,6 +47,30 @@ export interface AttributesReply {
   readonly attributesMs: number;
 }
 
+/** Bytes `[start, end)`; an end of 2^63 is beyond every file. */
+export interface LockRange {
+  readonly start: bigint;
+  readonly end: bigint;
+}
+
+/** Whose lock: `posix` (fcntl) and `flock` do not see each other. `owner` is the kernel's number for it. */
+export interface LockOwner {
+  readonly kind: 'posix' | 'flock';
+  readonly owner: U64;
+  /** The process. */
+  readonly pid: number;
+}
+
+export interface Lock extends LockOwner, LockRange {
+  readonly mode: 'shared' | 'exclusive';
+}
+
+/** A lock that is in the way. `pid` is 0 for another client's. */
+export interface FoundLock extends LockRange {
+  readonly mode: 'shared' | 'exclusive';
+  readonly pid: number;
+}
+
 export interface OpenedFile {
   readonly handle: number;
   /** True: reads and writes go to the filesystem one call at a time, past the page cache. */
@@ -133,11 +157,19 @@ export interface Filesystem {
     flags: number,
     killSuidgid: boolean,
   ): Eventually<number>;
-  /** Called at each close(2): reports a delayed write error. */
-  flush(caller: Caller, handle: number): Eventually<void>;
+  /** Called at each close(2): reports a delayed write error. The `owner` gives up its POSIX locks on the file. */
+  flush(caller: Caller, handle: number, owner: U64): Eventually<void>;
   /** The last reference to the handle is gone. */
   release(handle: number): void;
   fsync(caller: Caller, handle: number, dataOnly: boolean): Eventually<void>;
+  /** The first POSIX lock in the way of `lock`. */
+  findLock(caller: Caller, handle: number, lock: Lock): Eventually<FoundLock | undefined>;
+  /**
+   * Takes a lock. `waits`: until it is granted, or the caller gives up (EINTR); else EAGAIN. Resolves to what gives it
+   * back, for a caller that does not learn of it any more.
+   */
+  lock(caller: Caller, handle: number, lock: Lock, waits: boolean): Eventually<() => void>;
+  unlock(caller: Caller, handle: number, owner: LockOwner, range: LockRange): Eventually<void>;
   fallocate(caller: Caller, handle: number, mode: number, offset: number, length: number): Eventually<void>;
   /** SEEK_DATA and SEEK_HOLE. */
   lseek(caller: Caller, handle: number, offset: number, whence: number): Eventually<number>;

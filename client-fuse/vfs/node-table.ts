@@ -109,6 +109,7 @@ export class NodeTable {
       cached: undefined,
       gatherer: undefined,
       foundIn: undefined,
+      locks: undefined,
       isForgotten: false,
     };
     this.#byId.set(id, node);

@@ -8,6 +8,7 @@ import type { PageReads } from '../leases/page-reads.ts';
 import type { CallerIdentity } from '../transport/server-session.ts';
 import type { BlockCache } from './block-cache.ts';
 import type { NodeId } from './filesystem.ts';
+import type { HeldLocks } from './held-locks.ts';
 import type { ReadAhead } from './read-ahead.ts';
 import type { WriteBehind } from './write-behind.ts';
 
@@ -69,6 +70,8 @@ export interface Node {
   gatherer: OpenHandle | undefined;
   /** The directory whose known name led to it last. */
   foundIn: Node | undefined;
+  /** Locks of programs of this mount. */
+  locks: HeldLocks<OpenHandle> | undefined;
   /** It has left the table: whoever still has it looks the name up again. */
   isForgotten: boolean;
 }
@@ -100,6 +103,8 @@ export interface OpenHandle {
   server: number;
   epoch: number;
   reopening: Promise<void> | undefined;
+  /** Locks that were taken through it are lost: it is of no use any more. */
+  hasLostLocks: boolean;
   readAhead: ReadAhead | undefined;
   /** Reads fill the kernel's page cache, under a lease. */
   isCached: boolean;

@@ -16,6 +16,7 @@ export function newHandle(
   return {
     ...of,
     reopening: undefined,
+    hasLostLocks: false,
     readAhead: undefined,
     isCached: false,
     first: undefined,
@@ -57,9 +58,13 @@ export class HandleTable {
   }
 }
 
-/** Makes `handle.server` good for the present session. Rejects with ESTALE when the file is gone. */
+/**
+ * Makes `handle.server` good for the present session. Rejects with ESTALE when the file is gone, and with EIO from when
+ * locks that were taken through it could not be taken again.
+ */
 export async function ensureOpen(handle: OpenHandle, session: ServerSession): Promise<void> {
-  while (handle.epoch !== session.epoch) {
+  while (handle.epoch !== session.epoch || handle.hasLostLocks) {
+    if (handle.hasLostLocks) throw new FsError(errno.EIO, 'locks are lost');
     handle.reopening ??= reopen(handle, session).finally(() => {
       handle.reopening = undefined;
     });
@@ -74,8 +79,33 @@ async function reopen(handle: OpenHandle, session: ServerSession): Promise<void>
   const { handle: server } = handle.isDirectory
     ? await session.call('opendir', handle.opener, { inode })
     : await session.call('open', handle.opener, again);
+  // Before anybody uses the handle: what is read and written under a lock is so still.
+  if (!(await reclaimLocks(handle, server, session, epoch))) return;
   handle.server = server;
   handle.epoch = epoch;
   handle.node.unopened?.delete(handle);
   handle.readAhead?.drop();
+}
+
+/** False: the server was started anew meanwhile. */
+async function reclaimLocks(
+  handle: OpenHandle,
+  server: number,
+  session: ServerSession,
+  epoch: number,
+): Promise<boolean> {
+  for (const { kind, owner, pid, ranges } of handle.node.locks?.through(handle) ?? []) {
+    for (const { start, end, value: mode } of ranges.ranges) {
+      try {
+        const lock = { handle: server, kind, owner, pid, mode, start, end, ticket: undefined };
+        await session.call('lock', handle.opener, lock);
+      } catch (error) {
+        if (epoch !== session.epoch) return false;
+        handle.hasLostLocks = true;
+        session.log.error({ err: error, pid }, 'a lock could not be taken again; its open file is of no use any more');
+        return true;
+      }
+    }
+  }
+  return epoch === session.epoch;
 }

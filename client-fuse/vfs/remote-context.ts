@@ -95,7 +95,7 @@ export class RemoteContext {
   /** The same for a handle that the kernel may have released already: what it wrote is still on its way. */
   async withHandle<T>(open: OpenHandle, use: (open: OpenHandle) => Promise<T>): Promise<T> {
     for (;;) {
-      if (open.epoch !== this.session.epoch) await ensureOpen(open, this.session);
+      if (open.epoch !== this.session.epoch || open.hasLostLocks) await ensureOpen(open, this.session);
       const { epoch } = open;
       try {
         return await use(open);

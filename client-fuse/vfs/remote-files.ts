@@ -3,6 +3,7 @@
  * without asking when that was allowed before); gathering (the only handle, under an exclusive lease); and plain, each
  * read and write one request past all caches.
  */
+import type { U64 } from '../../shared/attributes.ts';
 import type { Eventually } from '../../shared/eventually.ts';
 import { limits } from '../../shared/limits.ts';
 import { O } from '../../shared/linux/constants.ts';
@@ -13,6 +14,7 @@ import type { Caller, Entry, NodeId, OpenedFile } from './filesystem.ts';
 import type { Node, OpenHandle } from './node.ts';
 import { ensureOpen, NOT_OPENED, newHandle } from './open-handle.ts';
 import { checkName, type RemoteContext } from './remote-context.ts';
+import type { RemoteLocks } from './remote-locks.ts';
 import type { RemoteNames } from './remote-names.ts';
 
 /** What opening a file again must not do again. */
@@ -25,11 +27,13 @@ type Wanted = RequestOf<'open'>['wants'];
 export class RemoteFiles {
   readonly #context: RemoteContext;
   readonly #names: RemoteNames;
+  readonly #locks: RemoteLocks;
   readonly #data: FileData;
 
-  constructor(context: RemoteContext, names: RemoteNames) {
+  constructor(context: RemoteContext, names: RemoteNames, locks: RemoteLocks) {
     this.#context = context;
     this.#names = names;
+    this.#locks = locks;
     this.#data = new FileData(context);
   }
 
@@ -174,11 +178,19 @@ export class RemoteFiles {
     open.node.unopened?.delete(open);
     if (!open.node.unopened?.size) this.#context.withUnopened.delete(open.node);
     open.node.cached?.delete(open);
-    if (open.behind) void this.#endGathering(open).then(() => this.#releaseAtServer(open));
+    const hasEnded = open.behind && this.#endGathering(open);
+    // At once when nothing is to be written: the next request may be for a lock that goes with this handle.
+    if (hasEnded && !open.behind?.isClean) void hasEnded.then(() => this.#releaseAtServer(open));
     else this.#releaseAtServer(open);
   }
 
   #releaseAtServer(open: OpenHandle): void {
+    if (open.reopening) {
+      const again = () => this.#releaseAtServer(open);
+      void open.reopening.then(again, again);
+      return;
+    }
+    this.#locks.released(open);
     if (open.epoch !== this.#context.session.epoch) return;
     // Nobody waits for it. It fails only when the session has ended, and then the handle is closed already.
     this.#context.session.call('release', open.opener, { handle: open.server }).catch(() => {});
@@ -283,9 +295,15 @@ export class RemoteFiles {
     for (const open of this.#context.handles.all) if (open.behind) void this.#endGathering(open);
   }
 
-  /** Called at each close(2), and by fsync: tells an error of what was gathered. */
-  async flush(handle: number): Promise<void> {
-    await this.#context.handles.get(handle).behind?.flush();
+  /** Called at each close(2): tells an error of what was gathered, and lets go of the owner's POSIX locks after it. */
+  async flush(handle: number, owner: U64): Promise<void> {
+    const open = this.#context.handles.get(handle);
+    try {
+      await open.behind?.flush();
+    } finally {
+      const unlocked = this.#locks.closed(open, owner);
+      if (unlocked) await unlocked;
+    }
   }
 
   async fsync(caller: Caller, handle: number, dataOnly: boolean): Promise<void> {

@@ -9,11 +9,21 @@ import { limits } from '../../shared/limits.ts';
 import type { KernelAccess } from '../leases/kernel-caches.ts';
 import { keyOfName } from '../leases/lease-cache.ts';
 import type { Recall, ServerSession } from '../transport/server-session.ts';
-import type { AttributeChanges, AttributesReply, Caller, Filesystem, NodeId } from './filesystem.ts';
+import type {
+  AttributeChanges,
+  AttributesReply,
+  Caller,
+  Filesystem,
+  Lock,
+  LockOwner,
+  LockRange,
+  NodeId,
+} from './filesystem.ts';
 import type { Node } from './node.ts';
 import { type Presentation, RemoteContext } from './remote-context.ts';
 import { RemoteDirectories } from './remote-directories.ts';
 import { RemoteFiles } from './remote-files.ts';
+import { RemoteLocks } from './remote-locks.ts';
 import { RemoteNames } from './remote-names.ts';
 
 export type { Presentation } from './remote-context.ts';
@@ -23,17 +33,22 @@ const NOTHING_KNOWN: Recall = { ready: undefined, finish: () => [] };
 export class RemoteFilesystem implements Filesystem {
   readonly #context: RemoteContext;
   readonly #names: RemoteNames;
+  readonly #locks: RemoteLocks;
   readonly #files: RemoteFiles;
   readonly #directories: RemoteDirectories;
 
   constructor(session: ServerSession, presentation: Presentation = {}, maxIdleNodes: number = limits.maxIdleNodes) {
     this.#context = new RemoteContext(session, presentation, maxIdleNodes);
     this.#names = new RemoteNames(this.#context);
-    this.#files = new RemoteFiles(this.#context, this.#names);
+    this.#locks = new RemoteLocks(this.#context);
+    this.#files = new RemoteFiles(this.#context, this.#names, this.#locks);
     this.#directories = new RemoteDirectories(this.#context, this.#names);
     session.onRecall = (inode) => (inode === null ? this.#revoked() : this.#giveBack(inode));
     session.onLost = () => this.#loseShared();
-    session.onForgotten = () => this.#files.stopGathering();
+    session.onForgotten = (isSameServer) => {
+      this.#files.stopGathering();
+      this.#locks.forgotten(isSameServer);
+    };
   }
 
   /** From now on the kernel may keep what is known under leases; it is taken back through `kernel`. */
@@ -288,8 +303,20 @@ export class RemoteFilesystem implements Filesystem {
     return this.#files.write(caller, handle, offset, data, flags, killSuidgid);
   }
 
-  flush(_caller: Caller, handle: number) {
-    return this.#files.flush(handle);
+  flush(_caller: Caller, handle: number, owner: U64) {
+    return this.#files.flush(handle, owner);
+  }
+
+  findLock(_caller: Caller, handle: number, lock: Lock) {
+    return this.#locks.find(handle, lock);
+  }
+
+  lock(caller: Caller, handle: number, lock: Lock, waits: boolean) {
+    return this.#locks.lock(caller, handle, lock, waits);
+  }
+
+  unlock(_caller: Caller, handle: number, owner: LockOwner, range: LockRange) {
+    return this.#locks.unlock(handle, owner, range);
   }
 
   fsync(caller: Caller, handle: number, dataOnly: boolean) {

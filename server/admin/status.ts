@@ -1,4 +1,5 @@
 /** What `weft status` shows of a server: a snapshot as plain data, read by people and by scripts (`--json`). */
+import { limits } from '../../shared/limits.ts';
 import type { Export } from '../export.ts';
 import type { Session } from '../session/session.ts';
 import type { Inode } from '../store/inode.ts';
@@ -12,6 +13,25 @@ export interface StatusSource {
   readonly sessions: { readonly all: Iterable<Session> };
 }
 
+/** A lock of a program that is held or waited for. An end of 2^63 is beyond every file. */
+interface ListedLock {
+  readonly kind: 'posix' | 'flock';
+  readonly mode: 'shared' | 'exclusive';
+  readonly start: string;
+  readonly end: string;
+  readonly ino: string;
+  readonly client: string;
+  readonly pid: number;
+  readonly isWaiting: boolean;
+}
+
+interface Locks {
+  readonly held: number;
+  readonly waiting: number;
+  /** The first ones. */
+  readonly list: readonly ListedLock[];
+}
+
 interface LeaseCounts {
   readonly recallsSent: number;
   readonly recallsPending: number;
@@ -21,6 +41,7 @@ interface LeaseCounts {
 }
 
 export interface ServerStatus {
+  readonly locks: Locks;
   readonly pid: number;
   readonly uptimeSeconds: number;
   readonly memoryBytes: number;
@@ -59,6 +80,7 @@ export function statusOf(server: StatusSource): ServerStatus {
     connections: server.connectionCount,
     unexpectedErrors: server.dispatcher.unexpectedErrors,
     requests: Object.fromEntries(server.dispatcher.counts),
+    locks: locksOf(server.sessions.all),
     exports: [...server.exports.values()].map((one) => ({
       name: one.name,
       directory: one.directory,
@@ -110,6 +132,23 @@ export function inodeStatusOf({ store, leases }: Export, ino: bigint): InodeStat
       recallPending: leases.isRecalled(holder, inode),
     })),
   }));
+}
+
+function locksOf(sessions: Iterable<Session>): Locks {
+  let [held, waiting] = [0, 0];
+  const list: ListedLock[] = [];
+  for (const { locks } of sessions) {
+    held += locks.lockCount;
+    waiting += locks.waitingCount;
+    for (const { lock, ino, isWaiting } of locks.all) {
+      if (list.length >= limits.maxListedLocks) break;
+      const { kind, process } = lock.owner;
+      const [start, end] = [String(lock.start), String(lock.end)];
+      const { client } = process.holder;
+      list.push({ kind, mode: lock.mode, start, end, ino: String(ino), client, pid: process.pid, isWaiting });
+    }
+  }
+  return { held, waiting, list };
 }
 
 function localGuaranteeOf({ leases }: Inode): string {

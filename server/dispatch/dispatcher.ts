@@ -17,6 +17,7 @@ import { dataHandlers } from './data.ts';
 import { directoryHandlers } from './directories.ts';
 import { fileHandlers } from './files.ts';
 import { BulkReply, DONE, type Handler, type Handlers, type RequestContext } from './handler.ts';
+import { lockHandlers } from './locks.ts';
 import { nameHandlers } from './names.ts';
 
 /** `hello` is the connection's own business; `status` is answered by the server. */
@@ -48,6 +49,7 @@ export class Dispatcher {
       ...fileHandlers,
       ...dataHandlers,
       ...directoryHandlers,
+      ...lockHandlers,
       renew: { mutates: false, handle: () => DONE },
       status: { mutates: false, handle: ({ session }) => ({ json: statusFor(session, statusJson) }) },
       inodestatus: {

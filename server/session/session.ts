@@ -11,6 +11,7 @@ import type { Inode, LeaseHolder } from '../store/inode.ts';
 import type { OpenFile } from '../store/open-file.ts';
 import { InFlightRequest } from './in-flight-request.ts';
 import type { Outcome } from './outcome.ts';
+import { SessionLocks } from './session-locks.ts';
 
 /** A new session's handles start at random, so that a handle of an earlier session names no other file in this one. */
 const FIRST_HANDLE_BELOW = 2 ** 47;
@@ -18,9 +19,10 @@ const FIRST_HANDLE_BELOW = 2 ** 47;
 /** The header of a reply that is kept; bulk replies belong to idempotent operations and are made again. */
 export type KeptReply = readonly unknown[];
 
-/** The connection on which recalls are sent. */
+/** The connection on which recalls and decisions about locks are sent. */
 export interface RecallChannel {
   sendRecall(id: number, inode: Uint8Array | null): void;
+  sendGranted(ticket: number, errno: number): void;
 }
 
 /** One connection of the session. A lane has one at a time. */
@@ -42,6 +44,7 @@ export class Session implements LeaseHolder {
   requests = 0;
   bytesRead = 0;
   bytesWritten = 0;
+  readonly locks: SessionLocks;
   readonly #files = new Map<number, OpenFile>();
   #lastHandle = randomInt(FIRST_HANDLE_BELOW);
   readonly #inFlight = new Map<number, InFlightRequest>();
@@ -59,6 +62,7 @@ export class Session implements LeaseHolder {
     this.client = client;
     this.credential = credential;
     this.createdMs = nowMs;
+    this.locks = new SessionLocks(client, (ticket, code) => this.#recallChannel?.sendGranted(ticket, code));
   }
 
   get isReadOnly(): boolean {
@@ -189,6 +193,7 @@ export class Session implements LeaseHolder {
     this.#giveUpLeases((inode) => inode.leases.exclusive !== this);
     this.#recallChannel = channel;
     for (const [id, { inode }] of this.#recalls) channel.sendRecall(id, inode.handle);
+    for (const [ticket, code] of this.locks.untaken) channel.sendGranted(ticket, code);
   }
 
   detachRecalls(channel: RecallChannel): void {
@@ -257,6 +262,7 @@ export class Session implements LeaseHolder {
     this.isClosed = true;
     this.#giveUpLeases(() => true);
     for (const request of this.#inFlight.values()) request.cancel();
+    this.locks.close();
     for (const file of this.#files.values()) file.release();
     for (const inode of this.#remembered.keys()) this.exported.store.unpin(inode);
     this.#files.clear();

@@ -24,6 +24,8 @@ export interface LockHolder {
   readonly client: string;
   /** Ranges held, in all files; counted by the tables. */
   lockCount: number;
+  /** A request of it that waited is decided. Said by whoever made the event that decided it. */
+  decided(decision: Decision): void;
 }
 
 /** A process of a client, as far as its locks go. */
@@ -94,12 +96,15 @@ function conflict(a: HeldLock, b: HeldLock): boolean {
 
 export class LockTable {
   readonly kind: LockKind;
+  /** Of the file; shown by status. */
+  readonly ino: number | bigint;
   readonly #held = new Map<LockOwner, RangeMap<LockMode>>();
   /** In the order of arrival. */
   #waiting: LockRequest[] = [];
 
-  constructor(kind: LockKind) {
+  constructor(kind: LockKind, ino: number | bigint = 0) {
     this.kind = kind;
+    this.ino = ino;
   }
 
   get isIdle(): boolean {

@@ -2,6 +2,7 @@
  * An inode of an export, as the server holds it in memory: the place of everything that belongs to the file and not to
  * a name or a handle. Owned by the InodeTable, which forgets it when it is idle; pinned while a handle is open.
  */
+import { type LockKind, LockTable } from '../state/file-locks.ts';
 import { InodeLeases } from '../state/inode-leases.ts';
 import { PageRangeLockQueue } from '../state/page-range-lock-queue.ts';
 
@@ -51,6 +52,8 @@ export class Inode {
   readonly ino: number | bigint;
   readonly rangeLocks = new PageRangeLockQueue();
   readonly leases = new InodeLeases<LeaseHolder>();
+  /** Locks of programs; made when they are first asked for. */
+  readonly #lockTables = new Map<LockKind, LockTable>();
   watch: InodeWatch | undefined;
   /** The state of the attributes that clients with a lease know; empty when none was said yet. */
   saidStamp = '';
@@ -75,7 +78,18 @@ export class Inode {
   }
 
   get isIdle(): boolean {
-    return this.pins === 0 && this.leases.isIdle && this.rangeLocks.locks.isIdle;
+    return this.pins === 0 && this.leases.isIdle && this.rangeLocks.locks.isIdle && !this.#isLocked;
+  }
+
+  get #isLocked(): boolean {
+    for (const table of this.#lockTables.values()) if (!table.isIdle) return true;
+    return false;
+  }
+
+  lockTable(kind: LockKind): LockTable {
+    const table = this.#lockTables.get(kind) ?? new LockTable(kind, this.ino);
+    this.#lockTables.set(kind, table);
+    return table;
   }
 
   /**

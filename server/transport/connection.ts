@@ -89,6 +89,7 @@ export class Connection implements TransportEvents, RecallChannel, LaneConnectio
       else if (frame[0] === frameKind.CANCEL) this.#session?.cancel(counter.decode(frame[1]));
       else if (frame[0] === frameKind.RECALLED)
         this.#session?.recalled(counter.decode(frame[1]), givenBack.decode(frame[2]));
+      else if (frame[0] === frameKind.GRANT_TAKEN) this.#session?.locks.taken(counter.decode(frame[1]));
       else throw new ProtocolError(`frame kind ${String(frame[0])} is not known`);
     });
   }
@@ -139,6 +140,10 @@ export class Connection implements TransportEvents, RecallChannel, LaneConnectio
 
   sendRecall(id: number, inode: Uint8Array | null): void {
     this.#transport.send(encodeFrame([frameKind.RECALL, id, inode]).head);
+  }
+
+  sendGranted(ticket: number, code: number): void {
+    this.#transport.send(encodeFrame([frameKind.GRANTED, ticket, code]).head);
   }
 
   #request(frame: unknown[]): void {

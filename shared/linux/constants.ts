@@ -56,6 +56,9 @@ export const UTIME = { NOW: 0x3fffffff, OMIT: 0x3ffffffe } as const;
 
 export const DT = { UNKNOWN: 0, FIFO: 1, CHR: 2, DIR: 4, BLK: 6, REG: 8, LNK: 10, SOCK: 12 } as const;
 
+/** Types of a lock: fcntl(2). */
+export const F = { RDLCK: 0, WRLCK: 1, UNLCK: 2 } as const;
+
 export const RWF = { NOWAIT: 0x8 } as const;
 
 export const MNT = { FORCE: 1, DETACH: 2, EXPIRE: 4 } as const;

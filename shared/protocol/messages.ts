@@ -10,6 +10,8 @@
  *                      [BYE, reason]                                         before the server closes a connection
  *                      [RECALL, id, inode | nil]                             give back the lease on an inode (nil: all)
  *   client -> server   [RECALLED, id, inodes]                                it is not used any more, nor are these
+ *   server -> client   [GRANTED, ticket, errno]                              how a lock that was waited for was decided
+ *   client -> server   [GRANT_TAKEN, ticket]                                 it is known, and need not be said again
  */
 import type { Attributes, FilesystemStatistics } from '../attributes.ts';
 import { limits } from '../limits.ts';
@@ -40,7 +42,16 @@ import {
 /** Counts up with every change that an older peer would not understand. */
 export const PROTOCOL_VERSION = 2;
 
-export const frameKind = { REQUEST: 1, CANCEL: 2, REPLY: 3, BYE: 4, RECALL: 5, RECALLED: 6 } as const;
+export const frameKind = {
+  REQUEST: 1,
+  CANCEL: 2,
+  REPLY: 3,
+  BYE: 4,
+  RECALL: 5,
+  RECALLED: 6,
+  GRANTED: 7,
+  GRANT_TAKEN: 8,
+} as const;
 
 /** The reason with which a client closes its connections when it will not come back. */
 export const GOODBYE = 'unmounted';
@@ -131,6 +142,12 @@ const created = record({ entry, handle: counter, lease: grantedLease, directory:
 export const givenBack = list(inodeHandle, limits.maxLeasesGivenBack);
 
 const where = { parent: inodeHandle, name } as const;
+
+/** Locks of one kind do not see those of the other. `owner` is a number that means something to the client alone. */
+const lockOwner = { kind: word('posix', 'flock'), owner: u64 } as const;
+/** Bytes `[start, end)`; an end of 2^63 is beyond every file. */
+const lockRange = { start: u64, end: u64 } as const;
+const lockMode = word('shared', 'exclusive');
 
 export const operations = {
   /** First on every connection. Names both versions when they do not fit. */
@@ -312,6 +329,28 @@ export const operations = {
     72,
     record({ inode: inodeHandle, maxEntries: u32 }),
     record({ entries: list(directoryEntry, 1 << 16), complete: bool, leased: bool }),
+    idempotent,
+  ),
+
+  // locks of programs
+  /**
+   * A lock through an open handle. With a `ticket`, chosen by the client and not used before: if it is not granted now,
+   * it waits, and GRANTED says later how it was decided. Without: EAGAIN. EDEADLK; ENOLCK beyond the limits.
+   */
+  lock: operation(
+    80,
+    record({ handle: counter, ...lockOwner, pid: u32, mode: lockMode, ...lockRange, ticket: optional(counter) }),
+    record({ granted: bool }),
+  ),
+  /** By inode: what was locked may be unlocked after its handle was released. */
+  unlock: operation(81, record({ inode: inodeHandle, ...lockOwner, ...lockRange }), nothing),
+  /** `errno`: how it had been decided already (0 for granted; it counts as taken), or nil when it waits no more. */
+  cancelLock: operation(82, record({ ticket: counter }), record({ errno: optional(u32) })),
+  /** A POSIX lock that is in the way. `pid`: 0 when it is another client's. */
+  getlk: operation(
+    83,
+    record({ handle: counter, owner: u64, mode: lockMode, ...lockRange }),
+    record({ lock: optional(record({ mode: lockMode, ...lockRange, pid: u32 })) }),
     idempotent,
   ),
 

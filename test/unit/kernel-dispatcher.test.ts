@@ -7,7 +7,7 @@ import type { KernelChannel, Message } from '../../client-fuse/kernel/channel.ts
 import { opcode } from '../../client-fuse/kernel/constants.ts';
 import { Dispatcher } from '../../client-fuse/kernel/dispatcher.ts';
 import type { Reply } from '../../client-fuse/kernel/reply.ts';
-import { entryOut, inHeader, initIn, openOut, outHeader } from '../../client-fuse/kernel/structures.ts';
+import { entryOut, inHeader, initIn, lkOut, openOut, outHeader } from '../../client-fuse/kernel/structures.ts';
 import { errno, FsError } from '../../shared/errno.ts';
 import { MemoryFilesystem } from '../memory-filesystem.ts';
 
@@ -203,7 +203,6 @@ describe('answers', () => {
     [opcode.IOCTL, errno.ENOTTY],
     [opcode.POLL, errno.ENOSYS],
     [opcode.BMAP, errno.ENOSYS],
-    [opcode.SETLK, errno.ENOSYS],
     [4000, errno.ENOSYS],
     [opcode.DESTROY, 0],
   ])('opcode %d is answered %d', (code, error) => {
@@ -301,6 +300,39 @@ describe('what nobody took is given back', () => {
   });
 });
 
+describe('locks', () => {
+  const lock = (code: number, handle: number, type: number, flags: number) =>
+    send(code, 1, u64(handle), u64(2n ** 64n - 1n), u64(10), u64(2n ** 63n - 1n), u32(type, 4711, flags, 0));
+
+  it.each([
+    [opcode.SETLK, 0, 0, { kind: 'posix', mode: 'shared' }],
+    [opcode.SETLK, 1, 0, { kind: 'posix', mode: 'exclusive' }],
+    [opcode.SETLKW, 1, 1, { kind: 'flock', mode: 'exclusive' }],
+  ])('opcode %d of type %d with flags %d asks for %j', (code, type, flags, asked) => {
+    const { handle } = createFile('a');
+    lock(code, handle, type, flags);
+    expect(answer().error).toBe(0);
+    expect(filesystem.locks).toEqual([{ ...asked, owner: 2n ** 64n - 1n, pid: 4711, start: 10n, end: 2n ** 63n }]);
+  });
+
+  it('the lock in the way is described, or that there is none; types that do not exist are refused', () => {
+    const { handle } = createFile('a');
+    lock(opcode.GETLK, handle, 1, 0);
+    const { start, end, type, pid } = lkOut.fields;
+    expect(type.get(answer().view, 0)).toBe(2);
+    lock(opcode.SETLK, handle, 0, 0);
+    answer();
+    lock(opcode.GETLK, handle, 1, 0);
+    const { view } = answer();
+    expect([start, end, type, pid].map((field) => field.get(view, 0))).toEqual([10, 2n ** 63n - 1n, 0, 4711]);
+    lock(opcode.SETLK, handle, 7, 0);
+    expect(answer().error).toBe(errno.EINVAL);
+    lock(opcode.SETLK, handle, 2, 0);
+    expect(answer().error).toBe(0);
+    expect(filesystem.locks).toEqual([]);
+  });
+});
+
 describe('interrupts', () => {
   const interrupt = (unique: number) => send(opcode.INTERRUPT, 0, u64(unique));
 
@@ -315,6 +347,19 @@ describe('interrupts', () => {
     expect(channel.answers).toHaveLength(0);
     expect(filesystem.held).toEqual({ lookups: 0, inodes: 0, handles: 0 });
     expect(dispatcher.inFlight).toBe(0);
+  });
+
+  it('a lock that is granted to a caller that was killed meanwhile is given back', async () => {
+    const { handle } = createFile('a');
+    filesystem.hanging.set('lock', { interruptible: false });
+    const { unique } = send(opcode.SETLKW, 1, u64(handle), u64(77), u64(0), u64(2n ** 63n - 1n), u32(1, 4711, 0, 0));
+    killed.add(4711);
+    interrupt(unique);
+    expect(answer()).toMatchObject({ unique, error: errno.EINTR });
+    filesystem.resume();
+    await settled();
+    expect(filesystem.locks).toEqual([]);
+    expect(channel.answers).toHaveLength(0);
   });
 
   it('a buffer of a killed writer is free only when the write has ended', async () => {

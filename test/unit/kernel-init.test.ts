@@ -69,13 +69,7 @@ it('does not look at flags2 without INIT_EXT', () => {
 
 it('never takes what would break the rules of several writers', () => {
   const { answer } = agreed(offer(45, 0xffffffff, 0xffffffff));
-  const never =
-    INIT.WRITEBACK_CACHE |
-    INIT.POSIX_ACL |
-    INIT.POSIX_LOCKS |
-    INIT.FLOCK_LOCKS |
-    INIT.EXPORT_SUPPORT |
-    INIT.ABORT_ERROR;
+  const never = INIT.WRITEBACK_CACHE | INIT.POSIX_ACL | INIT.EXPORT_SUPPORT | INIT.ABORT_ERROR;
   expect(answer.flags & never).toBe(0);
   expect(answer.flags & (INIT.NO_OPEN_SUPPORT | INIT.NO_OPENDIR_SUPPORT | INIT.EXPLICIT_INVAL_DATA)).toBe(0);
   expect(answer.flags2).toBe(INIT2.HAS_EXPIRE_ONLY | INIT2.DIRECT_IO_ALLOW_MMAP);

@@ -34,6 +34,8 @@ const sizes: Record<string, number> = {
   fuse_open_out: 16,
   fuse_release_in: 24,
   fuse_flush_in: 24,
+  fuse_lk_in: 48,
+  fuse_lk_out: 24,
   fuse_read_in: 40,
   fuse_write_in: 40,
   fuse_write_out: 8,

@@ -73,7 +73,8 @@ export const release = operation<void>({
 export const flush = operation<void>({
   call(request, { filesystem }) {
     request.expect(flushIn.bytes);
-    return filesystem.flush(request, flushIn.fields.fh.get(request.view, BODY, errno.EBADF));
+    const { fh, lockOwner } = flushIn.fields;
+    return filesystem.flush(request, fh.get(request.view, BODY, errno.EBADF), lockOwner.get(request.view, BODY));
   },
 });
 

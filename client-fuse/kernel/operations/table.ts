@@ -8,6 +8,7 @@ import { access, getattr, readlink, setattr, statfs, statx } from './attributes.
 import { copyFileRange, copyFileRange64, fallocate, lseek, read, write } from './data.ts';
 import { fsyncdir, opendir, readdir, readdirplus, releasedir } from './directories.ts';
 import { create, flush, fsync, open, release, syncfs, tmpfile } from './files.ts';
+import { getlk, setlk, setlkw } from './locks.ts';
 import { link, lookup, mkdir, mknod, rename, rename2, rmdir, symlink, unlink } from './names.ts';
 import { getxattr, listxattr, removexattr, setxattr } from './xattrs.ts';
 
@@ -32,6 +33,9 @@ const byName: Partial<Record<OpcodeName, Operation<unknown>>> = {
   FLUSH: flush,
   RELEASE: release,
   FSYNC: fsync,
+  GETLK: getlk,
+  SETLK: setlk,
+  SETLKW: setlkw,
   FALLOCATE: fallocate,
   LSEEK: lseek,
   COPY_FILE_RANGE: copyFileRange,

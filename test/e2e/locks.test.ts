@@ -1,0 +1,218 @@
+/** fcntl and flock locks over two real mounts: taken by programs of their own, which can be signalled and killed. */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { join, resolve } from 'node:path';
+import { createInterface, type Interface } from 'node:readline';
+import { afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { exitOf, LeaseExport, send, waitFor } from './lease-mounts.ts';
+import { buildPrograms } from './memory-mount-fixture.ts';
+
+const program = resolve(import.meta.dirname, 'lock-holder.py');
+
+/** A process that does what it is told, one command after the other. */
+class Program {
+  readonly #child: ChildProcess;
+  readonly #lines: Interface;
+  readonly #waiting: ((line: string) => void)[] = [];
+
+  constructor() {
+    this.#child = spawn('python3', [program], { stdio: ['pipe', 'pipe', 'inherit'] });
+    this.#lines = createInterface({ input: this.#child.stdout as NodeJS.ReadableStream });
+    this.#lines.on('line', (line) => this.#waiting.shift()?.(line));
+  }
+
+  get pid(): number {
+    return this.#child.pid as number;
+  }
+
+  do(command: string): Promise<string> {
+    return new Promise((done) => {
+      this.#waiting.push(done);
+      this.#child.stdin?.write(`${command}\n`);
+    });
+  }
+
+  signal(signal: NodeJS.Signals): void {
+    send(this.pid, signal);
+  }
+
+  async end(signal?: NodeJS.Signals): Promise<void> {
+    if (signal) this.signal(signal);
+    else this.#child.stdin?.end();
+    expect(await exitOf(this.#child, 5000)).toBe(true);
+  }
+
+  kill(): void {
+    this.#child.kill('SIGKILL');
+  }
+}
+
+let exported: LeaseExport;
+let programs: Program[];
+/** Programs on the first and the second mount, each with the file open as `f`. */
+let a: Program;
+let b: Program;
+
+async function start(mount: number): Promise<Program> {
+  const one = new Program();
+  programs.push(one);
+  expect(await one.do(`open f ${join(exported.mounts[mount]?.path as string, 'file')}`)).toBe('ok');
+  return one;
+}
+
+/** As the server sees it. */
+async function locks(): Promise<{ held: number; waiting: number }> {
+  const { locks: all } = await exported.status();
+  return { held: all.held, waiting: all.waiting };
+}
+
+const isWaiting = (count: number) => waitFor('it waits', async () => (await locks()).waiting === count);
+
+beforeAll(buildPrograms, 120_000);
+beforeEach(async () => {
+  programs = [];
+  exported = await LeaseExport.open(2);
+  a = await start(0);
+  b = await start(1);
+}, 60_000);
+afterEach(async () => {
+  for (const one of programs) one.kill();
+  await exported[Symbol.asyncDispose]();
+}, 60_000);
+
+describe('locks hold across mounts', { timeout: 60_000 }, () => {
+  it.each(['posix', 'flock'])(
+    '%s: exclusive excludes, shared does not, and what was written before the unlock is read',
+    async (kind) => {
+      expect(await a.do(`lock f ${kind} ex`)).toBe('ok');
+      expect(await b.do(`lock f ${kind} ex nb`)).toBe('EAGAIN');
+      expect(await b.do(`lock f ${kind} sh nb`)).toBe('EAGAIN');
+      expect(await a.do('write f one')).toBe('ok');
+      expect(await a.do(`lock f ${kind} sh`)).toBe('ok');
+      expect(await b.do(`lock f ${kind} sh nb`)).toBe('ok');
+      expect(await b.do('read f')).toBe('one');
+      expect(await b.do(`lock f ${kind} ex nb`)).toBe('EAGAIN');
+      expect(await a.do(`lock f ${kind} un`)).toBe('ok');
+      expect(await b.do(`lock f ${kind} ex nb`)).toBe('ok');
+    },
+  );
+
+  it.each(['posix', 'flock'])('%s: who waits is granted it when it is free, in turn', async (kind) => {
+    expect(await a.do(`lock f ${kind} ex`)).toBe('ok');
+    const taken = b.do(`lock f ${kind} ex`);
+    await isWaiting(1);
+    const third = await start(0);
+    const after = third.do(`lock f ${kind} ex`);
+    await isWaiting(2);
+    await a.do('write f handed');
+    expect(await a.do(`lock f ${kind} un`)).toBe('ok');
+    expect(await taken).toBe('ok');
+    expect(await b.do('read f')).toBe('handed');
+    expect(await locks()).toEqual({ held: 1, waiting: 1 });
+    await b.do(`lock f ${kind} un`);
+    expect(await after).toBe('ok');
+  });
+
+  it('ranges: those that do not touch are free, and the one in the way is named', async () => {
+    expect(await a.do('lock f posix ex 10 10')).toBe('ok');
+    expect(await b.do('lock f posix ex nb 0 10')).toBe('ok');
+    expect(await b.do('lock f posix ex nb 20 0')).toBe('ok');
+    expect(await b.do('lock f posix ex nb 19 1')).toBe('EAGAIN');
+    expect(await b.do('get f 0 0')).toBe('ex 10 10 0');
+    const c = await start(0);
+    // The kernel shows a process of this mount with its number, another machine's with 0.
+    expect(await c.do('get f 10 1')).toBe(`ex 10 10 ${a.pid}`);
+    expect(await a.do('get f 12 1')).toBe('free');
+    expect(await a.do('get f 25 1')).toBe('ex 20 0 0');
+  });
+
+  it('fcntl and flock do not see each other', async () => {
+    expect(await a.do('lock f posix ex')).toBe('ok');
+    expect(await b.do('lock f flock ex nb')).toBe('ok');
+    expect(await a.do('lock f flock sh nb')).toBe('EAGAIN');
+  });
+
+  it('a circle of those who wait is EDEADLK for the last', async () => {
+    expect(await a.do('lock f posix ex 0 1')).toBe('ok');
+    expect(await b.do('lock f posix ex 1 1')).toBe('ok');
+    const waits = a.do('lock f posix ex 1 1');
+    await isWaiting(1);
+    expect(await b.do('lock f posix ex 0 1')).toBe('EDEADLOCK'); // Python's name of it
+    await b.do('lock f posix un 1 1');
+    expect(await waits).toBe('ok');
+  });
+});
+
+describe('who waits', { timeout: 60_000 }, () => {
+  it('is interrupted by a signal, and nothing is left of it', async () => {
+    expect(await a.do('lock f posix ex')).toBe('ok');
+    const waits = b.do('lock f posix ex');
+    await isWaiting(1);
+    b.signal('SIGUSR1');
+    expect(await waits).toBe('interrupted');
+    expect(await locks()).toEqual({ held: 1, waiting: 0 });
+    await a.do('lock f posix un');
+    expect(await locks()).toEqual({ held: 0, waiting: 0 });
+  });
+
+  it('can be killed, and nothing is left of it', async () => {
+    expect(await a.do('lock f flock ex')).toBe('ok');
+    void b.do('lock f flock ex');
+    await isWaiting(1);
+    await b.end('SIGKILL');
+    await isWaiting(0);
+    await a.do('lock f flock un');
+    await waitFor('nothing is held', async () => (await locks()).held === 0);
+  });
+});
+
+describe('locks go', { timeout: 60_000 }, () => {
+  const goes: [what: string, kind: string, how: () => Promise<unknown>][] = [
+    ['when the file is closed', 'posix', () => a.do('close f')],
+    ['when the file is closed', 'flock', () => a.do('close f')],
+    ['when the process exits', 'posix', () => a.end()],
+    ['when the process exits', 'flock', () => a.end()],
+    ['when the process is killed', 'posix', () => a.end('SIGKILL')],
+    ['when the process is killed', 'flock', () => a.end('SIGKILL')],
+    ['with the mount', 'posix', () => exported.mounts[0]?.close() as Promise<void>],
+  ];
+  it.each(goes)('%s: %s', async (_what, kind, how) => {
+    expect(await a.do(`lock f ${kind} ex`)).toBe('ok');
+    const taken = b.do(`lock f ${kind} ex`);
+    await isWaiting(1);
+    await how();
+    expect(await taken).toBe('ok');
+  });
+
+  it('by any close of the file, as POSIX has it for fcntl; not for flock', async () => {
+    await a.do(`open again ${exported.mounts[0]?.path}/file`);
+    await a.do('lock f posix ex');
+    await a.do('lock f flock ex');
+    await a.do('close again');
+    expect(await b.do('lock f posix ex nb')).toBe('ok');
+    expect(await b.do('lock f flock ex nb')).toBe('EAGAIN');
+  });
+
+  it('and what never locked makes no request at close', async () => {
+    await a.do('close f');
+    const { unlock = 0 } = await exported.requests();
+    expect(unlock).toBe(0);
+  });
+});
+
+describe('a restart of the server', { timeout: 60_000 }, () => {
+  it('keeps what was held, and who waits goes on waiting', async () => {
+    await a.do('lock f posix ex 0 10');
+    await a.do('lock f flock ex');
+    const waits = b.do('lock f flock ex');
+    await isWaiting(1);
+    send(exported.server.pid as number, 'SIGKILL');
+    expect(await exitOf(exported.server, 5000)).toBe(true);
+    await exported.startServer();
+    await waitFor('locks are there again', async () => (await locks()).held === 2 && (await locks()).waiting === 1);
+    await a.do('lock f flock un');
+    expect(await waits).toBe('ok');
+    expect(await b.do('lock f posix ex nb 9 1')).toBe('EAGAIN');
+    await a.do('lock f posix un');
+    expect(await b.do('lock f posix ex nb 9 1')).toBe('ok');
+  });
+});
