@@ -216,3 +216,40 @@ describe('a restart of the server', { timeout: 60_000 }, () => {
     expect(await b.do('lock f posix ex nb 9 1')).toBe('ok');
   });
 });
+
+describe('sqlite in rollback mode', { timeout: 120_000 }, () => {
+  const SECONDS = 5;
+  const insert = `
+import sqlite3, sys, time
+db = sqlite3.connect(sys.argv[1], timeout=60, isolation_level=None)
+end, count = time.time() + ${SECONDS}, 0
+while time.time() < end:
+    db.execute('begin immediate')
+    last = db.execute('select value from counter').fetchone()[0]
+    db.execute('update counter set value = ?', (last + 1,))
+    db.execute('insert into entries values (?, ?)', (last + 1, 'x' * 500))
+    db.execute('commit')
+    count += 1
+print(count)`;
+
+  it('two mounts write one database: no transaction is lost, and it is whole', async () => {
+    const make = 'create table counter(value); insert into counter values (0); create table entries(n, text)';
+    await exported.shell(`sqlite3 $A/db "pragma journal_mode=delete; ${make}"`);
+    const runs = await Promise.all(
+      ['A', 'A', 'B', 'B'].map((mount) => exported.shell(`python3 -c "${insert}" $${mount}/db`, 90_000)),
+    );
+    expect(runs.map(({ stderr }) => stderr)).toEqual(['', '', '', '']);
+    const written = runs.map(({ stdout }) => Number(stdout));
+    for (const mount of [0, 2]) expect((written[mount] ?? 0) + (written[mount + 1] ?? 0)).toBeGreaterThan(0);
+    const total = written.reduce((sum, one) => sum + one, 0);
+    const look = 'pragma integrity_check; select value from counter; select count(distinct n) from entries';
+    for (const root of ['$A', '$B', '$X']) {
+      expect((await exported.shell(`sqlite3 ${root}/db "${look}"`)).stdout.split('\n')).toEqual([
+        'ok',
+        `${total}`,
+        `${total}`,
+        '',
+      ]);
+    }
+  });
+});
