@@ -18,6 +18,7 @@ export function addStatusCommand(program: Command): void {
     .description('show mounts of this machine, and the state of a server')
     .argument('[URL|PATH]', 'one server, one mount, or a file in a mount; without it, all mounts of this machine')
     .option('--file <PATH>', "with a URL, on the server's machine: who holds leases on this file")
+    .option('--locks', 'who holds locks (fcntl, flock), and who waits for one')
     .option('--json', 'for programs')
     .addHelpText('after', '\nExample:\n  weft status ws://127.0.0.1:7333/\n  weft status /mnt/projects/notes.txt')
     .action(status);
@@ -39,11 +40,12 @@ interface Answer {
 
 interface StatusOptions extends CredentialOptions {
   readonly json?: true;
+  readonly locks?: true;
   readonly file?: string;
 }
 
 async function status(target: string | undefined, options: StatusOptions): Promise<void> {
-  const { json, file } = options;
+  const { json, locks, file } = options;
   const { credentials } = parseMountOptions(credentialLists(options));
   const mounts = (await readMounts()).filter(isWeftMount);
   const asked = fileOf(target, file, mounts);
@@ -51,7 +53,10 @@ async function status(target: string | undefined, options: StatusOptions): Promi
   const answers = await Promise.all(urlsOf(target, mounts).map((url) => ask(url, mounts, credentials)));
   if (json) return console.log(JSON.stringify(answers, null, 2));
   if (answers.length === 0) console.log('nothing is mounted here; `weft mount URL MOUNTPOINT` mounts');
-  for (const answer of answers) show(answer);
+  for (const answer of answers) {
+    show(answer);
+    if (locks && answer.server) showLocks(answer.server);
+  }
   if (answers.some(({ error }) => error !== undefined)) process.exitCode = 1;
 }
 
@@ -161,6 +166,22 @@ function showMount(one: MountAnswer): void {
   console.log(`    requests: ${one.kernelRequests} by the kernel, ${one.serverRequests} to the server, ${inFlight}`);
 }
 
+const BEYOND_EVERY_FILE = String(2n ** 63n);
+
+function showLocks({ locks }: ServerStatus): void {
+  const table = new Table({
+    style: { head: [], border: [] },
+    head: ['inode', 'kind', 'mode', 'bytes', 'client', 'pid', 'state'],
+  });
+  for (const { ino, kind, mode, start, end, client, pid, isWaiting } of locks.list) {
+    const bytes = `${start}..${end === BEYOND_EVERY_FILE ? '' : end}`;
+    table.push([ino, kind, mode, bytes, client, pid, isWaiting ? 'waits' : 'held']);
+  }
+  console.log(table.toString());
+  const listed = locks.list.length;
+  if (listed < locks.held + locks.waiting) console.log(`  the first ${listed} of them`);
+}
+
 function show({ url, mounts, server, error }: Answer): void {
   console.log(url);
   for (const mount of mounts) showMount(mount);
@@ -175,6 +196,7 @@ function show({ url, mounts, server, error }: Answer): void {
     console.log(`    leases: ${exclusive} exclusive, ${recalls}, ${localChanges} changes by local programs`);
     for (const guarantee of one.guarantees) console.log(`    - ${guarantee}`);
   }
+  console.log(`  locks: ${server.locks.held} held, ${server.locks.waiting} waited for (\`--locks\` lists them)`);
   const table = new Table({
     style: { head: [], border: [] },
     head: ['client', 'export', 'open files', 'leases', 'in flight', 'requests', 'read', 'written', 'state'],

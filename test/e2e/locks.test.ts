@@ -1,9 +1,12 @@
 /** fcntl and flock locks over two real mounts: taken by programs of their own, which can be signalled and killed. */
 import { type ChildProcess, spawn } from 'node:child_process';
+import { statSync } from 'node:fs';
+import { hostname } from 'node:os';
 import { join, resolve } from 'node:path';
 import { createInterface, type Interface } from 'node:readline';
 import { afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import { exitOf, LeaseExport, send, waitFor } from './lease-mounts.ts';
+import { runCommand } from '../../client-fuse/mount/command.ts';
+import { exitOf, LeaseExport, send, waitFor, weft } from './lease-mounts.ts';
 import { buildPrograms } from './memory-mount-fixture.ts';
 
 const program = resolve(import.meta.dirname, 'lock-holder.py');
@@ -141,6 +144,28 @@ describe('locks hold across mounts', { timeout: 60_000 }, () => {
     expect(await waits).toBe('ok');
   });
 });
+
+it('`weft status --locks` says who holds what, and who waits', async () => {
+  await a.do('lock f posix ex 10 10');
+  await a.do('lock f flock sh');
+  void b.do('lock f flock ex');
+  await isWaiting(1);
+  const { stdout } = await runCommand(process.execPath, [weft, 'status', exported.url, '--locks'], {
+    timeoutMs: 20_000,
+  });
+  expect(stdout).toContain('locks: 2 held, 1 waited for');
+  const ino = statSync(join(exported.local, 'file')).ino;
+  const [clientA, clientB] = exported.mounts.map(({ clientPid }) => `${hostname()}:${clientPid}`);
+  const rows = stdout.split('\n').map((line) =>
+    line
+      .split('│')
+      .map((cell) => cell.trim())
+      .slice(1, -1),
+  );
+  expect(rows).toContainEqual([`${ino}`, 'posix', 'exclusive', '10..20', clientA, `${a.pid}`, 'held']);
+  expect(rows).toContainEqual([`${ino}`, 'flock', 'shared', '0..', clientA, `${a.pid}`, 'held']);
+  expect(rows).toContainEqual([`${ino}`, 'flock', 'exclusive', '0..', clientB, `${b.pid}`, 'waits']);
+}, 60_000);
 
 describe('who waits', { timeout: 60_000 }, () => {
   it('is interrupted by a signal, and nothing is left of it', async () => {
