@@ -40,7 +40,7 @@ import {
 } from './schema.ts';
 
 /** Counts up with every change that an older peer would not understand. */
-export const PROTOCOL_VERSION = 2;
+export const PROTOCOL_VERSION = 3;
 
 export const frameKind = {
   REQUEST: 1,

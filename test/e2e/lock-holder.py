@@ -1,7 +1,7 @@
 """
 Locks for test/e2e/locks.test.ts. Reads commands from standard input, one a line, and answers each with one line: `ok`
 or the name of the errno. Files are kept open under names of their own.
-  open N PATH | close N | lock N posix|flock sh|ex|un [nb] [START LENGTH] | get N START LENGTH | write N TEXT | read N
+  open N PATH | close N | lock N posix|ofd|flock sh|ex|un [nb] [START LENGTH] | get N START LENGTH | write N TEXT | read N
 """
 import errno, fcntl, os, signal, struct, sys
 
@@ -24,6 +24,10 @@ def lock(name, kind, mode, *rest):
     how = KINDS[mode] | (fcntl.LOCK_NB if 'nb' in rest else 0)
     if kind == 'flock':
         fcntl.flock(files[name], how)
+    elif kind == 'ofd':
+        types = {'sh': fcntl.F_RDLCK, 'ex': fcntl.F_WRLCK, 'un': fcntl.F_UNLCK}
+        command = fcntl.F_OFD_SETLK if 'nb' in rest else fcntl.F_OFD_SETLKW
+        fcntl.fcntl(files[name], command, struct.pack('hhqqi4x', types[mode], 0, 0, 0, 0))
     else:
         numbers = [int(one) for one in rest if one != 'nb'] or [0, 0]
         fcntl.lockf(files[name], how, numbers[1], numbers[0])

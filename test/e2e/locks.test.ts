@@ -217,6 +217,17 @@ describe('locks go', { timeout: 60_000 }, () => {
     expect(await b.do('lock f flock ex nb')).toBe('EAGAIN');
   });
 
+  it('with the last descriptor, if they are of the open file', async () => {
+    await a.do(`open again ${exported.mounts[0]?.path}/file`);
+    expect(await a.do('lock f ofd ex')).toBe('ok');
+    expect(await a.do('lock again ofd ex nb')).toBe('EAGAIN');
+    await a.do('close again');
+    expect(await b.do('lock f posix ex nb')).toBe('EAGAIN');
+    const taken = b.do('lock f posix ex');
+    await a.do('close f');
+    expect(await taken).toBe('ok');
+  });
+
   it('and what never locked makes no request at close', async () => {
     await a.do('close f');
     const { unlock = 0 } = await exported.requests();

@@ -11,12 +11,12 @@ import type { ServerSession } from '../../client-fuse/transport/server-session.t
 import { errno } from '../../shared/errno.ts';
 import { limits } from '../../shared/limits.ts';
 import { encodeFrame } from '../../shared/protocol/frame.ts';
-import { frameKind, operationNames, operations } from '../../shared/protocol/messages.ts';
+import { frameKind, operationNames, operations, PROTOCOL_VERSION } from '../../shared/protocol/messages.ts';
 import type { WireType } from '../../shared/protocol/schema.ts';
 import { valuesOf } from '../support/arbitraries.ts';
 import { lookUp, RawClient, ROOT, TemporaryDirectory, TestServer } from '../support/fixture.ts';
 
-const { REQUEST, CANCEL, REPLY, BYE } = frameKind;
+const { REQUEST, CANCEL, REPLY, BYE, GRANT_TAKEN } = frameKind;
 const code = Object.fromEntries(operationNames.map((name) => [name, operations[name].code]));
 const NAMES = operationNames.filter((name) => name !== 'hello');
 
@@ -79,8 +79,8 @@ describe('before hello', () => {
     ['too many elements', [REQUEST, 1, 0, 1, [], [], 1, 2], /six or seven/],
     ['a negative sequence number', [REQUEST, -1, 0, 1, [], []], /expected counter/],
     ['a fractional sequence number', [REQUEST, 0.5, 0, 1, [], []], /expected counter/],
-    ['hello of the wrong shape', request(code.hello, [2]), /expected \[protocol/],
-    ['hello with a long session', request(code.hello, [2, '/', randomBytes(17), 'x']), /session/],
+    ['hello of the wrong shape', request(code.hello, [PROTOCOL_VERSION]), /expected \[protocol/],
+    ['hello with a long session', request(code.hello, [PROTOCOL_VERSION, '/', randomBytes(17), 'x']), /session/],
   ];
   test.each(rows)('%s', async (_what, frame, says) => {
     using client = await RawClient.open(port);
@@ -89,8 +89,8 @@ describe('before hello', () => {
   });
 
   const versions: [string, unknown][] = [
-    ['another version', [1, '/', null, 'x']],
-    ['version of the wrong type', ['1', '/', null, 'x']],
+    ['another version', [PROTOCOL_VERSION + 1, '/', null, 'x']],
+    ['version of the wrong type', [`${PROTOCOL_VERSION}`, '/', null, 'x']],
     ['no version', []],
     ['a body that is no list', 'hello'],
   ];
@@ -99,7 +99,7 @@ describe('before hello', () => {
     client.send(request(code.hello, body, 0));
     const [kind, seq, refusal, text] = await client.next();
     expect([kind, seq, refusal]).toEqual([REPLY, 0, errno.EPROTONOSUPPORT]);
-    expect(text).toMatch(/speaks version 2 of the protocol, the client version/);
+    expect(text).toContain(`speaks version ${PROTOCOL_VERSION} of the protocol, the client version`);
     await client.closed;
   });
 
@@ -112,13 +112,14 @@ describe('before hello', () => {
 
 describe('after hello', () => {
   const rows: [string, unknown[], RegExp][] = [
-    ['a second hello', request(code.hello, [1, '/', null, 'x']), /hello comes once/],
+    ['a second hello', request(code.hello, [PROTOCOL_VERSION, '/', null, 'x']), /hello comes once/],
     ['too many groups', [REQUEST, 1, 0, code.syncfs, new Array(1027).fill(1), []], /list of at most 1026/],
     ['an identity that is text', [REQUEST, 1, 0, code.syncfs, 'root', []], /list of at most/],
     ['an identity of negative numbers', [REQUEST, 1, 0, code.syncfs, [-1], []], /u32/],
     ['bulk data that are text', [...request(code.write, [1, 0, false, 'none', false]), 'text'], /bulk data are bytes/],
     ['a huge list', request(code.forget, [new Array(1025).fill([Buffer.alloc(1), 1])]), /inodes/],
     ['a cancel without a number', [CANCEL, 'x'], /expected counter/],
+    ['a grant taken without a number', [GRANT_TAKEN, 'x'], /expected counter/],
   ];
   test.each(rows)('%s', async (_what, frame, says) => {
     using client = (await RawClient.greeted(port)).client;
