@@ -317,4 +317,39 @@ describe('a client', () => {
     expect(counts()).toEqual({ held: 1, waiting: 0 });
     session.close();
   });
+
+  test('excludes others, and is granted in the end, while connections are cut again and again', async () => {
+    await using proxy = await CuttingProxy.open(() => server.server.port);
+    const address = parseServerAddress(`ws://127.0.0.1:${proxy.port}/`);
+    const sessions = await Promise.all([1, 2, 3].map(() => ServerSession.connect(address, silent)));
+    const clients = await Promise.all(sessions.map(openFile));
+    proxy.cutEvery(() => 500 + Math.random() * 3000);
+    const inside = new Set<number>();
+    const ROUNDS = 40;
+    const work = async ({ filesystem, handle }: (typeof clients)[number], owner: number) => {
+      for (let round = 0; round < ROUNDS; round++) {
+        // Some give up, and must not keep what they were granted too late.
+        const giveUp = new AbortController();
+        const timer = round % 4 === 3 ? setTimeout(() => giveUp.abort(), Math.random() * 5) : undefined;
+        try {
+          await filesystem.lock({ ...caller, signal: giveUp.signal }, handle, lock(owner), true);
+        } catch (error) {
+          expect(error).toEqual(code('EINTR'));
+          continue;
+        } finally {
+          clearTimeout(timer);
+        }
+        expect([...inside]).toEqual([]);
+        inside.add(owner);
+        await new Promise((done) => setImmediate(done));
+        inside.delete(owner);
+        await filesystem.unlock(caller, handle, lock(owner), all);
+      }
+    };
+    await Promise.all(clients.flatMap((client, index) => [work(client, 2 * index), work(client, 2 * index + 1)]));
+    expect(proxy.cuts).toBeGreaterThan(10);
+    expect(counts()).toEqual({ held: 0, waiting: 0 });
+    proxy.cutEvery(() => Number.POSITIVE_INFINITY);
+    for (const session of sessions) session.close();
+  }, 60_000);
 });
