@@ -49,8 +49,14 @@ export class RemoteLocks {
     // It may be a downgrade, and then others read what was written.
     if (lock.mode === 'shared') await this.#context.written(node);
     this.#heldOf(node).asked(lock, open);
-    if (waits) await this.#wait(caller, open, lock);
-    else await this.#first(open, () => this.#ask(open, lock, undefined));
+    try {
+      if (waits) await this.#wait(caller, open, lock);
+      else await this.#first(open, () => this.#ask(open, lock, undefined));
+    } catch (error) {
+      // A soft mount: the server may grant it yet.
+      if (error instanceof FsError && error.code === errno.ETIMEDOUT) this.#unlock(open, lock, lock).catch(() => {});
+      throw error;
+    }
     this.#heldOf(node).granted(lock, open);
     return () => void this.#unlock(open, lock, lock).catch(() => {});
   }
@@ -116,6 +122,10 @@ export class RemoteLocks {
         const outcome = await this.#outcome(caller, ticket, waiting);
         if (outcome === 0) return;
         if (outcome !== 'forgotten') throw new FsError(outcome, 'lock');
+      } catch (error) {
+        const isLate = error instanceof FsError && error.code === errno.ETIMEDOUT;
+        if (isLate) this.#context.session.call('cancelLock', [], { ticket }).catch(() => {});
+        throw error;
       } finally {
         this.#waiting.delete(ticket);
       }
