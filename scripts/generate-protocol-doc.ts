@@ -30,7 +30,7 @@ order of the fields below. Bulk data is the last element of its frame, a \`bin 3
 
 | frame | elements |
 |---|---|
-| request, client to server | \`1, seq, acknowledged, operation, caller, arguments, bulk?\` |
+| request, client to server | \`1, seq, slot, operation, caller, arguments, bulk?\` |
 | cancel, client to server | \`2, seq\` |
 | reply, server to client | \`3, seq, errno, result, bulk?\` |
 | bye, server to client | \`4, reason\` |
@@ -39,8 +39,8 @@ order of the fields below. Bulk data is the last element of its frame, a \`bin 3
 | granted, server to client | \`7, ticket, errno\` |
 | grant taken, client to server | \`8, ticket\` |
 
-\`seq\` counts up in a session; \`acknowledged\`: every reply up to that seq has been taken. \`caller\` is uid, gid, then
-supplementary groups. \`errno\` is Linux's, 0 for success.
+\`seq\` counts up in a session. A \`slot\` holds one request at a time: the next one in it says that the reply to the last was
+taken. \`caller\` is uid, gid, then supplementary groups. \`errno\` is Linux's, 0 for success.
 
 | code | operation | arguments | result | |
 |---|---|---|---|---|
