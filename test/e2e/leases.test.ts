@@ -68,7 +68,12 @@ describe('a local program changes the exported directory', { timeout: 180_000 },
   it('and every mount shows it within 50 ms', async () => {
     await using exported = await LeaseExport.open(2);
     const { local: kinds } = await exported.rounds<{ local: string[] }>('kinds', 0, 10_000);
-    const reports = await exported.rounds<Record<string, Report>>('local', Math.ceil(ROUNDS / 4), 170_000, JSON.stringify(kinds));
+    const reports = await exported.rounds<Record<string, Report>>(
+      'local',
+      Math.ceil(ROUNDS / 4),
+      170_000,
+      JSON.stringify(kinds),
+    );
     for (const kind of kinds) expect(reports[kind], kind).toMatchObject({ stale: 0, examples: [] });
     const slowest = Math.max(...Object.values(reports).map(({ maxMs }) => maxMs));
     // 50 ms is the promise; a machine that is busy with something else adds to it.
