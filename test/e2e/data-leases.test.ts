@@ -18,7 +18,7 @@ interface Report {
   readonly gathered?: number;
 }
 
-const ROUNDS = Number(process.env.WEFT_LEASE_ROUNDS ?? 40);
+const ROUNDS = Number(process.env.WEFT_LEASE_ROUNDS ?? 16);
 /** What a busy machine adds. */
 const SLACK_MS = 1500;
 
@@ -255,7 +255,7 @@ describe('a file that was opened on the credit of a lease', { timeout: 60_000 },
 });
 
 describe('processes on two mounts', { timeout: 90_000 }, () => {
-  const STRESS_MS = 20_000;
+  const STRESS_MS = 1000 * Number(process.env.WEFT_STRESS_SECONDS ?? 8);
 
   function worker(exported: LeaseExport): ChildProcess {
     const roots = [exported.local, ...exported.mounts.map(({ path }) => path)].join(',');

@@ -7,9 +7,12 @@ import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
+import pino from 'pino';
 import { type CommandResult, runCommand } from '../../client-fuse/mount/command.ts';
 import { mountAt } from '../../client-fuse/mount/mount-table.ts';
 import { detach, tryUnmount } from '../../client-fuse/mount/unmount.ts';
+import { parseServerAddress } from '../../client-fuse/transport/server-address.ts';
+import { ServerSession } from '../../client-fuse/transport/server-session.ts';
 import type { ServerStatus } from '../../server/admin/status.ts';
 
 /** Where the compiled programs are; another build's for a stress run. */
@@ -118,13 +121,14 @@ export class LeaseExport implements AsyncDisposable {
     return mount;
   }
 
-  /** What `weft status` shows of the server. */
+  /** What `weft status` shows of the server. Asked from here: a process for each question would take most of the time. */
   async status(): Promise<ServerStatus> {
-    const command = [weft, 'status', this.url, '--json'];
-    const { stdout } = await runCommand(process.execPath, command, { timeoutMs: 20_000 });
-    const [status] = JSON.parse(stdout) as { server: ServerStatus }[];
-    if (status === undefined) throw new Error(`no status: ${stdout}`);
-    return status.server;
+    const session = await ServerSession.connect(parseServerAddress(this.url), pino({ level: 'silent' }));
+    try {
+      return JSON.parse((await session.call('status', [], {})).json) as ServerStatus;
+    } finally {
+      session.close();
+    }
   }
 
   /** Requests that the server has answered, by operation. */
