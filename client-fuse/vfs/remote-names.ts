@@ -219,7 +219,7 @@ export class RemoteNames {
       } else {
         // The old name meant `moved` only if nothing happened there until it was renamed.
         const isKnown = isPlain && leases.isUndisturbed(from, markFrom);
-        leases.changedName(from, key, undefined, 0);
+        leases.changedName(from, key, isPlain ? null : undefined, markFrom, reply?.directory);
         leases.changedName(to, newKey, isKnown ? (moved ?? undefined) : undefined, mark, reply?.newDirectory);
       }
     }
