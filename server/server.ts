@@ -48,7 +48,7 @@ export class Server implements ConnectionHost {
   readonly dispatcher: Dispatcher;
   readonly log: Logger;
   readonly #access: AccessControl;
-  readonly #grantCheck: NodeJS.Timeout;
+  readonly #grantCheck: NodeJS.Timeout | undefined;
   readonly #connections = new Set<Connection>();
   readonly #poll: LoopPoll;
   readonly #expiry: NodeJS.Timeout;
@@ -58,8 +58,7 @@ export class Server implements ConnectionHost {
   private constructor(options: ServerOptions) {
     this.log = options.log;
     this.#access = new AccessControl(options.grantFile, options.log);
-    this.#grantCheck = setInterval(() => this.#checkGrants(), limits.grantCheckMs);
-    this.#grantCheck.unref();
+    if (!this.#access.isOpen) this.#grantCheck = setInterval(() => this.#checkGrants(), limits.grantCheckMs).unref();
     this.exports = new Map(options.exports.map((one) => [one.name, one]));
     this.#poll = new LoopPoll(options.pollUs);
     this.dispatcher = new Dispatcher(() => JSON.stringify(statusOf(this)), options.log);
@@ -97,6 +96,7 @@ export class Server implements ConnectionHost {
     { credential, peer }: Visitor,
   ): { session: Session; reply: unknown } | { refusal: string } {
     // It may have been taken back since the connection was opened.
+    this.#access.refresh();
     if (!this.#access.stillHolds(credential, Date.now())) return { refusal: `"${credential.name}" holds no more` };
     const exported = mayUse(credential, request.export) ? this.exports.get(request.export) : undefined;
     if (exported === undefined) {
@@ -146,6 +146,7 @@ export class Server implements ConnectionHost {
 
   /** Whoever has no grant any more loses the connections and the session at once. */
   #checkGrants(): void {
+    this.#access.refresh();
     const nowMs = Date.now();
     for (const connection of this.#connections) {
       const { credential } = connection.visitor;

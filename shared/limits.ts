@@ -94,7 +94,10 @@ export const limits = {
   /** Connections that have not said hello yet: some for everybody, so that one address cannot take all. */
   maxHalfOpen: 1024,
   maxHalfOpenPerAddress: 256,
-  /** Wrong tokens of one address before it has to wait, and how long until one is forgotten: a mount with an old token tries twice in 2 s. */
+  /**
+   * Wrong tokens of one address before it has to wait, and how long until one is forgotten. A mount whose token was revoked
+   * goes on trying, a dozen times in the first two seconds and then about once a second.
+   */
   maxGuesses: 20,
   guessForgottenMs: 500,
   maxFailingAddresses: 4096,

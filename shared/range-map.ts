@@ -21,12 +21,7 @@ export function overlaps(a: ByteRange, b: ByteRange): boolean {
 }
 
 export class RangeMap<V> {
-  readonly #isSame: (a: V, b: V) => boolean;
   #ranges: Ranged<V>[] = [];
-
-  constructor(isSame: (a: V, b: V) => boolean) {
-    this.#isSame = isSame;
-  }
 
   get ranges(): readonly Ranged<V>[] {
     return this.#ranges;
@@ -48,7 +43,7 @@ export class RangeMap<V> {
     const next: Ranged<V>[] = [];
     const add = (range: Ranged<V>) => {
       const last = next.at(-1);
-      const joins = last !== undefined && last.end === range.start && this.#isSame(last.value, range.value);
+      const joins = last !== undefined && last.end === range.start && last.value === range.value;
       if (joins) next[next.length - 1] = { start: last.start, end: range.end, value: range.value };
       else next.push(range);
     };

@@ -3,7 +3,8 @@
  * does. Those that belong to /etc/fstab are accepted and mean nothing here. Sources: mount(8), mount.fuse3(8), fstab(5).
  */
 import { limits } from '../../shared/limits.ts';
-import { type Credentials, parseFingerprint } from '../transport/credentials.ts';
+import { parseFingerprint } from '../transport/credentials.ts';
+import type { Credentials } from '../transport/server-address.ts';
 import { MountError } from './mount-error.ts';
 
 export interface MountOptions {

@@ -3,7 +3,7 @@
  * that nothing on the mount is touched, nothing is left behind, and it answers when the server is away. Owned by the
  * process that serves the mount. It tells counts only, to whoever on this machine asks. Source: unix(7) "abstract".
  */
-import { connect, createServer, type Server } from 'node:net';
+import { connect, createServer } from 'node:net';
 import type { Log } from '../kernel/log.ts';
 
 export interface MountStatus {
@@ -34,8 +34,8 @@ function socketOf(device: string): string {
   return `\0weft/mount/${device}`;
 }
 
-/** Answers until it is closed. That the name is taken is no reason not to mount: then there is no status. */
-export function answerStatus(device: string, status: () => MountStatus, log: Log): Server {
+/** Answers as long as the process lives. That the name is taken is no reason not to mount: then there is no status. */
+export function answerStatus(device: string, status: () => MountStatus, log: Log): void {
   const server = createServer((socket) => {
     socket.on('error', () => {}); // it has gone before it was answered
     socket.end(JSON.stringify(status()));
@@ -44,7 +44,6 @@ export function answerStatus(device: string, status: () => MountStatus, log: Log
   server.on('error', (error) => log.warn({ err: error }, 'this mount will not answer `weft status`'));
   server.listen(socketOf(device));
   server.unref();
-  return server;
 }
 
 /** Rejects when nobody answers in time: a stopped client, another driver, or a mount of another network namespace. */

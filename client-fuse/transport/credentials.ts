@@ -7,22 +7,8 @@ import { readFileSync } from 'node:fs';
 import { isIP } from 'node:net';
 import { connect, createSecureContext, type SecureContext, type TLSSocket } from 'node:tls';
 import { limits } from '../../shared/limits.ts';
-
-export interface Credentials {
-  readonly tokenFile?: string;
-  /** SHA-256 of the server's certificate, lower-case hexadecimal. */
-  readonly fingerprint?: string;
-  readonly certFile?: string;
-  readonly keyFile?: string;
-}
-
-/** The server that is meant: a ServerAddress. */
-interface Destination {
-  readonly host: string;
-  readonly port: number;
-  readonly url: string;
-  readonly credentials?: Credentials;
-}
+import { isLoopback } from '../../shared/loopback.ts';
+import type { ServerAddress } from './server-address.ts';
 
 /** The server is not who it should be, or what is to be shown to it is not there; the message is for people. */
 export class CredentialError extends Error {
@@ -46,7 +32,7 @@ function read(file: string, what: string): Buffer {
 }
 
 /** The fields of the upgrade. Throws CredentialError. */
-export function authorization(address: Destination): Record<string, string> {
+export function authorization(address: ServerAddress): Record<string, string> {
   const { tokenFile } = address.credentials ?? {};
   const token = (
     tokenFile === undefined ? (process.env.WEFT_TOKEN ?? '') : read(tokenFile, 'token file').toString()
@@ -62,13 +48,11 @@ export function authorization(address: Destination): Record<string, string> {
   return { authorization: `Bearer ${token}` };
 }
 
-const isLoopback = (host: string) => host === 'localhost' || host === '[::1]' || /^127\.[\d.]+$/.test(host);
-
 /**
  * A connection to a server that is who it should be: by its pinned certificate, else by the system's CAs. Checked before
  * a byte of the upgrade, and so the token, is sent. Rejects with CredentialError or a Node error.
  */
-export async function openTls(address: Destination): Promise<TLSSocket> {
+export async function openTls(address: ServerAddress): Promise<TLSSocket> {
   const { fingerprint, certFile, keyFile } = address.credentials ?? {};
   const host = address.host.replace(/^\[|\]$/g, '');
   const socket = connect({

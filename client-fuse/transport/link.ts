@@ -24,7 +24,7 @@ export interface LinkEvents {
   reply(frame: unknown[]): void;
   /** A lease is to be given back; nil: all of them. Answered by `recalled`. */
   recall(link: Link, id: number, inode: Uint8Array | null): void;
-  /** A lock that was waited for is decided: 0, or an errno. Answered by `grantTaken`. */
+  /** A lock that was waited for is decided: 0, or an errno. Answered by GRANT_TAKEN. */
   granted(link: Link, ticket: number, errno: number): void;
   /** Once, after it was open. */
   closed(link: Link, reason: string): void;
@@ -36,7 +36,7 @@ export interface LinkEvents {
  */
 export type Connector = (address: ServerAddress, timeoutMs: number) => Promise<(events: TransportEvents) => Transport>;
 
-/** The server was reached and said no; trying again later changes nothing. */
+/** The server was reached and said no. */
 export class RefusedError extends Error {
   override readonly name = 'RefusedError';
   /** It does not know this client, or not any more. */
@@ -130,10 +130,6 @@ export class Link {
   /** Says that this client will not come back. */
   close(): void {
     this.#transport.close(GOODBYE);
-  }
-
-  terminate(): void {
-    this.#transport.terminate();
   }
 }
 

@@ -1,4 +1,11 @@
-import type { Credentials } from './credentials.ts';
+/** What a client shows the server, and by what it knows the server. Files are read when a connection is opened. */
+export interface Credentials {
+  readonly tokenFile?: string;
+  /** SHA-256 of the server's certificate, lower-case hexadecimal. */
+  readonly fingerprint?: string;
+  readonly certFile?: string;
+  readonly keyFile?: string;
+}
 
 /** Where a server is and which export is meant: `ws://HOST:PORT/EXPORT` (or wss://), as the command line and fstab give it. */
 export interface ServerAddress {

@@ -70,7 +70,7 @@ export interface Recall {
 
 export interface SessionOptions {
   /** Callers get ETIMEDOUT when the server was silent for so long; undefined: they wait. */
-  readonly softTimeoutMs?: number;
+  readonly softTimeoutMs?: number | undefined;
   /** How the server is reached; undefined: by WebSocket. */
   readonly connector?: Connector;
 }
@@ -380,9 +380,10 @@ export class ServerSession {
 
   /** Waiting would be for nothing: the server has taken this client's rights away. */
   #fail(code: number): void {
-    const waiting = [...this.#pending.values(), ...this.#queued.splice(0)];
-    this.#pending.clear();
-    for (const { reject, operation } of waiting) reject(new FsError(code, operation));
+    const queued = this.#queued.splice(0);
+    const sent = [...this.#pending.values()];
+    for (const pending of sent) this.#ended(pending);
+    for (const { reject, operation } of [...sent, ...queued]) reject(new FsError(code, operation));
   }
 
   /** Never rejects: it tries until it is connected, or the session is closed. */

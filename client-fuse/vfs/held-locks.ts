@@ -52,7 +52,7 @@ export class HeldLocks<H> {
       kind,
       owner,
       pid,
-      ranges: new RangeMap<Lock['mode']>((a, b) => a === b),
+      ranges: new RangeMap<Lock['mode']>(),
       handles: new Set<H>(),
     };
     this.#owners.set(key, known);

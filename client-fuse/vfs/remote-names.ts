@@ -24,13 +24,16 @@ export class RemoteNames {
     const directory = nodes.get(parent);
     const key = keyOfName(name);
     const known = leases.name(directory, key);
+    if (known === null) {
+      leases.count(true);
+      return this.#context.absent(directory, key);
+    }
     const attributes = known && leases.knownAttributes(known);
-    const isKnown = known === null || (attributes !== undefined && !this.#context.written(known as Node));
-    leases.count(isKnown);
-    if (known === null) return this.#context.absent(directory, key);
-    if (known && attributes && isKnown) {
+    if (known && attributes && !this.#context.written(known)) {
+      leases.count(true);
       return this.#context.entry(directory, key, nodes.foundAgain(known), attributes);
     }
+    leases.count(false);
     return this.#lookUp(caller, directory, key, name);
   }
 

@@ -75,12 +75,12 @@ function self(...args: string[]): string[] {
   return [process.execPath, fileURLToPath(new URL('../weft.cjs', import.meta.url)), ...args];
 }
 
-async function mount(url: string, mountpoint: string, given: MountCommandOptions): Promise<void> {
-  const options = { ...given, o: [...given.o, ...credentialLists(given)] };
+async function mount(url: string, mountpoint: string, options: MountCommandOptions): Promise<void> {
   // What can be wrong with the command line is said at once, by the process that has the terminal.
   parseServerAddress(url);
   const { soft, timeout } = options;
-  const o = [...options.o, ...(soft ? ['soft'] : []), ...(timeout === undefined ? [] : [`timeout=${timeout}`])];
+  const patience = [...(soft ? ['soft'] : []), ...(timeout === undefined ? [] : [`timeout=${timeout}`])];
+  const o = [...options.o, ...credentialLists(options), ...patience];
   const parsed = parseMountOptions(o);
   const driver = parsed.client.driver ?? options.driver;
   const passed = [
@@ -135,9 +135,8 @@ async function mountClient(url: string, options: MountCommandOptions & { at?: st
   let session: ServerSession | undefined;
   try {
     const softTimeoutMs = client.soft ? (client.timeoutMs ?? DEFAULT_SOFT_TIMEOUT_MS) : undefined;
-    const patience = softTimeoutMs === undefined ? {} : { softTimeoutMs };
     const address = { ...parseServerAddress(url), credentials };
-    const connected = await ServerSession.connect(address, log, loop, patience);
+    const connected = await ServerSession.connect(address, log, loop, { softTimeoutMs });
     session = connected;
     const filesystem = new RemoteFilesystem(connected, client);
     if (options.at !== undefined) {

@@ -8,6 +8,7 @@ import { Server } from '../../server/server.ts';
 import { defaultStateDirectory, loadHandleKey } from '../../server/store/handle-key.ts';
 import { actsAsCallers, type Squash } from '../../server/store/identity.ts';
 import type { ListenAddress } from '../../server/transport/listener.ts';
+import { isLoopback } from '../../shared/loopback.ts';
 import { logLevelOption, openLog, pollOption } from './common-options.ts';
 
 interface ServeOptions {
@@ -74,10 +75,6 @@ function parseListen(text: string): ListenAddress {
   const port = Number(match?.[3]);
   if (!match || port > 65535) throw new InvalidArgumentError('write HOST:PORT, for instance 127.0.0.1:7333.');
   return { host: match[1] ?? match[2] ?? '', port };
-}
-
-function isLoopback(host: string): boolean {
-  return host === 'localhost' || host === '::1' || /^127\.\d+\.\d+\.\d+$/.test(host);
 }
 
 async function serve(directory: string | undefined, options: ServeOptions): Promise<void> {

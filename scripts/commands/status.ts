@@ -7,8 +7,7 @@ import pino from 'pino';
 import { parseMountOptions } from '../../client-fuse/mount/mount-options.ts';
 import { askMount, type MountStatus } from '../../client-fuse/mount/mount-status.ts';
 import { isWeftMount, type Mount, readMounts } from '../../client-fuse/mount/mount-table.ts';
-import type { Credentials } from '../../client-fuse/transport/credentials.ts';
-import { parseServerAddress } from '../../client-fuse/transport/server-address.ts';
+import { type Credentials, parseServerAddress } from '../../client-fuse/transport/server-address.ts';
 import { ServerSession } from '../../client-fuse/transport/server-session.ts';
 import type { InodeStatus, ServerStatus } from '../../server/admin/status.ts';
 import { type CredentialOptions, credentialLists, withCredentialOptions } from './credential-options.ts';
@@ -97,7 +96,7 @@ async function askFile({ url, path }: FileOf, credentials: Credentials): Promise
   const { ino } = await Promise.race([lstat(path, { bigint: true }), late]);
   const session = await ServerSession.connect({ ...parseServerAddress(url), credentials }, pino({ level: 'silent' }));
   try {
-    const { json } = await session.call('inodestatus', [], { ino });
+    const { json } = await session.call('inodeStatus', [], { ino });
     return { url, path, ino: String(ino), inodes: JSON.parse(json) as InodeStatus[] };
   } finally {
     session.close();

@@ -1,6 +1,6 @@
 /**
  * Decides who a client is when it connects, by token or certificate, and whether that still holds later. Owned by the
- * server, which asks `stillHolds` from its timer. Secrets go in, and only names come out.
+ * server, which asks `refresh` and `stillHolds` from its timer. Secrets go in, and only names come out.
  */
 import { isDeepStrictEqual } from 'node:util';
 import type { Logger } from 'pino';
@@ -38,7 +38,7 @@ export class AccessControl {
 
   admit({ token, certificate }: Shown, nowMs: number): Access {
     if (this.isOpen) return { credential: ANYONE };
-    this.#refresh();
+    this.refresh();
     if (token !== undefined) {
       const grant = grantOfToken(this.#grants, token);
       if (grant === undefined) return { refusal: `the server does not know this token: ${NEXT_STEP}` };
@@ -54,15 +54,18 @@ export class AccessControl {
     return { refusal: `the server asks for a token: ${NEXT_STEP}` };
   }
 
-  /** The grant is there as it was: one that was taken back, changed or expired ends what it opened. */
+  /**
+   * The grant is there as it was: one that was taken back, changed or expired ends what it opened. As of the last
+   * `refresh`, for this is asked about every connection.
+   */
   stillHolds(credential: Credential, nowMs: number): boolean {
     if (this.isOpen) return true;
-    this.#refresh();
     const grant = this.#grants.find(({ id }) => id === credential.id);
     return grant !== undefined && !isExpired(grant, nowMs) && isDeepStrictEqual(grant, credential);
   }
 
-  #refresh(): void {
+  /** Reads the grants again if they were changed. */
+  refresh(): void {
     if (this.#path === undefined) return;
     const stamp = grantFileStamp(this.#path);
     if (stamp === this.#stamp) return;

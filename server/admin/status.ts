@@ -140,7 +140,7 @@ function locksOf(sessions: Iterable<Session>): Locks {
   for (const { locks } of sessions) {
     held += locks.lockCount;
     waiting += locks.waitingCount;
-    for (const { lock, ino, isWaiting } of locks.all) {
+    for (const { lock, ino, isWaiting } of locks.all()) {
       if (list.length >= limits.maxListedLocks) break;
       const { kind, process } = lock.owner;
       const [start, end] = [String(lock.start), String(lock.end)];

@@ -52,7 +52,7 @@ export class Dispatcher {
       ...lockHandlers,
       renew: { mutates: false, handle: () => DONE },
       status: { mutates: false, handle: ({ session }) => ({ json: statusFor(session, statusJson) }) },
-      inodestatus: {
+      inodeStatus: {
         mutates: false,
         handle: ({ session }, { ino }) => ({ json: JSON.stringify(inodeStatusOf(session.exported, BigInt(ino))) }),
       },

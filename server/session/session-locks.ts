@@ -59,11 +59,7 @@ export class SessionLocks implements LockHolder {
   }
 
   /** What is held, then what waits. */
-  get all(): Iterable<{ lock: HeldLock; ino: number | bigint; isWaiting: boolean }> {
-    return this.#list();
-  }
-
-  *#list(): Generator<{ lock: HeldLock; ino: number | bigint; isWaiting: boolean }> {
+  *all(): Generator<{ lock: HeldLock; ino: number | bigint; isWaiting: boolean }> {
     for (const owner of this.#owners.values()) {
       for (const table of owner.holds) {
         for (const lock of table.heldBy(owner)) yield { lock, ino: table.ino, isWaiting: false };

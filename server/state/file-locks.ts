@@ -245,7 +245,7 @@ export class LockTable {
 
   #grant(request: LockRequest): void {
     const { owner, mode } = request;
-    const ranges = this.#held.get(owner) ?? new RangeMap<LockMode>((a, b) => a === b);
+    const ranges = this.#held.get(owner) ?? new RangeMap<LockMode>();
     this.#held.set(owner, ranges);
     this.#change(owner, ranges, () => ranges.set(request, mode));
   }

@@ -19,7 +19,7 @@ export class OpenFile {
   isExclusive = false;
   /** Called when the descriptor is about to be closed. */
   onClose: (() => void) | undefined;
-  readonly #stream = new WriteStream();
+  #stream: WriteStream | undefined;
   #isWritingBack = false;
   #appendFd = -1;
   #users = 0;
@@ -71,6 +71,7 @@ export class OpenFile {
 
   /** `length` bytes were written at `offset`. The disk may begin with what lies behind them; an error is fsync(2)'s to tell. */
   wrote(offset: number, length: number): void {
+    this.#stream ??= new WriteStream();
     this.#stream.wrote(offset, length);
     const due = this.#isWritingBack ? undefined : this.#stream.take();
     if (due === undefined) return;

@@ -42,6 +42,8 @@ export interface ListenerOptions {
   readonly log: Logger;
 }
 
+const AFTER_CONNECTION_MS = 500;
+
 interface Refusal {
   readonly status: 401 | 429 | 503;
   readonly reason: string;
@@ -124,11 +126,12 @@ export class Listener implements Listening {
     }
     this.#tickets.set(key, ticket);
     this.#raw.add(socket);
+    // The later one of two: a Connection that hears no hello says so to its client. This one sees TLS and the upgrade, too.
     const timer = setTimeout(() => {
       if (!ticket.isHalfOpen) return;
       this.#refused(address, key, 'no hello in time');
       socket.destroy();
-    }, limits.helloTimeoutMs + 500);
+    }, limits.helloTimeoutMs + AFTER_CONNECTION_MS);
     socket.once('close', () => {
       clearTimeout(timer);
       this.#tickets.delete(key);

@@ -358,7 +358,7 @@ export const operations = {
   /** What `weft status` shows, as JSON text. */
   status: operation(90, nothing, record({ json: text(16 * 1024 * 1024) }), idempotent),
   /** The same of the inodes with this number. */
-  inodestatus: operation(91, record({ ino: u64 }), record({ json: text(16 * 1024 * 1024) }), idempotent),
+  inodeStatus: operation(91, record({ ino: u64 }), record({ json: text(16 * 1024 * 1024) }), idempotent),
 } as const;
 
 export type OperationName = keyof typeof operations;

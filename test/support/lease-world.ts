@@ -110,11 +110,10 @@ export class Client {
         [frame.head, frame.bulk].filter((part) => part !== undefined).map((part) => Buffer.from(part)),
       );
     };
-    const link: Pick<Link, 'hello' | 'send' | 'close' | 'terminate' | 'isClosed'> = {
+    const link: Pick<Link, 'hello' | 'send' | 'close' | 'isClosed'> = {
       hello: pipe.hello,
       send,
       close: () => {},
-      terminate: () => {},
       get isClosed() {
         return !pipe.isOpen;
       },

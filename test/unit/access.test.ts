@@ -6,7 +6,8 @@ import { connect, type Socket } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 import pino from 'pino';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { type Credentials, openTls, parseFingerprint } from '../../client-fuse/transport/credentials.ts';
+import { openTls, parseFingerprint } from '../../client-fuse/transport/credentials.ts';
+import type { Credentials } from '../../client-fuse/transport/server-address.ts';
 import { ServerSession } from '../../client-fuse/transport/server-session.ts';
 import { Admission, Ticket } from '../../server/access/admission.ts';
 import { admittedCaller, type IdentityRule } from '../../server/access/credential.ts';
@@ -211,6 +212,21 @@ describe('a server that asks for tokens', () => {
     await expect(one.call('renew', ROOT, {})).rejects.toMatchObject({ code: errno.EACCES });
     await two.call('renew', ROOT, {});
   });
+
+  it('denies what waits, and serves it again when the grant is back', async () => {
+    const one = await join(tokens.one as string);
+    const before = readGrants(path) as Grant[];
+    changeGrants(path, (grants = []) => grants.filter(({ name }) => name !== 'one'));
+    await expect.poll(() => [...server.server.sessions.all].length, { timeout: 5000 }).toBe(0);
+    // As many as may be under way: were the place of one lost, nothing could be asked any more.
+    const asked = Array.from({ length: limits.maxRequestsInFlight }, () => one.call('renew', ROOT, {}));
+    const errors = (await Promise.allSettled(asked)).map((one) => one.status === 'rejected' && one.reason.code);
+    expect(new Set(errors)).toEqual(new Set([errno.EACCES]));
+    changeGrants(path, () => before);
+    await expect
+      .poll(() => Promise.race([one.call('renew', ROOT, {}), delay(1000)]).catch(() => undefined), { timeout: 15_000 })
+      .toEqual({});
+  }, 30_000);
 
   it('stops looking at the tokens of who guesses', async () => {
     const one = await join(tokens.one as string);

@@ -29,6 +29,17 @@ function* numbers(seed: number): Generator<number, never> {
   }
 }
 
+/** An open file `f`, on which reads and writes wait until `held` is disposed. */
+async function lockedFile(session: ServerSession, server: TestServer) {
+  const { store } = server.server.exports.get('/') as Export;
+  const parent = session.hello.root.inode;
+  const created = { parent, name: Buffer.from('f'), mode: 0o644, umask: 0, flags: RDWR, wants: 'none' } as const;
+  const { handle, entry } = await session.call('create', ROOT, created);
+  const held = await store.resolve(entry.inode).rangeLocks.acquire('exclusive', { start: 0, end: Infinity });
+  const append = { handle, offset: 0, append: true, sync: 'none', killSuidgid: false, behind: false } as const;
+  return { parent, handle, append, held };
+}
+
 describe('exactly once', () => {
   test.each([1, 2, 3, 4, 5, 6])('over connections that are cut in the middle of frames (seed %i)', async (seed) => {
     using directory = new TemporaryDirectory();
@@ -100,13 +111,8 @@ describe('exactly once', () => {
     await using server = await TestServer.start(directory.path);
     await using proxy = await CuttingProxy.open(() => server.server.port);
     const session = await ServerSession.connect(parseServerAddress(`ws://127.0.0.1:${proxy.port}/`), silent);
-    const { store } = server.server.exports.get('/') as Export;
-    const parent = session.hello.root.inode;
-    const created = { parent, name: Buffer.from('f'), mode: 0o644, umask: 0, flags: RDWR, wants: 'none' } as const;
-    const { handle, entry } = await session.call('create', ROOT, created);
     // Both requests wait at the server for a lock while their connections break, and are sent again.
-    const held = await store.resolve(entry.inode).rangeLocks.acquire('exclusive', { start: 0, end: Infinity });
-    const append = { handle, offset: 0, append: true, sync: 'none', killSuidgid: false, behind: false } as const;
+    const { parent, handle, append, held } = await lockedFile(session, server);
     const write = session.call('write', ROOT, append, { bulk: Buffer.alloc(100_000, 'x') });
     const read = session.callForBulk('read', ROOT, {
       handle,
@@ -153,12 +159,7 @@ describe('exactly once', () => {
     await using server = await TestServer.start(directory.path);
     await using proxy = await CuttingProxy.open(() => server.server.port);
     const session = await ServerSession.connect(parseServerAddress(`ws://127.0.0.1:${proxy.port}/`), silent);
-    const { store } = server.server.exports.get('/') as Export;
-    const parent = session.hello.root.inode;
-    const created = { parent, name: Buffer.from('f'), mode: 0o644, umask: 0, flags: RDWR, wants: 'none' } as const;
-    const { handle, entry } = await session.call('create', ROOT, created);
-    const held = await store.resolve(entry.inode).rangeLocks.acquire('exclusive', { start: 0, end: Infinity });
-    const append = { handle, offset: 0, append: true, sync: 'none', killSuidgid: false, behind: false } as const;
+    const { append, held } = await lockedFile(session, server);
     const [serverSession] = server.server.sessions.all;
     const COUNT = limits.maxRequestsInFlight + 10;
     const writes = Array.from({ length: COUNT }, () => session.call('write', ROOT, append, { bulk: Buffer.from('x') }));
