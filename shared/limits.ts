@@ -64,6 +64,8 @@ export const limits = {
   /** Names of a directory that are read ahead, and after how many lookups in it: some 200 bytes each on the wire. */
   maxNamesAhead: 2_048,
   lookupsBeforeNamesAhead: 4,
+  /** Names of a directory that come with the reply to its opening. */
+  maxListedAtOpen: 128,
   /** Extended attributes that a client keeps of an inode, and the largest: ACLs, capabilities, security labels. */
   maxKnownXattrs: 8,
   maxKnownXattrBytes: 1_024,

@@ -8,7 +8,7 @@
 import { closeSync, write, writevSync } from 'node:fs';
 import { assert } from '../../shared/assert.ts';
 import { errno, errnoOf, FsError } from '../../shared/errno.ts';
-import { pollReadable, readNonblocking, setNonblocking, writeBytes } from '../../shared/linux/libc.ts';
+import { type Polling, pollReadable, readNonblocking, setNonblocking, writeBytes } from '../../shared/linux/libc.ts';
 import type { LoopPoll } from '../../shared/loop-poll.ts';
 import type { KernelChannel, Message, Receive } from './channel.ts';
 import type { Reply } from './reply.ts';
@@ -35,7 +35,7 @@ export class DeviceChannel implements KernelChannel {
   #messageBytes = INITIAL_MAX_WRITE + HEADER_ROOM;
   #current = makeMessage(this.#messageBytes);
   #receive: Receive | undefined;
-  #stopPolling: () => void = () => {};
+  #polling: Polling | undefined;
   #resolve: () => void = () => {};
   #reject: (error: unknown) => void = () => {};
   #isOpen = true;
@@ -53,7 +53,7 @@ export class DeviceChannel implements KernelChannel {
     return new Promise((resolve, reject) => {
       this.#resolve = resolve;
       this.#reject = reject;
-      this.#stopPolling = pollReadable(this.#fd, () => this.#drain());
+      this.#polling = pollReadable(this.#fd, () => this.#drain());
     });
   }
 
@@ -101,7 +101,7 @@ export class DeviceChannel implements KernelChannel {
   #end(failure?: FsError): void {
     if (!this.#isOpen) return;
     this.#isOpen = false;
-    this.#stopPolling();
+    this.#polling?.close();
     closeSync(this.#fd);
     if (failure) this.#reject(failure);
     else this.#resolve();

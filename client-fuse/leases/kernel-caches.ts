@@ -12,7 +12,7 @@
  * - INC_EPOCH and an entry's full invalidation unmount what is mounted on a directory.
  */
 import type { NodeId } from '../vfs/filesystem.ts';
-import type { Given, Node } from '../vfs/node.ts';
+import type { Given, GivenName, Node } from '../vfs/node.ts';
 import { PageReads } from './page-reads.ts';
 
 /** The notifications that are needed. Each resolves when the kernel has done it. */
@@ -75,7 +75,7 @@ export class KernelCaches {
     if (names.size % PRUNED_NAMES === PRUNED_NAMES - 1) {
       for (const [name, { untilMs }] of names) if (untilMs <= nowMs) names.delete(name);
     }
-    names.set(key, { untilMs: nowMs + ms, isDirectory });
+    names.set(key, { givenMs: nowMs, untilMs: nowMs + ms, isDirectory });
     return ms;
   }
 
@@ -175,7 +175,8 @@ export class KernelCaches {
     given.names.clear();
     if (!hasAttributes && !hasPages && names.length === 0) return undefined;
     const work: Promise<unknown>[] = [];
-    if (hasAttributes) work.push(this.#takeBackAttributes(node, kernel));
+    // Attributes go with the pages; an inode that has any is known to the kernel.
+    if (hasAttributes && !hasPages) work.push(this.#takeBackAttributes(node, kernel));
     if (hasPages) work.push(this.#takeBackPages(node, given, kernel));
     if (names.length > 0) work.push(this.#takeBackNames(node, given, names, kernel));
     const done = Promise.all(work).then(() => {
@@ -207,7 +208,6 @@ export class KernelCaches {
     while (!(await notifier.invalidateInode(node.id, -1, 0)) && node.lookups > 0) await delay(UNKNOWN_RETRY_MS);
   }
 
-  /** Attributes go with the pages, but an inode that the kernel does not know yet has none. */
   #takeBackPages(node: Node, given: Given, { notifier }: KernelAccess): Promise<void> {
     return given.reads.takeBack(async (start, end) => {
       await notifier.invalidateInode(node.id, start, Number.isFinite(end) ? end - start : 0);
@@ -217,7 +217,7 @@ export class KernelCaches {
   async #takeBackNames(
     directory: Node,
     given: Given,
-    names: [string, { untilMs: number; isDirectory: boolean }][],
+    names: [string, GivenName][],
     kernel: KernelAccess,
   ): Promise<void> {
     const lastMs = Math.max(...names.map(([, { untilMs }]) => untilMs));
@@ -225,10 +225,10 @@ export class KernelCaches {
     const { notifier } = kernel;
     const { moves } = given;
     const single = Promise.all(
-      names.map(([key, { isDirectory }]) => {
+      names.map(([key, { isDirectory, givenMs }]) => {
         const name = Buffer.from(key, 'latin1');
         return isDirectory
-          ? this.#expireDirectoryName(directory, name, notifier)
+          ? this.#expireDirectoryName(directory, name, givenMs, notifier)
           : notifier.invalidateEntry(directory.id, name);
       }),
     );
@@ -241,11 +241,18 @@ export class KernelCaches {
 
   /**
    * Not taken away as a file's name is: a process may have the directory as its working directory, and something may be
-   * mounted on it. A lookup that only revalidates may put its reply's time over this expiry, so it is made twice.
+   * mounted on it. A lookup that only revalidates may put its reply's time over this expiry: then it is made twice.
    */
-  async #expireDirectoryName(directory: Node, name: Uint8Array, notifier: CacheNotifier): Promise<void> {
+  async #expireDirectoryName(
+    directory: Node,
+    name: Uint8Array,
+    givenMs: number,
+    notifier: CacheNotifier,
+  ): Promise<void> {
+    const takenInMs = givenMs + TAKEN_IN_MS - performance.now();
     await notifier.invalidateEntry(directory.id, name, { expireOnly: true });
-    await delay(TAKEN_IN_MS);
+    if (takenInMs <= 0) return;
+    await delay(takenInMs);
     await notifier.invalidateEntry(directory.id, name, { expireOnly: true });
   }
 

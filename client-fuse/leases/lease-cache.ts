@@ -13,6 +13,9 @@ import type { Knowledge, ListedName, Node } from '../vfs/node.ts';
 
 /** So many files of one directory are recalled by themselves before the others are given back too. */
 const RECALLED_ONE_BY_ONE = 3;
+/** After so many directories in a row whose files were left in vain, none are left, but for one directory in so many. */
+const LEFT_IN_VAIN = 2;
+const LEFT_AGAIN_AFTER = 16;
 
 export class LeaseCache {
   readonly #isUsable: () => boolean;
@@ -21,6 +24,9 @@ export class LeaseCache {
   #unknownRecallAt = 0;
   /** Own changes under way of inodes that this client cannot name. */
   #unknownChanges = 0;
+  #leftInVain = 0;
+  #lastLeft: Knowledge['left'];
+  #givenWithFiles = 0;
   /** Questions that were answered from memory, and others; recalls that came. */
   hits = 0;
   misses = 0;
@@ -260,9 +266,11 @@ export class LeaseCache {
     }
     const nodes = [node, ...this.#leftWith(node)];
     const left: Node[] = [];
-    for (const child of this.#knowledge(node).names?.values() ?? []) {
+    const { names } = this.#knowledge(node);
+    const leavesFiles = names !== undefined && this.#leavesFiles();
+    for (const child of names?.values() ?? []) {
       if (!child || child.isForgotten || !this.isHeld(child) || isInUse(child)) continue;
-      if (child.given?.hasPages) left.push(child);
+      if (child.given?.hasPages && leavesFiles) left.push(child);
       else nodes.push(child);
       if (nodes.length > limits.maxLeasesGivenBack) break;
     }
@@ -271,7 +279,7 @@ export class LeaseCache {
       this.#knowledge(one).recalledAt = this.#clock;
       this.#knowledge(one).recalling++;
     }
-    if (left.length > 0) this.#knowledge(node).left = { files: left, recalls: 0 };
+    if (left.length > 0) this.#knowledge(node).left = this.#lastLeft = { files: left, recalls: 0 };
     return nodes;
   }
 
@@ -297,11 +305,20 @@ export class LeaseCache {
    */
   #leftWith(node: Node): Node[] {
     const known = node.foundIn?.known;
-    if (!known?.left?.files.includes(node) || ++known.left.recalls < RECALLED_ONE_BY_ONE) return [];
+    if (!known?.left?.files.includes(node)) return [];
+    if (known.left.recalls === 0) this.#leftInVain++;
+    if (++known.left.recalls < RECALLED_ONE_BY_ONE) return [];
     const { files } = known.left;
     known.left = undefined;
     const isLeft = (one: Node) => one !== node && !one.isForgotten && this.isHeld(one) && !isInUse(one);
     return files.filter(isLeft).slice(0, limits.maxLeasesGivenBack);
+  }
+
+  /** Another client that removes a whole tree comes by each directory: then their files go with the names at once. */
+  #leavesFiles(): boolean {
+    if (this.#lastLeft?.recalls === 0) this.#leftInVain = 0;
+    this.#lastLeft = undefined;
+    return this.#leftInVain < LEFT_IN_VAIN || ++this.#givenWithFiles % LEFT_AGAIN_AFTER === 0;
   }
 
   #forget(node: Node): void {

@@ -76,11 +76,18 @@ export interface Node {
   isForgotten: boolean;
 }
 
+/** A name that the kernel may keep: since when, and until when. */
+export interface GivenName {
+  readonly givenMs: number;
+  untilMs: number;
+  readonly isDirectory: boolean;
+}
+
 /** What the kernel was given of one node. */
 export interface Given {
   attributesUntilMs: number;
-  /** Names of a directory; whether the name is a directory's. */
-  readonly names: Map<string, { untilMs: number; readonly isDirectory: boolean }>;
+  /** Names of a directory. */
+  readonly names: Map<string, GivenName>;
   /** Pages may be cached. */
   hasPages: boolean;
   readonly reads: PageReads;
@@ -116,6 +123,9 @@ export interface OpenHandle {
   blocks: BlockCache | undefined;
   /** The kernel asked that writes clear set-ID bits. */
   killsSuidgid: boolean;
+  /** What a directory listed when it was opened or rewound, if that is known; and whether it was read since. */
+  listing: readonly ListedName[] | undefined;
+  isListingRead: boolean;
   /** What a directory listed so far, and since when nothing must have happened to it for that to be kept. */
   listed: { readonly names: ListedName[]; readonly asOf: number } | undefined;
 }

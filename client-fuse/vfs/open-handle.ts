@@ -23,6 +23,8 @@ export function newHandle(
     behind: undefined,
     blocks: undefined,
     killsSuidgid: false,
+    listing: undefined,
+    isListingRead: false,
     listed: undefined,
   };
 }
@@ -77,7 +79,7 @@ async function reopen(handle: OpenHandle, session: ServerSession): Promise<void>
   const { inode } = handle.node;
   const again = { inode, flags: handle.flags, killSuidgid: false, wants: 'none', firstBytes: 0 } as const;
   const { handle: server } = handle.isDirectory
-    ? await session.call('opendir', handle.opener, { inode })
+    ? await session.call('opendir', handle.opener, { inode, maxEntries: 0 })
     : await session.call('open', handle.opener, again);
   // Before anybody uses the handle: what is read and written under a lock is so still.
   if (!(await reclaimLocks(handle, server, session, epoch))) return;

@@ -4,6 +4,7 @@
  */
 import type { U64 } from '../../shared/attributes.ts';
 import type { Eventually } from '../../shared/eventually.ts';
+import { limits } from '../../shared/limits.ts';
 import type { ReplyOf } from '../../shared/protocol/messages.ts';
 import { keyOfName } from '../leases/lease-cache.ts';
 import type { Caller, DirectoryEntry, NodeId } from './filesystem.ts';
@@ -30,18 +31,29 @@ export class RemoteDirectories {
     const opener = this.#context.identity(caller);
     const { leases } = this.#context;
     const right = `${opener} ${OPENED}`;
-    if (leases.listing(node) && leases.mayOpen(node, right)) return this.#opened(node, opener, 0, NOT_OPENED);
+    const listing = leases.mayOpen(node, right) ? leases.listing(node) : undefined;
+    if (listing) return this.#opened(node, opener, 0, NOT_OPENED, listing);
     const { epoch } = this.#context.session;
-    const opened = this.#context.call('opendir', caller, { inode: this.#context.inodeOf(node) });
-    return opened.then(({ handle }) => {
+    const asOf = leases.clock;
+    const request = { inode: this.#context.inodeOf(node), maxEntries: limits.maxListedAtOpen };
+    return this.#context.call('opendir', caller, request).then(({ handle, listing: entries, directory }) => {
+      const listing = entries && this.#names.learnAll(node, entries, asOf);
+      if (directory) leases.learnAttributes(node, directory, true, asOf);
       leases.learnOpener(node, right);
-      return this.#opened(node, opener, handle, epoch);
+      return this.#opened(node, opener, handle, handle === 0 ? NOT_OPENED : epoch, listing);
     });
   }
 
-  #opened(node: Node, opener: OpenHandle['opener'], server: number, epoch: number) {
-    const handle = newHandle({ node, isDirectory: true, flags: 0, opener, server, epoch });
-    return { handle: this.#context.handles.add(handle), keepCache: false, cacheDirectory: false };
+  #opened(
+    node: Node,
+    opener: OpenHandle['opener'],
+    server: number,
+    epoch: number,
+    listing: readonly ListedName[] | undefined,
+  ) {
+    const open = newHandle({ node, isDirectory: true, flags: 0, opener, server, epoch });
+    open.listing = listing;
+    return { handle: this.#context.handles.add(open), keepCache: false, cacheDirectory: false };
   }
 
   readdir(
@@ -52,7 +64,10 @@ export class RemoteDirectories {
     plus: boolean,
   ): Eventually<readonly DirectoryEntry[]> {
     const open = this.#context.handles.get(handle);
-    const listing = this.#context.leases.listing(open.node);
+    // rewinddir(3): as if it were opened now.
+    if (cookie === 0 && open.isListingRead) open.listing = this.#context.leases.listing(open.node);
+    open.isListingRead = true;
+    const { listing } = open;
     const kept = listing && this.#fromListing(open.node, listing, cookie, sizeBytes, plus);
     return kept ?? this.#ask(caller, handle, open, cookie, sizeBytes, plus);
   }

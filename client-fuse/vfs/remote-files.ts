@@ -51,14 +51,17 @@ export class RemoteFiles {
     const right = `${opener} ${flags & SENT_FLAGS}`;
     const isKnown = isCacheable && !node.gatherer && leases.isHeld(node) && leases.mayOpen(node, right);
     if (isCacheable) leases.count(isKnown);
-    if (isKnown) {
-      const open = this.#handle(node, flags, opener, 0, NOT_OPENED);
-      node.unopened ??= new Set();
-      node.unopened.add(open);
-      this.#context.withUnopened.add(node);
-      return this.#cached(open);
-    }
+    if (isKnown) return this.#cached(this.#unopened(node, flags, opener));
     return this.#ask(caller, node, flags, killSuidgid, isCacheable ? right : undefined);
+  }
+
+  /** Its lease is as good as having it open at the server. */
+  #unopened(node: Node, flags: number, opener: OpenHandle['opener']): OpenHandle {
+    const open = this.#handle(node, flags, opener, 0, NOT_OPENED);
+    node.unopened ??= new Set();
+    node.unopened.add(open);
+    this.#context.withUnopened.add(node);
+    return open;
   }
 
   #isCacheable(flags: number, killSuidgid: boolean): boolean {
@@ -73,6 +76,7 @@ export class RemoteFiles {
     flags: number,
     killSuidgid: boolean,
     right: string | undefined,
+    maxFirstBytes = limits.maxFirstBytes,
   ): Promise<OpenedFile> {
     const { leases, session } = this.#context;
     // The server would recall it, for this handle is one more.
@@ -80,18 +84,23 @@ export class RemoteFiles {
     const { epoch } = session;
     const opener = this.#context.identity(caller);
     const wants = right === undefined ? this.#wantedToWrite(flags, node) : 'shared';
-    const firstBytes = right === undefined ? 0 : limits.maxFirstBytes;
+    const firstBytes = right === undefined ? 0 : maxFirstBytes;
     const request = { inode: this.#context.inodeOf(node), flags: flags & SENT_FLAGS, killSuidgid, wants, firstBytes };
     const isChange = (flags & O.TRUNC) !== 0 || killSuidgid;
     const send = () => session.callForBulk('open', opener, request, { lane: 'small' });
     const asOf = leases.clock;
     const { reply, bulk } = await (isChange ? this.#context.changing(node, send) : send());
-    const open = this.#handle(node, flags, opener, reply.handle, epoch);
     if (reply.attributes) leases.learnAttributes(node, reply.attributes, reply.lease === 'shared', asOf);
-    if (right !== undefined && reply.lease === 'shared' && leases.isHeld(node)) {
+    const isHeld = right !== undefined && reply.lease === 'shared' && leases.isHeld(node);
+    // Nothing was done to the file since it was asked for.
+    const isUndisturbed = isHeld && leases.knownAttributes(node) === reply.attributes;
+    const isOpen = reply.handle !== 0;
+    // It may have been removed before there was a handle here to keep it.
+    if (!isOpen && !isUndisturbed) return this.#ask(caller, node, flags, killSuidgid, right, 0);
+    const open = isOpen ? this.#handle(node, flags, opener, reply.handle, epoch) : this.#unopened(node, flags, opener);
+    if (isHeld) {
       leases.learnOpener(node, right);
-      // Only if nothing was done to the file since it was asked for.
-      if (bulk.length > 0 && leases.knownAttributes(node) === reply.attributes) open.first = bulk;
+      if (isUndisturbed && bulk.length > 0) open.first = bulk;
       return this.#cached(open);
     }
     return this.#plain(open, reply.lease, asOf);

@@ -140,6 +140,8 @@ export class RemoteFilesystem implements Filesystem {
         mtime: changes.mtime,
         killSuidgid: changes.killSuidgid ?? false,
       });
+    const changesRights = changes.mode !== undefined || changes.uid !== undefined || changes.gid !== undefined;
+    if (changesRights) await this.#names.openForGood(node);
     const work = () => (handle === undefined ? ask(0) : this.#context.withOpen(handle, (open) => ask(open.server)));
     const { attributes } = await this.#context.changing(node, work, (reply) => reply);
     if (changes.size !== undefined) await this.#files.truncated(node, changes.size);
@@ -200,6 +202,7 @@ export class RemoteFilesystem implements Filesystem {
   ): Promise<void> {
     const node = this.#context.nodes.get(id);
     const request = { inode: this.#context.inodeOf(node), name, value, flags, killSgid };
+    await this.#names.openForGood(node); // an access list may take the right to open it
     await this.#context.changing(node, () => this.#context.call('setxattr', caller, request));
   }
 

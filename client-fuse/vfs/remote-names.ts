@@ -7,7 +7,7 @@ import { limits } from '../../shared/limits.ts';
 import type { ReplyOf, WireEntry } from '../../shared/protocol/messages.ts';
 import { keyOfName } from '../leases/lease-cache.ts';
 import type { AbsentName, Caller, Entry, NodeId } from './filesystem.ts';
-import type { Node } from './node.ts';
+import type { ListedName, Node } from './node.ts';
 import { ensureOpen } from './open-handle.ts';
 import { checkName, type RemoteContext } from './remote-context.ts';
 
@@ -62,25 +62,25 @@ export class RemoteNames {
 
   /** One name of the directory is looked up after the other: the others are brought along. Nobody waits for it. */
   async #readAhead(caller: Caller, directory: Node): Promise<void> {
-    const { leases, nodes } = this.#context;
-    const asOf = leases.clock;
+    const asOf = this.#context.leases.clock;
     const request = { inode: this.#context.inodeOf(directory), maxEntries: limits.maxNamesAhead };
     const reply = await this.#context.call('readNames', caller, request).catch(() => undefined);
-    if (!reply?.complete || !reply.leased) return;
-    for (const { name, entry } of reply.entries) {
+    if (reply?.complete && reply.leased) this.learnAll(directory, reply.entries, asOf);
+  }
+
+  /** All that the directory lists, looked up, under its lease. */
+  learnAll(directory: Node, entries: ReplyOf<'readNames'>['entries'], asOf: number): readonly ListedName[] {
+    const { leases, nodes } = this.#context;
+    for (const { name, entry } of entries) {
       if (entry === undefined) continue;
       const node = nodes.named(entry.inode);
       leases.learnAttributes(node, entry.attributes, entry.leased, asOf);
       leases.learnName(directory, keyOfName(name), node, true, asOf);
       this.#context.dropIdle();
     }
-    const listing = reply.entries.map(({ name, ino, type, cookie }) => ({
-      name: Buffer.from(name),
-      ino,
-      type,
-      cookie,
-    }));
+    const listing = entries.map(({ name, ino, type, cookie }) => ({ name: Buffer.from(name), ino, type, cookie }));
     leases.learnListing(directory, listing, asOf);
+    return listing;
   }
 
   /** The server named an inode: the kernel gets a reference to its node. */
@@ -164,7 +164,7 @@ export class RemoteNames {
     const key = keyOfName(name);
     const victim = leases.name(directory, key);
     const ended = kernel.beginChange(directory);
-    await this.#openForGood(victim);
+    await this.openForGood(victim);
     const victimMark = leases.beginChange(victim);
     const mark = leases.changingName(directory, key);
     let reply: ReplyOf<'unlink'> | undefined;
@@ -194,7 +194,7 @@ export class RemoteNames {
     const moved = leases.name(from, key);
     const replaced = leases.name(to, newKey);
     const ended = [kernel.beginChange(from), kernel.beginChange(to)];
-    await this.#openForGood(replaced);
+    await this.openForGood(replaced);
     const changing = [moved, replaced].map((node) => [node, leases.beginChange(node)] as const);
     const markFrom = leases.changingName(from, key);
     const mark = leases.changingName(to, newKey);
@@ -244,10 +244,10 @@ export class RemoteNames {
   }
 
   /**
-   * Its last name may go now: handles that are not open at the server yet could not be opened any more. Undefined: the
-   * name is not known, so it may be any.
+   * Its last name may go now, or the right to open it: handles that are not open at the server yet could not be opened
+   * any more. Undefined: the name is not known, so it may be any.
    */
-  async #openForGood(node: Node | null | undefined): Promise<void> {
+  async openForGood(node: Node | null | undefined): Promise<void> {
     const { withUnopened, session } = this.#context;
     if (node === null || withUnopened.size === 0) return;
     const nodes = node === undefined ? [...withUnopened] : [node];

@@ -6,10 +6,12 @@ import { close } from '../../shared/linux/libc.ts';
 import type { ReplyOf, RequestOf, WireEntry } from '../../shared/protocol/messages.ts';
 import { readEntries, type StreamEntry } from '../store/directory-stream.ts';
 import type { Inode } from '../store/inode.ts';
+import { OpenFile } from '../store/open-file.ts';
 import { wrongKind } from './attributes.ts';
 import { entryOf, type Handlers, type RequestContext } from './handler.ts';
 
-export const directoryHandlers: Handlers<'readdir' | 'readNames'> = {
+export const directoryHandlers: Handlers<'opendir' | 'readdir' | 'readNames'> = {
+  opendir: { mutates: false, handle: opendir },
   readNames: { mutates: false, handle: readNames },
   readdir: {
     mutates: false,
@@ -24,6 +26,27 @@ export const directoryHandlers: Handlers<'readdir' | 'readNames'> = {
   },
 };
 
+/** A short directory is listed with the reply, and need not stay open. */
+function opendir(context: RequestContext, request: RequestOf<'opendir'>): ReplyOf<'opendir'> {
+  const { store, session, leases, identity } = context;
+  const inode = store.resolve(request.inode);
+  const fd = store.openDirectory(identity, inode);
+  const file = new OpenFile(store, inode, fd, { isDirectory: true, canWrite: false });
+  try {
+    const isLeased = request.maxEntries > 0 && leases.grantNames(session, inode);
+    const names = isLeased ? allNames(fd, request.maxEntries) : undefined;
+    if (names === undefined) return { handle: session.addFile(file), listing: undefined, directory: undefined };
+    const listing = lookedUpAll(context, inode, names);
+    const attributes = store.attributes(inode);
+    const directory = leases.grantAttributes(session, inode, attributes) ? attributes : undefined;
+    file.release();
+    return { handle: 0, listing, directory };
+  } catch (error) {
+    file.release();
+    throw error;
+  }
+}
+
 /** Like a listing from front to back, in one reply; nothing of it when it is too long. */
 function readNames(context: RequestContext, { inode, maxEntries }: RequestOf<'readNames'>): ReplyOf<'readNames'> {
   const { store, session, leases, identity } = context;
@@ -31,18 +54,28 @@ function readNames(context: RequestContext, { inode, maxEntries }: RequestOf<'re
   const fd = store.openDirectory(identity, directory);
   try {
     const leased = leases.grantNames(session, directory);
-    const names: StreamEntry[] = [];
-    for (let cookie: U64 = 0; ; cookie = names.at(-1)?.cookie ?? 0) {
-      const { entries, end } = readEntries(fd, cookie, limits.maxDirectoryBytes);
-      names.push(...entries);
-      if (end) break;
-      if (names.length > Math.min(maxEntries, limits.maxNamesAhead)) return { entries: [], complete: false, leased };
-    }
-    const entries = names.map((one) => ({ ...one, entry: lookedUp(context, directory, one.name) }));
-    return { entries, complete: true, leased };
+    const names = allNames(fd, maxEntries);
+    if (names === undefined) return { entries: [], complete: false, leased };
+    return { entries: lookedUpAll(context, directory, names), complete: true, leased };
   } finally {
     close(fd);
   }
+}
+
+/** Undefined: there are more than `maxEntries`, or more than fit into a reply. */
+function allNames(fd: number, maxEntries: number): StreamEntry[] | undefined {
+  const most = Math.min(maxEntries, limits.maxNamesAhead);
+  const names: StreamEntry[] = [];
+  for (let cookie: U64 = 0; ; cookie = names.at(-1)?.cookie ?? 0) {
+    const { entries, end } = readEntries(fd, cookie, limits.maxDirectoryBytes);
+    names.push(...entries);
+    if (end) return names;
+    if (names.length > most) return undefined;
+  }
+}
+
+function lookedUpAll(context: RequestContext, directory: Inode, names: readonly StreamEntry[]) {
+  return names.map((one) => ({ ...one, entry: lookedUp(context, directory, one.name) }));
 }
 
 const DOT = 0x2e;

@@ -10,7 +10,7 @@ import { OpenFile } from '../store/open-file.ts';
 import type { CreatedFile } from '../store/store.ts';
 import { BulkReply, DONE, entryOf, type Handlers, type RequestContext } from './handler.ts';
 
-export const fileHandlers: Handlers<'open' | 'create' | 'tmpfile' | 'release' | 'opendir'> = {
+export const fileHandlers: Handlers<'open' | 'create' | 'tmpfile' | 'release'> = {
   open: { mutates: false, handle: open },
   create: { mutates: true, handle: create },
   tmpfile: {
@@ -26,14 +26,6 @@ export const fileHandlers: Handlers<'open' | 'create' | 'tmpfile' | 'release' | 
     handle: ({ session }, { handle }) => {
       session.releaseFile(handle);
       return DONE;
-    },
-  },
-  opendir: {
-    mutates: false,
-    handle: ({ session, store, identity }, request) => {
-      const inode = store.resolve(request.inode);
-      const fd = store.openDirectory(identity, inode);
-      return { handle: session.addFile(new OpenFile(store, inode, fd, { isDirectory: true, canWrite: false })) };
     },
   },
 };
@@ -98,7 +90,8 @@ function openReply(context: RequestContext, file: OpenFile, { wants, firstBytes 
     if (count < data.length) return reply;
     // The read has set it, and this client will not ask for it when its caller reads what is sent here.
     const { atime } = file.calls.stat(file.fd);
-    return new BulkReply({ ...reply, attributes: { ...attributes, atime } }, data, () => {});
+    session.releaseFile(handle);
+    return new BulkReply({ ...reply, handle: 0, attributes: { ...attributes, atime } }, data, () => {});
   };
   const count = file.calls.read(file.fd, data, 0);
   if (typeof count === 'number') return withData(count);

@@ -78,7 +78,9 @@ export const nameHandlers: Handlers<
   unlink: {
     mutates: true,
     handle: (context, { parent, name }) =>
-      removeName(context, parent, name, ({ store, identity }, directory) => store.unlink(identity, directory, name)),
+      removeName(context, parent, name, ({ store, identity }, directory, victim) =>
+        store.unlink(identity, directory, name, victim),
+      ),
   },
   rmdir: {
     mutates: true,
@@ -131,7 +133,7 @@ function removeName(
   context: RequestContext,
   parent: Uint8Array,
   name: Uint8Array,
-  remove: (context: RequestContext, directory: Inode) => void,
+  remove: (context: RequestContext, directory: Inode, victim: Inode | null) => void,
 ): Eventually<ReplyOf<'unlink'>> {
   const { session, store, leases } = context;
   const directory = store.resolve(parent);
@@ -140,7 +142,7 @@ function removeName(
   return leases.during(session, inodes, (hasWaited) => {
     // While leases were recalled, the name may have come to mean another inode.
     if (hasWaited && store.find(directory, name) !== victim) return removeName(context, parent, name, remove);
-    remove(context, directory);
+    remove(context, directory, victim);
     leases.madeName(directory, name, null);
     return { directory: leases.attributesForHolder(session, directory), changed: alsoChanged(context, [victim]) };
   });
@@ -167,11 +169,13 @@ function rename(context: RequestContext, request: RequestOf<'rename'>): Eventual
   const isAsItWas = () => store.find(from, name) === moved && store.find(to, newName) === replaced;
   return leases.during(session, inodes, (hasWaited) => {
     if (hasWaited && !isAsItWas()) return rename(context, request);
-    store.rename(identity, from, name, to, newName, flags);
-    leases.madeName(to, newName, moved);
-    if (flags & RENAME.EXCHANGE) leases.madeName(from, name, replaced);
-    // RENAME_WHITEOUT leaves something behind, and of two names of one inode both stay.
-    else leases.madeName(from, name, flags === 0 && moved !== replaced ? null : store.find(from, name));
+    store.rename(identity, from, name, to, newName, flags, replaced);
+    // Of two names of one inode both stay as they are.
+    if (moved !== replaced) {
+      leases.madeName(to, newName, moved);
+      if (flags & RENAME.EXCHANGE) leases.madeName(from, name, replaced);
+      else leases.madeName(from, name, flags & RENAME.WHITEOUT ? store.find(from, name) : null);
+    }
     return {
       directory: leases.attributesForHolder(session, from),
       newDirectory: leases.attributesForHolder(session, to),

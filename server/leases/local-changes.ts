@@ -17,6 +17,7 @@ import {
   inotifyInit,
   inotifyRemoveWatch,
   type LocalAttributes,
+  type Polling,
   pollReadable,
   readNonblocking,
 } from '../../shared/linux/libc.ts';
@@ -38,15 +39,18 @@ const IN = {
 const NAME_EVENTS = IN.CREATE | IN.DELETE | IN.MOVED_FROM | IN.MOVED_TO;
 const OWN_EVENTS = IN.ATTRIB | IN.DELETE_SELF | IN.MOVE_SELF;
 
+type OwnEvents = ReadonlyMap<Inode, ReadonlyMap<string, number>>;
+
 export class LocalChanges {
   readonly #store: Store;
   readonly #log: Logger;
   readonly #fd: number;
-  readonly #stopPolling: (() => void) | undefined;
+  readonly #polling: Polling | undefined;
   /** In the order in which they were made. */
   readonly #watches = new Map<number, InodeWatch>();
   readonly #events = Buffer.alloc(64 * 1024);
-  readonly #gathered: Buffer[] = [];
+  /** Of names in directories, since the events were read last: how many the server itself raised. */
+  readonly #ownEvents = new Map<Inode, Map<string, number>>();
   #timer: NodeJS.Timeout | undefined;
   /** Called with each inode of which clients may know something old. */
   onChange: (inode: Inode) => void = () => {};
@@ -56,7 +60,7 @@ export class LocalChanges {
     this.#store = store;
     this.#log = log;
     this.#fd = isEnabled ? openInotify() : -1;
-    if (this.#fd >= 0) this.#stopPolling = pollReadable(this.#fd, () => this.#gather());
+    if (this.#fd >= 0) this.#polling = pollReadable(this.#fd, () => this.#gather());
   }
 
   get isAvailable(): boolean {
@@ -88,11 +92,23 @@ export class LocalChanges {
   said(directory: Inode, name: Uint8Array, inode: Inode | null): void {
     const before = directory.watch?.names?.get(keyOfName(name));
     if (before !== undefined && before !== (inode?.key ?? null)) this.onChange(directory);
-    this.made(directory, name, inode);
+    this.#is(directory, name, inode);
   }
 
-  /** The server itself made `name` this inode or absent, and nobody else holds a lease on the directory. */
+  /**
+   * The server itself made `name` this inode or absent, which raised one event, and nobody else holds a lease on the
+   * directory.
+   */
   made(directory: Inode, name: Uint8Array, inode: Inode | null): void {
+    if (directory.watch === undefined) return;
+    const key = keyOfName(name);
+    const ofDirectory = this.#ownEvents.get(directory) ?? new Map<string, number>();
+    this.#ownEvents.set(directory, ofDirectory);
+    ofDirectory.set(key, (ofDirectory.get(key) ?? 0) + 1);
+    this.#is(directory, name, inode);
+  }
+
+  #is(directory: Inode, name: Uint8Array, inode: Inode | null): void {
     const names = directory.watch?.names;
     if (names === undefined) return;
     if (names.size >= limits.maxWatchedNames) {
@@ -141,55 +157,68 @@ export class LocalChanges {
   }
 
   close(): void {
-    this.#stopPolling?.();
+    this.#polling?.close();
     clearTimeout(this.#timer);
     if (this.#fd >= 0) close(this.#fd);
   }
 
   /** There are events. They wait for more: most are the server's own, and several are often about one thing. */
   #gather(): void {
-    const length = readNonblocking(this.#fd, this.#events);
-    if (length <= 0) return;
-    this.#gathered.push(Buffer.from(this.#events.subarray(0, length)));
-    this.#timer ??= setTimeout(() => this.#handle(), GATHER_MS);
+    this.#polling?.pause();
+    this.#timer = setTimeout(() => {
+      try {
+        this.#handle();
+      } finally {
+        this.#polling?.resume();
+      }
+    }, GATHER_MS);
   }
 
+  /** All that there are. An event is in the queue when the call that raised it returns, so none of ours is still to come. */
   #handle(): void {
-    this.#timer = undefined;
-    const seen = new Set<string>();
-    for (const events of this.#gathered.splice(0)) {
-      for (let at = 0; at < events.length; ) {
-        const end = at + 16 + events.readUInt32LE(at + 12);
-        // The state is looked at, not the event: once for all that are about the same.
-        const about = events.toString('latin1', at, at + 4) + events.toString('latin1', at + 16, end);
-        const mask = events.readUInt32LE(at + 4);
-        if (mask & (IN.IGNORED | IN.Q_OVERFLOW) || !seen.has(about)) {
-          seen.add(about);
-          const name = events.subarray(at + 16, end);
-          const nul = name.indexOf(0);
-          this.#event(events.readInt32LE(at), mask, nul < 0 ? name : name.subarray(0, nul));
-        }
+    const seen = new Map<
+      string,
+      { readonly wd: number; readonly mask: number; readonly name: Buffer; times: number }
+    >();
+    for (;;) {
+      const length = readNonblocking(this.#fd, this.#events);
+      if (length <= 0) break;
+      for (let at = 0; at < length; ) {
+        const end = at + 16 + this.#events.readUInt32LE(at + 12);
+        const wd = this.#events.readInt32LE(at);
+        const mask = this.#events.readUInt32LE(at + 4);
+        const nul = this.#events.indexOf(0, at + 16);
+        const name = this.#events.subarray(at + 16, nul < 0 ? end : Math.min(nul, end));
         at = end;
+        // Other events of what is in a directory come with its own watch.
+        if (name.length > 0 && !(mask & NAME_EVENTS)) continue;
+        // The state is looked at, not the event: once for all that are about the same.
+        const about = `${wd} ${mask & (IN.IGNORED | IN.Q_OVERFLOW)} ${name.toString('latin1')}`;
+        const before = seen.get(about);
+        if (before) before.times++;
+        else seen.set(about, { wd, mask, name: Buffer.from(name), times: 1 });
       }
     }
+    const own = new Map(this.#ownEvents);
+    this.#ownEvents.clear();
+    for (const { wd, mask, name, times } of seen.values()) this.#event(wd, mask, name, times, own);
   }
 
-  #event(wd: number, mask: number, name: Buffer): void {
+  #event(wd: number, mask: number, name: Buffer, times: number, own: OwnEvents): void {
     if (mask & IN.Q_OVERFLOW) return this.#overflow();
     const watch = this.#watches.get(wd);
     if (watch === undefined) return;
     if (mask & IN.IGNORED) {
       this.#watches.delete(wd);
       watch.inode.watch = undefined;
-      this.onChange(watch.inode);
+      if (watch.inode.leases.holders.size > 0) this.onChange(watch.inode);
     } else if (name.length === 0) {
       this.#checkAttributes(watch.inode);
-    } else if (mask & NAME_EVENTS) {
+    } else if (times > (own.get(watch.inode)?.get(keyOfName(name)) ?? 0)) {
       this.#checkName(watch, name);
     }
   }
 
-  /** Other events of what is in a directory come with its own watch. */
   #checkName({ inode: directory, names }: InodeWatch, name: Buffer): void {
     const key = keyOfName(name);
     const is = this.#store.find(directory, name)?.key ?? null;

@@ -119,9 +119,10 @@ export class DirectoryStore implements Store {
     return this.#find(parent, name);
   }
 
-  unlink(as: Identity, parent: Inode, name: Uint8Array): void {
+  unlink(as: Identity, parent: Inode, name: Uint8Array, victim = this.find(parent, name)): void {
     const directory = this.#fd(parent);
-    this.#replacing(parent, name, () => runAs(as, () => libc.unlinkat(directory, name, 0)));
+    runAs(as, () => libc.unlinkat(directory, name, 0)); // if there is none, it says what is wrong
+    if (victim) this.#inodes.nameRemoved(victim);
   }
 
   rmdir(as: Identity, parent: Inode, name: Uint8Array): void {
@@ -129,22 +130,22 @@ export class DirectoryStore implements Store {
     runAs(as, () => libc.unlinkat(directory, name, AT.REMOVEDIR));
   }
 
-  rename(as: Identity, parent: Inode, name: Uint8Array, newParent: Inode, newName: Uint8Array, flags: number): void {
+  rename(
+    as: Identity,
+    parent: Inode,
+    name: Uint8Array,
+    newParent: Inode,
+    newName: Uint8Array,
+    flags: number,
+    replaced = this.find(newParent, newName),
+  ): void {
     const from = this.#fd(parent);
     const to = this.#fd(newParent);
-    const rename = () => runAs(as, () => libc.renameat2(from, name, to, newName, flags));
-    if (flags & (RENAME.NOREPLACE | RENAME.EXCHANGE)) rename();
-    else this.#replacing(newParent, newName, rename);
+    runAs(as, () => libc.renameat2(from, name, to, newName, flags));
+    if (replaced && !(flags & RENAME.EXCHANGE)) this.#inodes.nameRemoved(replaced);
     if (this.#inodes.usesKernelHandles) return;
     this.#find(newParent, newName); // its new name is the way back to it
     if (flags & RENAME.EXCHANGE) this.#find(parent, name);
-  }
-
-  /** Runs `work`, which may take away the last name of what is called `name` now. */
-  #replacing(parent: Inode, name: Uint8Array, work: () => void): void {
-    const victim = this.find(parent, name);
-    work(); // if there is none, it says what is wrong, where something is
-    if (victim) this.#inodes.nameRemoved(victim);
   }
 
   // attributes

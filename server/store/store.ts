@@ -46,9 +46,19 @@ export interface Store {
   mkdir(as: Identity, parent: Inode, name: Uint8Array, mode: number, umask: number): FoundInode;
   symlink(as: Identity, parent: Inode, name: Uint8Array, target: Uint8Array): FoundInode;
   link(as: Identity, inode: Inode, parent: Inode, name: Uint8Array): FoundInode;
-  unlink(as: Identity, parent: Inode, name: Uint8Array): void;
+  /** `victim`: what the name is, if `find` has said so in the same turn. */
+  unlink(as: Identity, parent: Inode, name: Uint8Array, victim?: Inode | null): void;
   rmdir(as: Identity, parent: Inode, name: Uint8Array): void;
-  rename(as: Identity, parent: Inode, name: Uint8Array, newParent: Inode, newName: Uint8Array, flags: number): void;
+  /** `replaced`: what the new name is, if `find` has said so in the same turn. */
+  rename(
+    as: Identity,
+    parent: Inode,
+    name: Uint8Array,
+    newParent: Inode,
+    newName: Uint8Array,
+    flags: number,
+    replaced?: Inode | null,
+  ): void;
 
   attributes(inode: Inode): LocalAttributes;
   change(as: Identity, inode: Inode, changes: MetadataChanges): void;

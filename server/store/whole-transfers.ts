@@ -1,6 +1,7 @@
 /** Reads and writes of a whole buffer, however many system calls it takes. */
-import { read as readPooled, write as writePooled } from 'node:fs';
+import { read as readPooled, write as writePooled, writeSync } from 'node:fs';
 import { errno, FsError } from '../../shared/errno.ts';
+import { KiB } from '../../shared/limits.ts';
 import { preadCached } from '../../shared/linux/libc.ts';
 
 /**
@@ -26,11 +27,33 @@ function readRest(fd: number, buffer: Buffer, offset: number, done: number): Pro
   });
 }
 
+/** So much is written at once: the page cache takes it in less time than a trip to the pool. */
+const INLINE_BYTES = 16 * KiB;
+/** Unless a write took longer than this: the kernel makes writers wait for the disk. Then the pool has them for a while. */
+const SLOW_MS = 2;
+const POOLED_FOR_MS = 2_000;
+let pooledUntilMs = 0;
+
 /**
- * Writes all of `data` at `offset` (null: where the descriptor appends). Resolves to the bytes written: fewer when the
- * disk fills up in the middle, as write(2) would say; an error when nothing was written.
+ * Writes all of `data` at `offset` (null: where the descriptor appends). Returns or resolves to the bytes written: fewer
+ * when the disk fills up in the middle, as write(2) would say; an error when nothing was written.
  */
-export function writeFully(fd: number, data: Uint8Array, offset: number | null): Promise<number> {
+export function writeFully(fd: number, data: Uint8Array, offset: number | null): number | Promise<number> {
+  const nowMs = performance.now();
+  if (data.length > INLINE_BYTES || nowMs < pooledUntilMs) return writePooledFully(fd, data, offset);
+  let written: number;
+  try {
+    written = writeSync(fd, data, 0, data.length, offset);
+  } catch (error) {
+    throw new FsError(errnoOfNode(error as NodeJS.ErrnoException), 'write', { cause: error });
+  }
+  const doneMs = performance.now();
+  if (doneMs - nowMs > SLOW_MS) pooledUntilMs = doneMs + POOLED_FOR_MS;
+  // The pool says why the rest cannot be written.
+  return written === data.length ? written : writePooledFully(fd, data, offset, written);
+}
+
+function writePooledFully(fd: number, data: Uint8Array, offset: number | null, from = 0): Promise<number> {
   return new Promise((resolve, reject) => {
     const step = (done: number): void => {
       const position = offset === null ? null : offset + done;
@@ -41,7 +64,7 @@ export function writeFully(fd: number, data: Uint8Array, offset: number | null):
         else step(done + count);
       });
     };
-    step(0);
+    step(from);
   });
 }
 

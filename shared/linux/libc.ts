@@ -142,13 +142,20 @@ export function writeBytes(fd: number, buffer: Uint8Array, length: number): numb
  */
 function keepAlive(_buffer: Buffer): void {}
 
+export interface Polling {
+  pause(): void;
+  resume(): void;
+  close(): void;
+}
+
 /**
- * Calls `ready` from the event loop whenever `fd` is readable or broken, until the returned function is called. The
- * descriptor (of the mount or inotify; Node itself polls only sockets and pipes) becomes non-blocking.
+ * Calls `ready` from the event loop whenever `fd` is readable or broken. The descriptor (of the mount or inotify; Node
+ * itself polls only sockets and pipes) becomes non-blocking.
  */
-export function pollReadable(fd: number, ready: () => void): () => void {
-  const handle = koffi.node.poll(fd, { readable: true }, () => ready());
-  return () => handle.close();
+export function pollReadable(fd: number, ready: () => void): Polling {
+  const wanted = { readable: true };
+  const handle = koffi.node.poll(fd, wanted, ready);
+  return { pause: () => handle.stop(), resume: () => handle.start(wanted, ready), close: () => handle.close() };
 }
 
 const iovec = Buffer.alloc(16);

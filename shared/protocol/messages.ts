@@ -40,7 +40,7 @@ import {
 } from './schema.ts';
 
 /** Counts up with every change that an older peer would not understand. */
-export const PROTOCOL_VERSION = 3;
+export const PROTOCOL_VERSION = 4;
 
 export const frameKind = {
   REQUEST: 1,
@@ -89,6 +89,8 @@ const directoryEntry = record({
   /** With `plus`: the entry looked up, unless it is `.` or `..` or has gone meanwhile. */
   entry: optional(entry),
 });
+
+const listing = list(directoryEntry, 1 << 16);
 
 const statistics: WireType<FilesystemStatistics> = record({
   blocks: offset,
@@ -259,8 +261,9 @@ export const operations = {
   // open files
   /** flags: open(2), O_TRUNC included. */
   /**
-   * Reply: the attributes with a shared lease, and the whole file as bulk data when it is not larger than `firstBytes`.
-   * A reply that is sent again has no bulk data.
+   * Reply: the attributes with a shared lease, and the whole file as bulk data when it is not larger than `firstBytes`; then
+   * the handle is 0: the file does not stay open, and is opened again when its handle is needed after all. A reply that
+   * is sent again has no bulk data.
    */
   open: operation(
     50,
@@ -312,12 +315,20 @@ export const operations = {
   syncfs: operation(60, nothing, nothing, idempotent),
 
   // directories
-  opendir: operation(70, record({ inode: inodeHandle }), record({ handle: counter })),
+  /**
+   * Reply: all that a directory of at most `maxEntries` lists, under a lease; then the handle is 0: it does not stay open.
+   * `directory`: its attributes after that.
+   */
+  opendir: operation(
+    70,
+    record({ inode: inodeHandle, maxEntries: u32 }),
+    record({ handle: counter, listing: optional(listing), directory: optional(attributes) }),
+  ),
   readdir: operation(
     71,
     record({ handle: counter, cookie: u64, sizeBytes: u32, plus: bool }),
     /** leased: the entries' names may be kept until they are recalled. */
-    record({ entries: list(directoryEntry, 1 << 16), end: bool, leased: bool }),
+    record({ entries: listing, end: bool, leased: bool }),
     idempotent,
   ),
 
@@ -328,7 +339,7 @@ export const operations = {
   readNames: operation(
     72,
     record({ inode: inodeHandle, maxEntries: u32 }),
-    record({ entries: list(directoryEntry, 1 << 16), complete: bool, leased: bool }),
+    record({ entries: listing, complete: bool, leased: bool }),
     idempotent,
   ),
 

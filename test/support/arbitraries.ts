@@ -52,11 +52,13 @@ export function valuesOf(type: WireType<unknown>): fc.Arbitrary<unknown> {
     return fc.record(Object.fromEntries(Object.entries(fields).map(([name, field]) => [name, valuesOf(field)])));
   }
   const inner = (parts ?? []).map(valuesOf);
+  if (description === `${parts?.[0]?.description}, or nil`) {
+    return fc.option(inner[0] as fc.Arbitrary<unknown>, { nil: undefined });
+  }
   if (description.startsWith('list')) {
     const most = Number(/^list of at most (\d+)/.exec(description)?.[1]);
     return fc.array(inner[0] as fc.Arbitrary<unknown>, { maxLength: Math.min(12, most) });
   }
-  if (description.endsWith(', or nil')) return fc.option(inner[0] as fc.Arbitrary<unknown>, { nil: undefined });
   if (inner.length > 0) return fc.oneof(...inner);
   if (/^"/.test(description)) return fc.constantFrom(...description.split(' | ').map((one) => one.slice(1, -1)));
   const bound = Number(/\d+/.exec(description)?.[0]);

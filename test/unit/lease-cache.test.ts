@@ -186,6 +186,24 @@ describe('files whose pages the kernel keeps, when the names of their directory 
     expect(files.map(sizeOf)).toEqual(files.map(() => undefined));
   });
 
+  test('once this was in vain in two directories in a row, go with the names, but in every sixteenth directory', () => {
+    const isLeftIn = (index: number, isRemoved: boolean): boolean => {
+      const parent = table.found(Buffer.from(`parent ${index}`));
+      const one = table.found(Buffer.from(`in ${index}`));
+      cache.learnAttributes(one, attributes(1), true, cache.clock);
+      cache.learnName(parent, 'name', one, true, cache.clock);
+      one.given = PAGES;
+      const isLeft = !recall(parent).includes(one);
+      if (isRemoved) recall(one);
+      return isLeft;
+    };
+    const removed = Array.from({ length: 34 }, (_, index) => isLeftIn(index, true));
+    expect(removed.flatMap((isLeft, index) => (isLeft ? [index] : []))).toEqual([0, 1, 17, 33]);
+    const single = Array.from({ length: 34 }, (_, index) => isLeftIn(100 + index, false));
+    expect(single.indexOf(true)).toBe(15);
+    expect(single.slice(15)).not.toContain(false);
+  });
+
   test('not those that are open, gather writes, or are not leased any more', () => {
     const [first, second, third, open, unopened, gathering, forgotten, other] = files as [Node, ...Node[]] & Node[];
     const handle = {} as OpenHandle;

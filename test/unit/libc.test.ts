@@ -257,13 +257,21 @@ describe('they do what they say', () => {
     libc.setNonblocking(one);
     const buffer = Buffer.alloc(10);
     expect(libc.readNonblocking(one, buffer)).toBe(-errno.EAGAIN);
-    let stop = () => {};
-    const woken = new Promise<void>((resolve) => {
-      stop = libc.pollReadable(one, resolve);
+    let wake = () => {};
+    const awake = () =>
+      new Promise<void>((resolve) => {
+        wake = resolve;
+      });
+    const polling = libc.pollReadable(one, () => {
+      polling.pause();
+      wake();
     });
     libc.writeBytes(two, b('x'), 1);
-    await woken;
-    stop();
+    await awake();
+    const again = awake();
+    polling.resume(); // it is readable still
+    await again;
+    polling.close();
     expect(libc.readNonblocking(one, buffer)).toBe(1);
     libc.writeBytes(two, b('y'), 1);
     expect(() => libc.receiveDescriptor(one)).toThrow(expect.objectContaining({ code: errno.ENOMSG })); // none came with it

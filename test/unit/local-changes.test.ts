@@ -263,6 +263,54 @@ describe("the server's own changes", () => {
     await everythingIsRead();
     expect(names(holder.recalled)).toEqual(['top']);
   });
+
+  const makeNew = () =>
+    during([d], () => manager.madeName(d, b('new'), store.mkdir(root, d, b('new'), 0o755, 0).inode));
+
+  test('of names are not looked at again', async () => {
+    const find = vi.spyOn(store, 'find');
+    await makeNew();
+    await everythingIsRead();
+    expect(find).not.toHaveBeenCalled();
+  });
+
+  const local: [what: string, before: () => void, after: () => void][] = [
+    ['undone', () => {}, () => fs.rmdirSync(directory.join('d', 'new'))],
+    [
+      'undone and done again',
+      () => {},
+      () => {
+        fs.rmdirSync(directory.join('d', 'new'));
+        fs.mkdirSync(directory.join('d', 'new'));
+      },
+    ],
+    [
+      'made and removed before, and moved away after',
+      () => {
+        fs.mkdirSync(directory.join('d', 'new'));
+        fs.rmdirSync(directory.join('d', 'new'));
+      },
+      () => fs.renameSync(directory.join('d', 'new'), directory.join('elsewhere')),
+    ],
+  ];
+  test.each(local)('are not taken for those of a local program at the same time: %s', async (_what, before, after) => {
+    before();
+    await makeNew();
+    after();
+    await everythingIsRead();
+    expect(names(holder.recalled)).toContain('d');
+  });
+
+  test('that raised no event hide no later one: two names of one inode', async () => {
+    fs.writeFileSync(directory.join('d', 'sub', 'one'), '');
+    fs.linkSync(directory.join('d', 'sub', 'one'), directory.join('d', 'sub', 'other'));
+    const sub = lookUp(d, 'sub') as Inode;
+    const one = lookUp(sub, 'one');
+    expect(lookUp(sub, 'other')).toBe(one);
+    await during([sub], () => store.rename(root, sub, b('one'), sub, b('other'), 0));
+    fs.unlinkSync(directory.join('d', 'sub', 'other'));
+    await vi.waitFor(() => expect(holder.recalled).toContain(sub), SOON);
+  });
 });
 
 describe('limits', () => {

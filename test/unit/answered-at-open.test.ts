@@ -1,0 +1,181 @@
+/** Small files and short directories, which come with the reply to their opening and do not stay open at the server. */
+import { chmodSync, mkdirSync, readdirSync, unlinkSync, writeFileSync } from 'node:fs';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import type { ServerSession } from '../../client-fuse/transport/server-session.ts';
+import { type Caller, ROOT_NODE } from '../../client-fuse/vfs/filesystem.ts';
+import { RemoteFilesystem } from '../../client-fuse/vfs/remote-filesystem.ts';
+import { limits } from '../../shared/limits.ts';
+import { O } from '../../shared/linux/constants.ts';
+import { lookUp, ROOT, TemporaryDirectory, TestServer } from '../support/fixture.ts';
+
+const b = (text: string) => Buffer.from(text);
+const root: Caller = { uid: 0, gid: 0, pid: 1, groups: [], signal: new AbortController().signal };
+const user: Caller = { ...root, uid: 1000, gid: 1000 };
+
+let directory: TemporaryDirectory;
+let server: TestServer;
+let session: ServerSession;
+let other: ServerSession;
+let filesystem: RemoteFilesystem;
+
+beforeEach(async () => {
+  directory = new TemporaryDirectory();
+  chmodSync(directory.path, 0o777);
+  writeFileSync(directory.join('f'), 'text');
+  server = await TestServer.start(directory.path);
+  [session, other] = [await server.connect(), await server.connect()];
+  filesystem = new RemoteFilesystem(session);
+  filesystem.attachKernel({
+    epochs: true,
+    hasMountsInside: () => Promise.resolve(false),
+    notifier: {
+      invalidateInode: () => Promise.resolve(true),
+      invalidateEntry: () => Promise.resolve(),
+      incrementEpoch: () => Promise.resolve(),
+    },
+  });
+});
+afterEach(async () => {
+  session.close();
+  other.close();
+  await server[Symbol.asyncDispose]();
+  directory[Symbol.dispose]();
+});
+
+/** What the client's requests were, since the last call. */
+function requestsOf(): { readonly names: () => string[] } {
+  const bulk = vi.spyOn(session, 'callForBulk');
+  return {
+    names() {
+      const names = bulk.mock.calls.map(([name]) => name);
+      bulk.mockClear();
+      return names;
+    },
+  };
+}
+
+async function open(caller: Caller, name: string): Promise<number> {
+  const { node } = await filesystem.lookup(caller, ROOT_NODE, b(name));
+  return (await filesystem.open(caller, node, O.RDONLY, false)).handle;
+}
+
+const read = async (handle: number) => Buffer.from(await filesystem.read(root, handle, 0, 4096)).toString();
+
+describe('a small file', () => {
+  test('is one request, and no open file of the server', async () => {
+    const requests = requestsOf();
+    const handle = await open(root, 'f');
+    expect(await read(handle)).toBe('text');
+    filesystem.release(handle);
+    expect(requests.names()).toEqual(['lookup', 'open']);
+  });
+
+  test('that another client removes goes on to be read', async () => {
+    const handle = await open(root, 'f');
+    await other.call('unlink', ROOT, { parent: other.hello.root.inode, name: b('f') });
+    expect(readdirSync(directory.path)).toEqual([]);
+    expect([await read(handle), await read(handle)]).toEqual(['text', 'text']);
+  });
+
+  test('that this client removes goes on to be read', async () => {
+    const handle = await open(root, 'f');
+    await filesystem.unlink(root, ROOT_NODE, b('f'));
+    expect([await read(handle), await read(handle)]).toEqual(['text', 'text']);
+  });
+
+  test('that this client removes while it is being opened is open for good, or not at all', async () => {
+    const { node } = await filesystem.lookup(root, ROOT_NODE, b('f'));
+    const opening = filesystem.open(root, node, O.RDONLY, false);
+    await filesystem.unlink(root, ROOT_NODE, b('f'));
+    await Promise.resolve(opening).then(
+      async ({ handle }) => expect([await read(handle), await read(handle)]).toEqual(['text', 'text']),
+      (error: unknown) => expect(error).toMatchObject({ message: expect.stringMatching(/ESTALE|ENOENT/) }),
+    );
+  });
+
+  test('whose mode this client changes goes on to be read by whoever had it open', async () => {
+    const handle = await open(user, 'f');
+    const { node } = await filesystem.lookup(root, ROOT_NODE, b('f'));
+    await filesystem.setattr(root, node, { mode: 0o600 });
+    expect([await read(handle), await read(handle)]).toEqual(['text', 'text']);
+  });
+
+  test('whose mode another client changes, too', async () => {
+    const handle = await open(user, 'f');
+    const { inode } = await lookUp(other, ROOT, { parent: other.hello.root.inode, name: b('f') });
+    const none = { size: undefined, uid: undefined, gid: undefined, atime: undefined, mtime: undefined };
+    await other.call('setattr', ROOT, { inode, handle: 0, ...none, mode: 0o600, killSuidgid: false });
+    expect([await read(handle), await read(handle)]).toEqual(['text', 'text']);
+  });
+});
+
+describe('a short directory', () => {
+  const names = async (handle: number) => {
+    const found: string[] = [];
+    for (let cookie: number | bigint = 0; ; ) {
+      const entries = await filesystem.readdir(root, handle, cookie, 512, true);
+      const last = entries.at(-1);
+      if (last === undefined) return found.sort();
+      cookie = last.cookie;
+      found.push(...entries.map(({ name }) => Buffer.from(name).toString()));
+    }
+  };
+
+  beforeEach(() => {
+    mkdirSync(directory.join('d'));
+    for (let index = 0; index < limits.maxListedAtOpen - 3; index++)
+      writeFileSync(directory.join('d', `f${index}`), '');
+  });
+
+  const opendir = async () => {
+    const { node } = await filesystem.lookup(root, ROOT_NODE, b('d'));
+    return { node, handle: (await filesystem.opendir(root, node)).handle };
+  };
+
+  test('is one request with all that ls -l shows, and its own attributes', async () => {
+    const requests = requestsOf();
+    const { node, handle } = await opendir();
+    expect(await names(handle)).toEqual(['.', '..', ...readdirSync(directory.join('d'))].sort());
+    filesystem.releasedir(handle);
+    for (const name of readdirSync(directory.join('d'))) await filesystem.lookup(root, node, b(name));
+    await filesystem.getattr(root, node);
+    expect(requests.names()).toEqual(['lookup', 'opendir']);
+  });
+
+  test('a longer one stays open, and is listed in parts', async () => {
+    for (const name of ['x', 'y', 'z', 'last']) writeFileSync(directory.join('d', name), '');
+    const requests = requestsOf();
+    const { handle } = await opendir();
+    expect(await names(handle)).toHaveLength(limits.maxListedAtOpen + 3);
+    filesystem.releasedir(handle);
+    const [lookup, opendirName, ...others] = requests.names();
+    expect([lookup, opendirName, others.at(-1), new Set(others.slice(0, -1))]).toEqual([
+      'lookup',
+      'opendir',
+      'release',
+      new Set(['readdir']),
+    ]);
+  });
+
+  test('is read to its end as it was when it was opened; rewound, as it is', async () => {
+    const { handle } = await opendir();
+    const [first] = await filesystem.readdir(root, handle, 0, 200, true);
+    await other.call('unlink', ROOT, { parent: await inodeOf('d'), name: b('f0') });
+    const rest = await filesystem.readdir(root, handle, first?.cookie ?? 0, 1 << 20, true);
+    expect(1 + rest.length).toBe(limits.maxListedAtOpen - 1);
+    expect(await names(handle)).not.toContain('f0');
+  });
+
+  const inodeOf = async (name: string) =>
+    (await lookUp(other, ROOT, { parent: other.hello.root.inode, name: b(name) })).inode;
+
+  test('a local change shows in the next listing', async () => {
+    const { node, handle } = await opendir();
+    await names(handle);
+    unlinkSync(directory.join('d', 'f0'));
+    await vi.waitFor(async () => {
+      const again = await filesystem.opendir(root, node);
+      expect(await names(again.handle)).not.toContain('f0');
+    });
+  });
+});
