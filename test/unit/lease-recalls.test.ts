@@ -307,6 +307,44 @@ describe('a client that does not answer', () => {
     other.close();
   });
 
+  test('for one file delays nobody who wants others of the same directory', async () => {
+    writeFileSync(directory.join('d', 'g'), 'text');
+    using holder = await Holder.open();
+    const { d, f } = await holder.holdAll();
+    const other = await server.connect();
+    const none = { size: undefined, uid: undefined, gid: undefined, atime: undefined, mtime: undefined };
+    const chmod = (inode: Uint8Array) =>
+      other.call('setattr', ROOT, { inode, handle: 0, ...none, mode: 0o600, killSuidgid: false });
+    const delayed = chmod(f);
+    expect((await holder.nextRecall()).inode).toEqual(f);
+    const made = other.call('mkdir', ROOT, { parent: d, name: b('made'), mode: 0o755, umask: 0 });
+    const recall = await holder.nextRecall();
+    expect(recall.inode).toEqual(d);
+    holder.answer(recall.id); // of the directory, and never of the file
+    await made;
+    const g = (await other.call('lookup', ROOT, { parent: d, name: b('g') })).found?.inode as Uint8Array;
+    await chmod(g);
+    const open = { inode: g, flags: 1, killSuidgid: false, wants: 'none', firstBytes: 0 } as const;
+    const { handle } = await other.call('open', ROOT, open);
+    const write = { handle, offset: 0, append: false, sync: 'none', killSuidgid: false, behind: false } as const;
+    await other.call('write', ROOT, write, { bulk: b('new') });
+    await other.call('rename', ROOT, { parent: d, name: b('g'), newParent: d, newName: b('h'), flags: 0 });
+    await other.call('unlink', ROOT, { parent: d, name: b('h') });
+    await other.call('rmdir', ROOT, { parent: d, name: b('made') });
+    expect((await other.call('getattr', ROOT, { inode: f, handle: 0 })).attributes.mode & 0o777).not.toBe(0o600);
+    let isDone = false;
+    const ended = delayed.then(
+      () => {
+        isDone = true;
+      },
+      () => {},
+    );
+    await other.call('getattr', ROOT, { inode: other.hello.root.inode, handle: 0 });
+    expect(isDone).toBe(false);
+    other.close();
+    await ended;
+  });
+
   test('an answer to another recall, or of another client, does not count', async () => {
     using holder = await Holder.open();
     const { d } = await holder.holdAll();
