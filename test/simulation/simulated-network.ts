@@ -209,7 +209,12 @@ export class SimulatedNetwork {
         end.events = events;
         return end;
       };
-      accept(attach(wire.ends.server), { peer: machine.name, credential: ANYONE, established: () => {} });
+      accept(attach(wire.ends.server), {
+        peer: machine.name,
+        credential: ANYONE,
+        established: () => {},
+        failed: () => {},
+      });
       return attach(wire.ends.client);
     };
   }

@@ -6,6 +6,7 @@ import { connect, type Socket } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 import pino from 'pino';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { WebSocket } from 'ws';
 import { openTls, parseFingerprint } from '../../client-fuse/transport/credentials.ts';
 import type { Credentials } from '../../client-fuse/transport/server-address.ts';
 import { ServerSession } from '../../client-fuse/transport/server-session.ts';
@@ -53,8 +54,8 @@ describe('admission', () => {
   it('counts wrong tokens of an address, and forgets them', () => {
     const admission = new Admission();
     for (let guess = 0; guess < limits.maxGuesses; guess++) admission.failed('a', 0);
-    expect([admission.isGuessing('a', 0), admission.isGuessing('b', 0)]).toEqual([true, false]);
-    expect(admission.isGuessing('a', limits.guessForgottenMs)).toBe(false);
+    expect([admission.isFailing('a', 0), admission.isFailing('b', 0)]).toEqual([true, false]);
+    expect(admission.isFailing('a', limits.guessForgottenMs)).toBe(false);
   });
 
   it('limits the connections of one credential', () => {
@@ -269,6 +270,27 @@ describe('a server that asks for tokens', () => {
     }
     expect(answers[0]).toMatch(/does not know this token/);
     expect(answers.some((answer) => /too many wrong tokens/.test(answer))).toBe(true);
+    await one.call('renew', ROOT, {});
+  });
+
+  it('does not listen to where broken frames came from, while who is in stays in', async () => {
+    const one = await join(tokens.one as string);
+    const headers = { authorization: `Bearer ${tokens.two}` };
+    const isLetIn = async (localAddress: string) => {
+      const socket = new WebSocket(server.address.url, { headers, localAddress });
+      socket.on('error', () => {});
+      const closed = new Promise<false>((resolve) => socket.once('close', () => resolve(false)));
+      const opened = new Promise<true>((resolve) => socket.once('open', () => resolve(true)));
+      const isOpen = await Promise.race([opened, closed]);
+      if (isOpen) socket.send(Buffer.from([0xc1]));
+      await closed;
+      return isOpen;
+    };
+    const answers: boolean[] = [];
+    for (let times = 0; times < limits.maxGuesses + 5; times++) answers.push(await isLetIn('127.0.0.2'));
+    expect([answers[0], answers.at(-1)]).toEqual([true, false]);
+    expect(await isLetIn('127.0.0.3')).toBe(true);
+    expect(logged).toMatch(/too many wrong tokens or broken connections/);
     await one.call('renew', ROOT, {});
   });
 
