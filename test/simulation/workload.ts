@@ -1,4 +1,5 @@
 /** What a process on a client's machine does: one operation after the other, by chance, noted in the history. */
+import { setMaxListeners } from 'node:events';
 import type { Caller } from '../../client-fuse/vfs/filesystem.ts';
 import { ROOT_NODE } from '../../client-fuse/vfs/filesystem.ts';
 import type { RemoteFilesystem } from '../../client-fuse/vfs/remote-filesystem.ts';
@@ -21,7 +22,9 @@ const RECORD_BYTES = 4;
 /** So long is gathered what is not synchronized at once: longer than some faults. */
 const LATE_MS = 6_000;
 
+/** Its signal is listened to by every call of a run. */
 const CALLER: Caller = { uid: 0, gid: 0, pid: 1, groups: [], signal: new AbortController().signal };
+setMaxListeners(0, CALLER.signal);
 
 /** A process on a machine. */
 export interface Program {
