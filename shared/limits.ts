@@ -96,13 +96,15 @@ export const limits = {
   /** Connections that have not said hello yet: some for everybody, so that one address cannot take all. */
   maxHalfOpen: 1024,
   maxHalfOpenPerAddress: 256,
-  /**
-   * Wrong tokens of one address before it has to wait, and how long until one is forgotten. A mount whose token was revoked
-   * goes on trying, a dozen times in the first two seconds and then about once a second.
-   */
+  /** Wrong tokens of one address before it has to wait, and how long until one is forgotten. */
   maxGuesses: 20,
   guessForgottenMs: 500,
   maxFailingAddresses: 4096,
+  /**
+   * How long a mount whose credential was refused waits before it shows it again: it may have got another, or that may be
+   * good again. Many of them behind one address stay below what is forgotten.
+   */
+  deniedRetryMs: 30_000,
   /** How often the server looks whether the grants of its sessions still hold. */
   grantCheckMs: 500,
   /** A connection that is silent for this long is asked (ping); silent for twice as long, it is dead. */

@@ -80,6 +80,20 @@ const CHECKS_PER_TIMEOUT = 8;
 
 const NO_BULK = new Uint8Array(0);
 
+/** The server has refused this client's credential: one lane asks now and then whether it still does, for both. */
+class Denial {
+  readonly lane: Lane;
+  readonly over: Promise<void>;
+  end: () => void = () => {};
+
+  constructor(lane: Lane) {
+    this.lane = lane;
+    this.over = new Promise((resolve) => {
+      this.end = resolve;
+    });
+  }
+}
+
 export class ServerSession {
   readonly address: ServerAddress;
   readonly log: Logger;
@@ -110,6 +124,7 @@ export class ServerSession {
   onGranted: (ticket: number, errno: number) => void = () => {};
   /** A lease is not to be used from now on; null: none. */
   onRecall: (inode: Uint8Array | null) => Recall = () => ({ ready: undefined, finish: () => [] });
+  #denial: Denial | undefined;
   #isRenewing = false;
   /** When the server said something last, over either lane. */
   #heardMs = performance.now();
@@ -202,6 +217,7 @@ export class ServerSession {
     { bulk, signal, lane: wantedLane }: CallOptions = {},
   ): Promise<Answer<N>> {
     if (this.#closed) return Promise.reject(new FsError(errno.ESHUTDOWN, operation));
+    if (this.#denial) return Promise.reject(new FsError(errno.EACCES, operation));
     if (signal?.aborted) return Promise.reject(new FsError(errno.EINTR, operation));
     const seq = ++this.#lastSeq;
     const { encode } = operations[operation].request as { encode(value: unknown): unknown };
@@ -326,7 +342,16 @@ export class ServerSession {
   }
 
   #open(lane: Lane): Promise<void> {
-    return this.#opening.runExclusive(() => this.#openLane(lane));
+    return this.#opening.runExclusive(async () => {
+      // The other lane was told meanwhile. To show the credential again would count as one more guess.
+      if (this.#denial && this.#denial.lane !== lane) throw new FsError(errno.EACCES, 'hello');
+      try {
+        await this.#openLane(lane);
+      } catch (error) {
+        if (error instanceof RefusedError && error.isDenied) this.#denied(lane, error);
+        throw error;
+      }
+    });
   }
 
   async #openLane(lane: Lane): Promise<void> {
@@ -356,6 +381,8 @@ export class ServerSession {
     }
     this.#hello = link.hello;
     this.#links.set(lane, link);
+    this.#denial?.end();
+    this.#denial = undefined;
     // In the same turn: what is called from now on comes after what was called before.
     for (const pending of this.#pending.values()) {
       if (pending.lane !== lane) continue;
@@ -378,6 +405,16 @@ export class ServerSession {
     void this.#reconnect(lane);
   }
 
+  #denied(lane: Lane, error: RefusedError): void {
+    if (this.#denial === undefined && this.#hello) this.#logRefusal(error);
+    this.#denial ??= new Denial(lane);
+    this.#fail(errno.EACCES);
+  }
+
+  #logRefusal({ message }: RefusedError): void {
+    this.log.error({ server: this.address.url, reason: message }, 'the server refuses this client');
+  }
+
   /** Waiting would be for nothing: the server has taken this client's rights away. */
   #fail(code: number): void {
     const queued = this.#queued.splice(0);
@@ -393,12 +430,9 @@ export class ServerSession {
         await this.#open(lane);
         break;
       } catch (error) {
-        if (error instanceof RefusedError && attempt === 0) {
-          this.log.error({ server: this.address.url, reason: error.message }, 'the server refuses this client');
-        }
-        if (error instanceof RefusedError && error.isDenied) this.#fail(errno.EACCES);
-        const delayMs = reconnectDelayMs(attempt);
-        await new Promise((resolve) => setTimeout(resolve, delayMs));
+        if (error instanceof RefusedError && !this.#denial && attempt === 0) this.#logRefusal(error);
+        if (this.#denial && this.#denial.lane !== lane) await this.#denial.over;
+        else await this.#pause(attempt);
       }
     }
     if (this.#closed) return;
@@ -406,6 +440,15 @@ export class ServerSession {
     const seconds = (Date.now() - this.unreachableSinceMs) / 1000;
     this.unreachableSinceMs = undefined;
     this.log.info({ server: this.address.url, seconds }, 'connected again');
+  }
+
+  #pause(attempt: number): Promise<void> {
+    const delayMs = this.#denial ? limits.deniedRetryMs : reconnectDelayMs(attempt);
+    return new Promise((resolve) => {
+      const timer = setTimeout(resolve, delayMs);
+      // Nothing of this process waits for it that long.
+      if (this.#denial) timer.unref();
+    });
   }
 }
 

@@ -23,6 +23,8 @@ export class Ticket {
   readonly address: string;
   credential: string | undefined;
   isHalfOpen = true;
+  /** It came as far as asking for a WebSocket. */
+  hasAsked = false;
 
   constructor(address: string) {
     this.address = address;
@@ -33,7 +35,7 @@ export class Admission {
   readonly #open = new Tally();
   readonly #halfOpen = new Tally();
   readonly #ofCredential = new Tally();
-  /** Wrong credentials of an address, which are forgotten with time; the oldest entry goes when there are too many. */
+  /** Wrong credentials and broken connections of an address, which are forgotten with time; the oldest entry goes when there are too many. */
   readonly #failures = new Map<string, { count: number; sinceMs: number }>();
   #total = 0;
   #totalHalfOpen = 0;
@@ -75,7 +77,7 @@ export class Admission {
     if (ticket.credential !== undefined) this.#ofCredential.add(ticket.credential, -1);
   }
 
-  /** A wrong credential was shown. */
+  /** A wrong credential was shown, or something else than the protocol spoken. */
   failed(address: string, nowMs: number): void {
     const count = this.#failuresOf(address, nowMs) + 1;
     this.#failures.delete(address);
@@ -84,8 +86,8 @@ export class Admission {
     if (this.#failures.size > limits.maxFailingAddresses && oldest !== undefined) this.#failures.delete(oldest);
   }
 
-  /** It is not even looked at what this address shows. */
-  isGuessing(address: string, nowMs: number): boolean {
+  /** It is not even looked at what this address sends. */
+  isFailing(address: string, nowMs: number): boolean {
     return this.#failuresOf(address, nowMs) >= limits.maxGuesses;
   }
 

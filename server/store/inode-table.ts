@@ -12,7 +12,7 @@ import { errno, FsError } from '../../shared/errno.ts';
 import { limits } from '../../shared/limits.ts';
 import { O } from '../../shared/linux/constants.ts';
 import { close, fstat, handleOf, type LocalAttributes, openat, openByHandle, reopen } from '../../shared/linux/libc.ts';
-import { Inode, type NameHint } from './inode.ts';
+import { Inode, type NameHint, VersionCounter } from './inode.ts';
 import { type HandleContent, type HandleSigner, handleKind, keyOfHandle } from './inode-handle.ts';
 
 const ROOT_FILESYSTEM = 0;
@@ -36,6 +36,7 @@ export class InodeTable {
   readonly #filesystems = new Map<number, number>();
   readonly #rootDevice: number;
   readonly #instance = randomBytes(8);
+  readonly #versions = new VersionCounter();
   #counter = 0n;
   readonly usesKernelHandles: boolean;
   readonly root: Inode;
@@ -71,7 +72,7 @@ export class InodeTable {
       let inode = this.#byKey.get(key);
       if (inode === undefined) {
         const handle = this.#signer.sign(content ?? this.#counterContent());
-        inode = new Inode(handle, key, attributes.device, attributes.ino);
+        inode = new Inode(handle, key, attributes.device, attributes.ino, this.#versions);
         this.#add(inode);
       }
       if (hint && !this.usesKernelHandles) inode.hint = hint;

@@ -6,8 +6,17 @@ import { type LockKind, LockTable } from '../state/file-locks.ts';
 import { InodeLeases } from '../state/inode-leases.ts';
 import { PageRangeLockQueue } from '../state/page-range-lock-queue.ts';
 
-/** Versions of an earlier run of the server do not come again: it counts from the time, and never a million a second. */
-let lastVersion = Date.now() * 1000;
+/**
+ * Numbers the states of files' data; one a store. Versions of an earlier run of the server do not come again: it counts
+ * from the time, and never a million a second.
+ */
+export class VersionCounter {
+  #last = Date.now() * 1000;
+
+  next(): number {
+    return ++this.#last;
+  }
+}
 
 /** Where an inode was last seen; the way back to it for servers without kernel handles. */
 export interface NameHint {
@@ -67,14 +76,17 @@ export class Inode {
   hint: NameHint | undefined;
   /** Its last name is gone. Only the table sets it. */
   isRemoved = false;
-  #version = ++lastVersion;
+  readonly #versions: VersionCounter;
+  #version: number;
   #stamp = '';
 
-  constructor(handle: Buffer, key: string, device: number, ino: number | bigint) {
+  constructor(handle: Buffer, key: string, device: number, ino: number | bigint, versions: VersionCounter) {
     this.handle = handle;
     this.key = key;
     this.device = device;
     this.ino = ino;
+    this.#versions = versions;
+    this.#version = versions.next();
   }
 
   get isIdle(): boolean {
@@ -99,13 +111,13 @@ export class Inode {
   versionAt(stamp: string): number {
     if (stamp !== this.#stamp) {
       this.#stamp = stamp;
-      this.#version = ++lastVersion;
+      this.#version = this.#versions.next();
     }
     return this.#version;
   }
 
   /** Called under the exclusive page-range lock of what changes. */
   dataChanged(): void {
-    this.#version = ++lastVersion;
+    this.#version = this.#versions.next();
   }
 }

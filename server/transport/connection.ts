@@ -100,6 +100,7 @@ export class Connection implements TransportEvents, RecallChannel, LaneConnectio
       work();
     } catch (error) {
       if (!(error instanceof ProtocolError)) this.#host.log.error({ err: error, peer: this.peer }, 'connection failed');
+      if (error instanceof ProtocolError) this.visitor.failed();
       this.#end(error instanceof ProtocolError ? error.message : 'internal error');
     }
   }

@@ -5,7 +5,12 @@
  */
 import { createServer, type Server as HttpServer, type IncomingMessage, STATUS_CODES } from 'node:http';
 import { createServer as createSecureServer } from 'node:https';
-import type { AddressInfo, Socket } from 'node:net';
+import {
+  type AddressInfo,
+  createServer as createSocketServer,
+  type Socket,
+  type Server as SocketServer,
+} from 'node:net';
 import type { Duplex } from 'node:stream';
 import type { TLSSocket } from 'node:tls';
 import type { Logger } from 'pino';
@@ -30,6 +35,8 @@ export interface Visitor {
   readonly credential: Credential;
   /** Hello was answered: it is not half open any more. */
   established(): void;
+  /** It does not speak the protocol. Where such connections come from, more are not welcome for a while. */
+  failed(): void;
 }
 
 /** Makes the transport of an accepted connection, which reports to `events`. */
@@ -60,6 +67,8 @@ export interface Listening {
 export type Listen = (options: ListenerOptions, accept: Accept) => Promise<Listening>;
 
 export class Listener implements Listening {
+  /** In front of HTTP and TLS, which cost ten times what it costs to accept a connection: who may not enter has neither. */
+  readonly #front: SocketServer;
   readonly #http: HttpServer;
   readonly #sockets = new WebSocketServer({ noServer: true, ...webSocketOptions });
   readonly #admission = new Admission();
@@ -68,7 +77,7 @@ export class Listener implements Listening {
   readonly #raw = new Set<Socket>();
   readonly #access: AccessControl;
   readonly #log: Logger;
-  /** Refusals are logged once a second an address, so that refusing does not become the work. */
+  /** Refusals are logged once a second an address and reason, so that refusing does not become the work. */
   readonly #logged = new Map<string, { atMs: number; unsaid: number }>();
 
   private constructor({ tls, access, log }: ListenerOptions, accept: Accept) {
@@ -91,7 +100,11 @@ export class Listener implements Listening {
       response.writeHead(426, { 'content-type': 'text/plain', upgrade: 'websocket', connection: 'close' });
       response.end(`This is a weft server. Mount it with: weft mount ${scheme}://HOST:PORT/ MOUNTPOINT\n`);
     });
-    this.#http.on('connection', (socket: Socket) => this.#enter(socket, tls === undefined));
+    // As the servers of node:http and node:https would accept.
+    const speaksHttp = tls === undefined;
+    this.#front = createSocketServer({ noDelay: true, allowHalfOpen: speaksHttp }, (socket) =>
+      this.#enter(socket, speaksHttp),
+    );
     this.#http.on('upgrade', (request: IncomingMessage, socket: Duplex, head: Buffer) =>
       this.#upgrade(request, socket, head, accept),
     );
@@ -101,11 +114,11 @@ export class Listener implements Listening {
     const listener = new Listener(options, accept);
     const { host, port } = options.address;
     return new Promise((resolve, reject) => {
-      listener.#http.once('error', reject);
-      listener.#http.listen(port, host, () => {
-        listener.#http.off('error', reject);
+      listener.#front.once('error', reject);
+      listener.#front.listen(port, host, () => {
+        listener.#front.off('error', reject);
         // An accept that fails (too many open files) is the business of whoever connects, who sees it closed.
-        listener.#http.on('error', () => {});
+        listener.#front.on('error', () => {});
         resolve(listener);
       });
     });
@@ -116,12 +129,12 @@ export class Listener implements Listening {
     // Gone before it was accepted.
     if (address === undefined) return void socket.destroy();
     const key = `${address}:${remotePort}`;
-    const ticket = this.#admission.enter(address);
-    if (typeof ticket === 'string') {
-      this.#refused(address, key, ticket);
-      if (!speaksHttp) return void socket.destroy();
+    const ticket = this.#enterOrRefuse(address);
+    if ('status' in ticket) {
+      // To answer costs as much as all the rest.
+      if (!this.#refused(address, key, ticket.reason) || !speaksHttp) return void socket.destroy();
       socket.on('error', () => {});
-      socket.end(httpAnswer({ status: 503, reason: ticket }), () => socket.destroy());
+      socket.end(httpAnswer(ticket), () => socket.destroy());
       return;
     }
     this.#tickets.set(key, ticket);
@@ -136,8 +149,26 @@ export class Listener implements Listening {
       clearTimeout(timer);
       this.#tickets.delete(key);
       this.#raw.delete(socket);
+      if (!ticket.hasAsked) this.#failed(address);
       this.#admission.leave(ticket);
     });
+    this.#http.emit('connection', socket);
+  }
+
+  /** Where nobody is asked who it is, everybody is trusted, whatever comes. */
+  #failed(address: string): void {
+    if (!this.#access.isOpen) this.#admission.failed(address, Date.now());
+  }
+
+  #enterOrRefuse(address: string): Ticket | Refusal {
+    if (this.#admission.isFailing(address, Date.now())) {
+      return {
+        status: 429,
+        reason: 'too many wrong tokens or broken connections came from this address: wait a minute',
+      };
+    }
+    const ticket = this.#admission.enter(address);
+    return typeof ticket === 'string' ? { status: 503, reason: ticket } : ticket;
   }
 
   #upgrade(request: IncomingMessage, socket: Duplex, head: Buffer, accept: Accept): void {
@@ -146,6 +177,7 @@ export class Listener implements Listening {
     const ticket = this.#tickets.get(peer);
     socket.on('error', () => {});
     if (ticket === undefined) return void socket.destroy();
+    ticket.hasAsked = true;
     const answer = this.#admit(request, ticket);
     if ('status' in answer) {
       this.#refused(ticket.address, peer, answer.reason);
@@ -158,15 +190,13 @@ export class Listener implements Listening {
         peer,
         credential: answer,
         established: () => this.#admission.established(ticket),
+        failed: () => this.#failed(ticket.address),
       });
     });
   }
 
   #admit(request: IncomingMessage, ticket: Ticket): Credential | Refusal {
     const nowMs = Date.now();
-    if (this.#admission.isGuessing(ticket.address, nowMs)) {
-      return { status: 429, reason: 'too many wrong tokens came from this address: wait a minute' };
-    }
     const answer = this.#access.admit(shownBy(request), nowMs);
     if ('refusal' in answer) {
       this.#admission.failed(ticket.address, nowMs);
@@ -177,32 +207,34 @@ export class Listener implements Listening {
     return reason === undefined ? answer.credential : { status: 503, reason };
   }
 
-  #refused(address: string, peer: string, reason: string): void {
+  /** True when it was logged. */
+  #refused(address: string, peer: string, reason: string): boolean {
     const nowMs = Date.now();
-    const last = this.#logged.get(address);
+    const key = `${address} ${reason}`;
+    const last = this.#logged.get(key);
     if (last && nowMs - last.atMs < 1000) {
       last.unsaid++;
-      return;
+      return false;
     }
     if (this.#logged.size >= limits.maxFailingAddresses) this.#logged.clear();
-    this.#logged.set(address, { atMs: nowMs, unsaid: 0 });
+    this.#logged.set(key, { atMs: nowMs, unsaid: 0 });
     this.#log.warn({ peer, reason, unsaid: last?.unsaid ?? 0 }, 'connection refused');
+    return true;
   }
 
   get port(): number {
-    return (this.#http.address() as AddressInfo).port;
+    return (this.#front.address() as AddressInfo).port;
   }
 
   stopAccepting(): void {
-    this.#http.close();
+    this.#front.close();
   }
 
   async close(): Promise<void> {
     for (const socket of this.#sockets.clients) socket.terminate();
     for (const socket of this.#raw) socket.destroy();
-    this.#http.close();
+    this.#front.close();
     await new Promise<void>((resolve) => this.#sockets.close(() => resolve()));
-    this.#http.closeAllConnections();
   }
 }
 

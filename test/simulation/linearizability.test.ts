@@ -98,6 +98,23 @@ test.each<[string, Row[]]>([
   expect(isLinearizable(rangeObject, calls(rows))).toBe(false);
 });
 
+/** A write that was answered, and of which nobody knows whether it lasted: until its answer, or never. */
+test.each<[boolean, string, Row[]]>([
+  [true, 'lasted', [[5, 6, read, 1]]],
+  [true, 'did not last', [[5, 6, read, 0]]],
+  [
+    false,
+    'came late',
+    [
+      [5, 6, read, 0],
+      [7, 8, read, 1],
+    ],
+  ],
+])('%s: an uncertain write %s', (isPossible, _name, rows) => {
+  const [write, ...reads] = calls([[1, 4, 1, undefined], ...rows]) as [Call<DataCall, DataResult>];
+  expect(isLinearizable(rangeObject, [{ ...write, isUncertain: true }, ...reads])).toBe(isPossible);
+});
+
 const names = (rows: [NameCall, number][]): Call<NameCall, number>[] =>
   rows.map(([argument, result], at) => ({ process: 0, argument, began: 2 * at, ended: 2 * at + 1, result }));
 

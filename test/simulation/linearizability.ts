@@ -8,9 +8,11 @@
 export interface Call<Argument, Result> {
   readonly process: number;
   readonly argument: Argument;
-  /** Places in the order of all events of the run; `ended` is Infinity for a call of which nobody knows whether it was carried out. */
+  /** Places in the order of all events of the run: the call happened between the two. */
   readonly began: number;
   readonly ended: number;
+  /** It may not have happened at all. Implied by an `ended` of Infinity: nobody was told. */
+  readonly isUncertain?: boolean;
   readonly result: Result | undefined;
 }
 
@@ -23,6 +25,9 @@ export interface SequentialObject<State, Argument, Result> {
   keyOf(state: State): string;
 }
 
+const isCertain = ({ ended, isUncertain }: Call<unknown, unknown>) =>
+  ended !== Number.POSITIVE_INFINITY && isUncertain !== true;
+
 export function isLinearizable<State, Argument, Result>(
   object: SequentialObject<State, Argument, Result>,
   calls: readonly Call<Argument, Result>[],
@@ -30,32 +35,35 @@ export function isLinearizable<State, Argument, Result>(
   const ordered = [...calls].sort((one, other) => one.began - other.began);
   const done = new Uint8Array(ordered.length);
   const seen = new Set<string>();
-  let certain = ordered.filter(({ ended }) => ended !== Number.POSITIVE_INFINITY).length;
+  let certain = ordered.filter(isCertain).length;
 
-  const search = (state: State): boolean => {
-    // What is unknown need not have happened.
+  /** `latest`: the last beginning of a call that is carried out. */
+  const search = (state: State, latest: number): boolean => {
+    // What is uncertain need not have happened.
     if (certain === 0) return true;
     const key = `${done.join('')} ${object.keyOf(state)}`;
     if (seen.has(key)) return false;
     seen.add(key);
     // Nothing that began after the end of a call that is not carried out yet may come before it.
     let deadline = Number.POSITIVE_INFINITY;
-    for (const [index, call] of ordered.entries()) if (!done[index]) deadline = Math.min(deadline, call.ended);
+    for (const [index, call] of ordered.entries()) {
+      if (!done[index] && isCertain(call)) deadline = Math.min(deadline, call.ended);
+    }
     for (const [index, call] of ordered.entries()) {
       if (call.began > deadline) break;
-      if (done[index]) continue;
+      if (done[index] || call.ended < latest) continue;
       const next = object.apply(state, call.argument, call.result);
       if (next === undefined) continue;
-      const counts = call.ended === Number.POSITIVE_INFINITY ? 0 : 1;
+      const counts = isCertain(call) ? 1 : 0;
       done[index] = 1;
       certain -= counts;
-      if (search(next)) return true;
+      if (search(next, Math.max(latest, call.began))) return true;
       done[index] = 0;
       certain += counts;
     }
     return false;
   };
-  return search(object.initial);
+  return search(object.initial, Number.NEGATIVE_INFINITY);
 }
 
 /** The keys whose part of the history is not linearizable. */

@@ -42,15 +42,34 @@ export interface DataCall {
   readonly file: string;
   /** Absent: a read. */
   readonly tag?: number;
+  /** A write that its server did not come to the end of. */
+  readonly tears?: boolean;
 }
 /** What was read: all the range's words are one tag; or they are not. */
 export type DataResult = number | 'torn' | 'written';
 
-export const rangeObject: SequentialObject<number, DataCall, DataResult> = {
+export const rangeObject: SequentialObject<number | 'torn', DataCall, DataResult> = {
   initial: 0,
   keyOf: String,
-  apply: (held, { tag }, result) => {
-    if (tag !== undefined) return tag;
+  apply: (held, { tag, tears }, result) => {
+    if (tag !== undefined) return tears ? 'torn' : tag;
     return result === undefined || result === held ? held : undefined;
+  },
+};
+
+export interface CounterCall {
+  readonly kind: 'increment' | 'look' | 'set';
+  /** What an `increment` has read, as far as it came; what a `set` puts there. */
+  value: number | undefined;
+}
+
+/** A number that is incremented under a lock: read, and written as one more, with nobody in between. */
+export const counterObject: SequentialObject<number, CounterCall, number> = {
+  initial: 0,
+  keyOf: String,
+  apply: (held, { kind, value }) => {
+    if (kind === 'set') return value;
+    if (value !== held) return undefined;
+    return kind === 'increment' ? held + 1 : held;
   },
 };

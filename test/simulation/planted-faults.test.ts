@@ -1,9 +1,12 @@
 /** The simulation can fail: each defect that is planted is found within 1,000 seeds. */
 import { expect, test } from 'vitest';
+import { ExclusiveLeases } from '../../server/leases/exclusive-leases.ts';
 import type { LeaseManager } from '../../server/leases/lease-manager.ts';
 import type { Server } from '../../server/server.ts';
 import { Session } from '../../server/session/session.ts';
 import { PageRangeLockQueue } from '../../server/state/page-range-lock-queue.ts';
+import type { OpenFile } from '../../server/store/open-file.ts';
+import { ALL_BYTES } from '../../shared/range-map.ts';
 import { scenarioOf } from './scenario.ts';
 import { type Sabotage, simulate } from './simulation.ts';
 
@@ -62,5 +65,43 @@ test('a torn write: page-range locks that are granted to everybody', async () =>
     expect(found?.violations.join()).toMatch(/file . is not linearizable/);
   } finally {
     PageRangeLockQueue.prototype.acquire = acquire;
+  }
+});
+
+test('locks that are released with a connection, not with the session', async () => {
+  const { detachLane } = Session.prototype;
+  Session.prototype.detachLane = function (connection) {
+    detachLane.call(this, connection);
+    for (const { lock, isWaiting } of [...this.locks.all()]) {
+      if (isWaiting) continue;
+      for (const table of lock.owner.holds) this.locks.unlock(table, lock.owner.key, ALL_BYTES);
+    }
+  };
+  try {
+    const found = await firstViolation(() => {});
+    expect(found?.violations).toContain('increments under a lock are not linearizable');
+  } finally {
+    Session.prototype.detachLane = detachLane;
+  }
+});
+
+test('late writes of a client whose lease was revoked, taken as if it still held it', async () => {
+  const { take, end } = ExclusiveLeases.prototype;
+  const files = new Map<OpenFile['inode'], OpenFile>();
+  ExclusiveLeases.prototype.take = function (file) {
+    files.set(file.inode, file);
+    return take.call(this, file);
+  };
+  ExclusiveLeases.prototype.end = function (inode) {
+    const file = files.get(inode);
+    const wasExclusive = file?.isExclusive === true;
+    end.call(this, inode);
+    if (file && wasExclusive) file.isExclusive = true;
+  };
+  try {
+    const found = await firstViolation(() => {});
+    expect(found?.violations.join()).toMatch(/file . is not linearizable|increments under a lock/);
+  } finally {
+    Object.assign(ExclusiveLeases.prototype, { take, end });
   }
 });

@@ -35,13 +35,16 @@ export interface Scenario {
   readonly faults: readonly Fault[];
 }
 
+/** Longer than a session waits for its client. */
+const LONG_MS = 150_000;
+
 export function scenarioOf(seed: number): Scenario {
   const random = new Random(seed ^ 0x5eed);
   const clients = 2 + random.below(2);
   const fault = (): Fault => ({
     kind: random.pick(faultKinds),
     atMs: random.below(800),
-    forMs: 50 + random.below(8_000),
+    forMs: 50 + random.below(random.chance(0.1) ? LONG_MS : 8_000),
     client: random.below(clients),
   });
   const faults = Array.from({ length: random.below(5) }, fault);

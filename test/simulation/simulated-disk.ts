@@ -5,7 +5,7 @@
  */
 import type { DescriptorCalls } from '../../server/store/descriptor-calls.ts';
 import type { Identity } from '../../server/store/identity.ts';
-import { Inode } from '../../server/store/inode.ts';
+import { Inode, VersionCounter } from '../../server/store/inode.ts';
 import type { FoundInode } from '../../server/store/inode-table.ts';
 import type { CreatedFile, MetadataChanges, Store } from '../../server/store/store.ts';
 import { errno, FsError } from '../../shared/errno.ts';
@@ -14,7 +14,7 @@ import { O } from '../../shared/linux/constants.ts';
 import type { LocalAttributes } from '../../shared/linux/libc.ts';
 import type { Random } from './random.ts';
 
-interface DiskFile {
+export interface DiskFile {
   readonly ino: number;
   readonly names: Map<string, DiskFile> | undefined;
   nlink: number;
@@ -22,6 +22,8 @@ interface DiskFile {
   /** The data as they were synchronized last. */
   durable: Buffer;
   changes: number;
+  /** How many changes those have in them. */
+  durableChanges: number;
 }
 
 const keyOf = (name: Uint8Array) => Buffer.from(name).toString('latin1');
@@ -44,13 +46,23 @@ export class SimulatedDisk {
   add(isDirectory: boolean): DiskFile {
     const ino = ++this.#lastIno;
     const names = isDirectory ? new Map<string, DiskFile>() : undefined;
-    const file = { ino, names, nlink: 1, data: Buffer.alloc(0), durable: Buffer.alloc(0), changes: 0 };
+    const file = {
+      ino,
+      names,
+      nlink: 1,
+      data: Buffer.alloc(0),
+      durable: Buffer.alloc(0),
+      changes: 0,
+      durableChanges: 0,
+    };
     this.files.set(ino, file);
     return file;
   }
 
-  crashMachine(): void {
-    for (const file of this.files.values()) {
+  /** Returns the files that had something to lose. */
+  crashMachine(): DiskFile[] {
+    const unsynchronized = [...this.files.values()].filter(({ data, durable }) => !data.equals(durable));
+    for (const file of unsynchronized) {
       const { data, durable } = file;
       const after = Buffer.from(this.random.chance(0.5) ? data : durable);
       for (let at = 0; at < after.length; at += PAGE_SIZE) {
@@ -59,7 +71,9 @@ export class SimulatedDisk {
       }
       file.data = after;
       file.durable = Buffer.from(after);
+      file.durableChanges = file.changes;
     }
+    return unsynchronized;
   }
 
   delay(): Promise<void> {
@@ -67,10 +81,11 @@ export class SimulatedDisk {
   }
 }
 
-/** What a process has of the disk: after `crash` none of its calls goes on. */
+/** What a process has of the disk: after `crash` none of its calls goes on, and none does anything. */
 export class SimulatedStore {
   readonly #disk: SimulatedDisk;
   readonly #inodes = new Map<number, Inode>();
+  readonly #versions = new VersionCounter();
   readonly #descriptors = new Map<number, { readonly file: DiskFile; readonly appends: boolean }>();
   #lastDescriptor = 0;
   #hasCrashed = false;
@@ -124,10 +139,13 @@ export class SimulatedStore {
     },
     synchronize: async (fd) => {
       const { file } = this.#open(fd);
-      const { data } = file;
-      const durable = Buffer.from(data);
+      const { changes } = file;
+      const durable = Buffer.from(file.data);
       await this.#turn();
+      // Of two at once the later one may be done first.
+      if (changes < file.durableChanges) return;
       file.durable = durable;
+      file.durableChanges = changes;
     },
     truncate: async (fd, size) => {
       const { file } = this.#open(fd);
@@ -253,7 +271,13 @@ export class SimulatedStore {
     return this.#lastDescriptor;
   }
 
+  /** Timers of a process that is gone still fire here: what they set off must not reach the disk. */
+  #checkAlive(): void {
+    if (this.#hasCrashed) throw new FsError(errno.ESHUTDOWN, 'store of a process that ended');
+  }
+
   #open(fd: number): { readonly file: DiskFile; readonly appends: boolean } {
+    this.#checkAlive();
     const open = this.#descriptors.get(fd);
     if (open === undefined) throw new FsError(errno.EBADF, 'descriptor');
     return open;
@@ -263,13 +287,14 @@ export class SimulatedStore {
     let inode = this.#inodes.get(file.ino);
     if (inode === undefined) {
       const handle = handleOf(file.ino);
-      inode = new Inode(handle, keyOf(handle), 1, file.ino);
+      inode = new Inode(handle, keyOf(handle), 1, file.ino, this.#versions);
       this.#inodes.set(file.ino, inode);
     }
     return inode;
   }
 
   #file(inode: Inode): DiskFile {
+    this.#checkAlive();
     return this.#disk.files.get(Number(inode.ino)) as DiskFile;
   }
 

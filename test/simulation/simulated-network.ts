@@ -3,6 +3,7 @@
  * other. One may be lost, with what is on its way, and each end learns of it on its own; the network may be cut, also in
  * one direction, and then silence ends a connection as the heartbeat of a real one does.
  */
+import { createHash } from 'node:crypto';
 import type { Connector } from '../../client-fuse/transport/link.ts';
 import { ANYONE } from '../../server/access/credential.ts';
 import type { Accept, Listen } from '../../server/transport/listener.ts';
@@ -22,6 +23,8 @@ export interface Machine {
   readonly cut: Record<Side, boolean>;
   /** Its processes get no events until then. */
   stoppedUntilMs: number;
+  /** For good. */
+  hasCrashed: boolean;
 }
 
 class End implements Transport {
@@ -41,7 +44,10 @@ class End implements Transport {
     if (this.isClosed) return flushed?.();
     const fragments = [Buffer.from(head), ...(bulk ? [Buffer.from(bulk)] : [])];
     flushed?.();
-    this.#wire.carry(other(this.#side), (end) => end.take(() => end.events?.message(fragments)));
+    this.#wire.carry(other(this.#side), (end) => {
+      this.#wire.note(other(this.#side), fragments);
+      end.take(() => end.events?.message(fragments));
+    });
   }
 
   take(work: () => void): void {
@@ -80,18 +86,26 @@ class End implements Transport {
 class Wire {
   readonly machine: Machine;
   readonly #network: SimulatedNetwork;
+  readonly #number: number;
   readonly ends: Record<Side, End> = { client: new End(this, 'client'), server: new End(this, 'server') };
   readonly #queues: Record<Side, ((end: End) => void)[]> = { client: [], server: [] };
 
-  constructor(network: SimulatedNetwork, machine: Machine) {
+  constructor(network: SimulatedNetwork, number: number, machine: Machine) {
     this.#network = network;
+    this.#number = number;
     this.machine = machine;
+  }
+
+  note(to: Side, fragments: readonly Buffer[]): void {
+    this.#network.note(`${this.#number} ${to} ${performance.now()}`, fragments);
   }
 
   /** Delivers to one side after a delay, and in order. What is cut off is lost, and the connection with it, by and by. */
   carry(to: Side, deliver: (end: End) => void): void {
     this.#queues[to].push(deliver);
-    setTimeout(() => this.#arrive(to), this.#network.delayMs());
+    // A machine that is stopped sends nothing: its timers, which fire here, are those of when it goes on.
+    const stoppedMs = to === 'server' ? Math.max(0, Math.ceil(this.machine.stoppedUntilMs - performance.now())) : 0;
+    setTimeout(() => this.#arrive(to), stoppedMs + this.#network.delayMs());
   }
 
   /** The oldest message arrives, whichever timer it was that ended. */
@@ -115,9 +129,21 @@ export class SimulatedNetwork {
   readonly #random: Random;
   readonly #wires = new Set<Wire>();
   #accept: Accept | undefined;
+  #lastWire = 0;
+  readonly #trace = createHash('sha256');
 
   constructor(random: Random) {
     this.#random = random;
+  }
+
+  /** Every message that arrived, byte for byte, with its time and place. To be asked for once, in the end. */
+  get digest(): string {
+    return this.#trace.digest('hex');
+  }
+
+  note(place: string, fragments: readonly Buffer[]): void {
+    this.#trace.update(place);
+    for (const fragment of fragments) this.#trace.update(fragment);
   }
 
   /** Mostly quick, sometimes not. */
@@ -151,7 +177,9 @@ export class SimulatedNetwork {
     this.#wires.clear();
   }
 
+  /** What still happens in its processes has no effect. */
   crashClient(machine: Machine): void {
+    machine.hasCrashed = true;
     for (const wire of this.#wires) {
       if (wire.machine !== machine) continue;
       wire.ends.client.events = undefined;
@@ -171,16 +199,22 @@ export class SimulatedNetwork {
   connectorOf(machine: Machine): Connector {
     return async () => {
       await new Promise((resolve) => setTimeout(resolve, 2 * this.delayMs()));
+      if (machine.hasCrashed) return new Promise(() => {});
       const accept = this.#accept;
       if (machine.cut.client || machine.cut.server) throw new FsError(errno.EHOSTUNREACH, 'connect');
       if (accept === undefined) throw new FsError(errno.ECONNREFUSED, 'connect');
-      const wire = new Wire(this, machine);
+      const wire = new Wire(this, ++this.#lastWire, machine);
       this.#wires.add(wire);
       const attach = (end: End) => (events: TransportEvents) => {
         end.events = events;
         return end;
       };
-      accept(attach(wire.ends.server), { peer: machine.name, credential: ANYONE, established: () => {} });
+      accept(attach(wire.ends.server), {
+        peer: machine.name,
+        credential: ANYONE,
+        established: () => {},
+        failed: () => {},
+      });
       return attach(wire.ends.client);
     };
   }

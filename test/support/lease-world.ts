@@ -42,7 +42,12 @@ export class Pipe {
 
   constructor(world: World, events: LinkEvents, lane: Lane, session: Uint8Array | undefined) {
     this.events = events;
-    this.connection = new Connection(world, { peer: 'model', credential: ANYONE, established: () => {} });
+    this.connection = new Connection(world, {
+      peer: 'model',
+      credential: ANYONE,
+      established: () => {},
+      failed: () => {},
+    });
     const nothing = () => {};
     this.connection.attach({
       send: (head, bulk, flushed) => {

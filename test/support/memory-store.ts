@@ -4,7 +4,7 @@
  */
 
 import type { Identity } from '../../server/store/identity.ts';
-import { Inode } from '../../server/store/inode.ts';
+import { Inode, VersionCounter } from '../../server/store/inode.ts';
 import type { FoundInode } from '../../server/store/inode-table.ts';
 import type { MetadataChanges, Store } from '../../server/store/store.ts';
 import { errno, FsError } from '../../shared/errno.ts';
@@ -40,6 +40,7 @@ export class MemoryStore {
   readonly changesOf = new Map<number, [Register, number][]>();
   /** Called with an inode that a local program changed. */
   onLocalChange: (inode: Inode, changed: readonly [Register, number][]) => void = () => {};
+  readonly #versions = new VersionCounter();
   readonly #top: Item;
   #lastIno = 1;
 
@@ -158,7 +159,7 @@ export class MemoryStore {
   #add(isDirectory: boolean): Item {
     const ino = ++this.#lastIno;
     const handle = Buffer.from(`inode-${ino}`);
-    const inode = new Inode(handle, handle.toString('latin1'), 1, ino);
+    const inode = new Inode(handle, handle.toString('latin1'), 1, ino, this.#versions);
     const attributes = this.attributesRegister(ino);
     const item = { inode, isDirectory, names: new Map(), nlink: 1, mode: 0o644, version: 0, attributes };
     attributes.values[0] = 0;

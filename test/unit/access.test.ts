@@ -5,7 +5,8 @@ import { readFileSync, renameSync, statSync, symlinkSync, unlinkSync, writeFileS
 import { connect, type Socket } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 import pino from 'pino';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { WebSocket } from 'ws';
 import { openTls, parseFingerprint } from '../../client-fuse/transport/credentials.ts';
 import type { Credentials } from '../../client-fuse/transport/server-address.ts';
 import { ServerSession } from '../../client-fuse/transport/server-session.ts';
@@ -53,8 +54,8 @@ describe('admission', () => {
   it('counts wrong tokens of an address, and forgets them', () => {
     const admission = new Admission();
     for (let guess = 0; guess < limits.maxGuesses; guess++) admission.failed('a', 0);
-    expect([admission.isGuessing('a', 0), admission.isGuessing('b', 0)]).toEqual([true, false]);
-    expect(admission.isGuessing('a', limits.guessForgottenMs)).toBe(false);
+    expect([admission.isFailing('a', 0), admission.isFailing('b', 0)]).toEqual([true, false]);
+    expect(admission.isFailing('a', limits.guessForgottenMs)).toBe(false);
   });
 
   it('limits the connections of one credential', () => {
@@ -93,6 +94,8 @@ it('says what is wrong with certificates and keys, and where no TLS is spoken', 
   await expect(opened({ certFile: one.cert, keyFile: one.key })).rejects.toThrow(/^no TLS is spoken there/);
 });
 
+const { deniedRetryMs } = limits;
+
 describe('a server that asks for tokens', () => {
   let directory: TemporaryDirectory;
   let path: string;
@@ -116,11 +119,11 @@ describe('a server that asks for tokens', () => {
     changeGrants(path, (grants) => [...(grants ?? []), one]);
   }
 
-  async function join(token: string, exportName = '/'): Promise<ServerSession> {
+  async function join(token: string, exportName = '/', log = silent): Promise<ServerSession> {
     const file = directory.join(`shown-${randomBytes(4).toString('hex')}`);
     writeFileSync(file, `${token}\n`);
     const address = { ...server.address, exportName, credentials: { tokenFile: file } };
-    const session = await ServerSession.connect(address, silent);
+    const session = await ServerSession.connect(address, log);
     open.push(session);
     return session;
   }
@@ -142,6 +145,7 @@ describe('a server that asks for tokens', () => {
 
   afterEach(async () => {
     for (const session of open.splice(0)) session.close();
+    Object.assign(limits, { deniedRetryMs });
     await server[Symbol.asyncDispose]();
     directory[Symbol.dispose]();
     // Whatever happened: no secret reached the log.
@@ -215,6 +219,7 @@ describe('a server that asks for tokens', () => {
 
   it('denies what waits, and serves it again when the grant is back', async () => {
     const one = await join(tokens.one as string);
+    Object.assign(limits, { deniedRetryMs: 300 });
     const before = readGrants(path) as Grant[];
     changeGrants(path, (grants = []) => grants.filter(({ name }) => name !== 'one'));
     await expect.poll(() => [...server.server.sessions.all].length, { timeout: 5000 }).toBe(0);
@@ -223,10 +228,34 @@ describe('a server that asks for tokens', () => {
     const errors = (await Promise.allSettled(asked)).map((one) => one.status === 'rejected' && one.reason.code);
     expect(new Set(errors)).toEqual(new Set([errno.EACCES]));
     changeGrants(path, () => before);
-    await expect
-      .poll(() => Promise.race([one.call('renew', ROOT, {}), delay(1000)]).catch(() => undefined), { timeout: 15_000 })
-      .toEqual({});
-  }, 30_000);
+    await expect.poll(() => one.call('renew', ROOT, {}).catch(() => undefined), { timeout: 15_000 }).toEqual({});
+  });
+
+  it('is asked over one connection, and seldom, by a client that it denies', async () => {
+    Object.assign(limits, { deniedRetryMs: 300 });
+    let said = '';
+    const write = (line: string) => {
+      said += line;
+    };
+    const one = await join(tokens.one as string, '/', pino({}, { write }));
+    const guesses = vi.spyOn(Admission.prototype, 'failed');
+    const before = readGrants(path) as Grant[];
+    changeGrants(path, (grants = []) => grants.filter(({ name }) => name !== 'one'));
+    await expect.poll(() => guesses.mock.calls.length, { timeout: 10_000 }).toBe(1);
+    const deniedMs = performance.now();
+    await expect.poll(() => guesses.mock.calls.length, { timeout: 10_000 }).toBe(5);
+    expect(performance.now() - deniedMs).toBeGreaterThan(3.5 * limits.deniedRetryMs);
+    expect(said.match(/the server refuses this client/g)).toHaveLength(1);
+    const { requests } = one;
+    await expect(one.call('renew', ROOT, {})).rejects.toMatchObject({ code: errno.EACCES });
+    expect(one.requests).toBe(requests);
+    changeGrants(path, () => before);
+    // Both lanes.
+    await expect.poll(() => said, { timeout: 10_000 }).toContain('connected again');
+    await one.call('renew', ROOT, {}, { lane: 'bulk' });
+    await one.call('renew', ROOT, {}, { lane: 'small' });
+    guesses.mockRestore();
+  });
 
   it('stops looking at the tokens of who guesses', async () => {
     const one = await join(tokens.one as string);
@@ -241,6 +270,27 @@ describe('a server that asks for tokens', () => {
     }
     expect(answers[0]).toMatch(/does not know this token/);
     expect(answers.some((answer) => /too many wrong tokens/.test(answer))).toBe(true);
+    await one.call('renew', ROOT, {});
+  });
+
+  it('does not listen to where broken frames came from, while who is in stays in', async () => {
+    const one = await join(tokens.one as string);
+    const headers = { authorization: `Bearer ${tokens.two}` };
+    const isLetIn = async (localAddress: string) => {
+      const socket = new WebSocket(server.address.url, { headers, localAddress });
+      socket.on('error', () => {});
+      const closed = new Promise<false>((resolve) => socket.once('close', () => resolve(false)));
+      const opened = new Promise<true>((resolve) => socket.once('open', () => resolve(true)));
+      const isOpen = await Promise.race([opened, closed]);
+      if (isOpen) socket.send(Buffer.from([0xc1]));
+      await closed;
+      return isOpen;
+    };
+    const answers: boolean[] = [];
+    for (let times = 0; times < limits.maxGuesses + 5; times++) answers.push(await isLetIn('127.0.0.2'));
+    expect([answers[0], answers.at(-1)]).toEqual([true, false]);
+    expect(await isLetIn('127.0.0.3')).toBe(true);
+    expect(logged).toMatch(/too many wrong tokens or broken connections/);
     await one.call('renew', ROOT, {});
   });
 
