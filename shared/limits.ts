@@ -68,6 +68,10 @@ export const limits = {
   maxListedAtOpen: 128,
   /** Extended attributes that a client keeps of an inode, and the largest: ACLs, capabilities, security labels. */
   maxKnownXattrs: 8,
+  /** Names of extended attributes of which it is known how their absence is said. */
+  maxAbsentXattrs: 64,
+  /** Answers to SEEK_DATA and SEEK_HOLE that a client keeps of a file. */
+  maxKnownSeeks: 16,
   maxKnownXattrBytes: 1_024,
   /** Identities for which a client remembers that they may open a file. */
   maxKnownOpeners: 8,

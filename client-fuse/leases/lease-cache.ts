@@ -24,6 +24,8 @@ export class LeaseCache {
   #unknownRecallAt = 0;
   /** Own changes under way of inodes that this client cannot name. */
   #unknownChanges = 0;
+  /** How the server says that there is no such attribute: the same for all inodes of its filesystem. */
+  readonly #absentXattrs = new Map<string, number>();
   #leftInVain = 0;
   #lastLeft: Knowledge['left'];
   #givenWithFiles = 0;
@@ -81,7 +83,13 @@ export class LeaseCache {
 
   /** A value, or the errno that the server answered with. */
   xattr(node: Node, key: string): Uint8Array | number | undefined {
-    return this.#valid(node)?.xattrs?.get(key);
+    const known = this.#valid(node);
+    return known?.xattrs?.get(key) ?? (known?.hasNoXattrs ? this.#absentXattrs.get(key) : undefined);
+  }
+
+  /** Where SEEK_DATA or SEEK_HOLE leads to. */
+  seek(node: Node, key: string): number | undefined {
+    return this.#valid(node)?.seeks?.get(key);
   }
 
   /** What was read since is what the server has. */
@@ -125,8 +133,23 @@ export class LeaseCache {
     if (!isSmall || !this.isHeld(node)) return;
     const known = this.#toLearn(node, true, asOf);
     if (known === undefined || known.changing > 0) return;
+    if (known.hasNoXattrs && typeof value === 'number' && this.#absentXattrs.size < limits.maxAbsentXattrs) {
+      this.#absentXattrs.set(key, value);
+    }
     known.xattrs ??= new Map();
     if (known.xattrs.size < limits.maxKnownXattrs) known.xattrs.set(key, value);
+  }
+
+  learnNoXattrs(node: Node, asOf: number): void {
+    const known = this.#toLearn(node, this.isHeld(node), asOf);
+    if (known?.changing === 0) known.hasNoXattrs = true;
+  }
+
+  learnSeek(node: Node, key: string, position: number, asOf: number): void {
+    const known = this.#toLearn(node, this.isHeld(node), asOf);
+    if (known?.changing !== 0) return;
+    known.seeks ??= new Map();
+    if (known.seeks.size < limits.maxKnownSeeks) known.seeks.set(key, position);
   }
 
   /** A new directory of our own making: every name is absent. */
@@ -199,6 +222,8 @@ export class LeaseCache {
     known.attributes = undefined;
     known.openers = undefined;
     known.xattrs = undefined;
+    known.hasNoXattrs = false;
+    known.seeks = undefined;
     known.changedAt = ++this.#clock;
     return known.changedAt;
   }
@@ -357,6 +382,8 @@ export class LeaseCache {
       listing: undefined,
       openers: undefined,
       xattrs: undefined,
+      hasNoXattrs: false,
+      seeks: undefined,
       lookups: 0,
       changedAt: 0,
       recalledAt: 0,
@@ -385,6 +412,8 @@ function clearKnowledge(known: Knowledge): void {
   known.listing = undefined;
   known.openers = undefined;
   known.xattrs = undefined;
+  known.hasNoXattrs = false;
+  known.seeks = undefined;
   known.lookups = 0;
 }
 

@@ -29,6 +29,10 @@ export interface Knowledge {
   listing: readonly ListedName[] | undefined;
   /** Extended attributes of the system: values, or the errno that says why there is none. */
   xattrs: Map<string, Uint8Array | number> | undefined;
+  /** There are no extended attributes. */
+  hasNoXattrs: boolean;
+  /** What SEEK_DATA and SEEK_HOLE found: by how and from where. */
+  seeks: Map<string, number> | undefined;
   /** Names that were asked about since the lease is held; -1: they have been read ahead. */
   lookups: number;
   /** Who has opened it, and how, since the lease is held: identities and flags for which it need not be asked again. */

@@ -113,12 +113,13 @@ export class RemoteDirectories {
 
   #answered(
     directory: Node,
-    { entry: wire, ...listed }: ReplyOf<'readdir'>['entries'][number],
+    { entry: wire, mayHaveXattrs, ...listed }: ReplyOf<'readdir'>['entries'][number],
     leased: boolean,
     asOf: number,
   ): DirectoryEntry {
     if (wire === undefined) return listed;
     const node = this.#names.found(wire, asOf);
+    if (!mayHaveXattrs) this.#context.leases.learnNoXattrs(node, asOf);
     const key = keyOfName(listed.name);
     this.#context.leases.learnName(directory, key, node, leased, asOf);
     // What was gathered for it is not in these attributes: the kernel looks it up.

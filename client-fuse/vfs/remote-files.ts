@@ -339,10 +339,17 @@ export class RemoteFiles {
   }
 
   async lseek(caller: Caller, handle: number, offset: number, whence: number): Promise<number> {
-    await this.#context.written(this.#context.handles.get(handle).node);
+    const { node } = this.#context.handles.get(handle);
+    const { leases } = this.#context;
+    const key = `${whence} ${offset}`;
+    const known = leases.seek(node, key);
+    if (known !== undefined) return known;
+    await this.#context.written(node);
+    const asOf = leases.clock;
     const reply = await this.#context.withOpen(handle, ({ server }) =>
       this.#context.call('lseek', caller, { handle: server, offset, whence }),
     );
+    if (!node.gatherer) leases.learnSeek(node, key, reply.offset, asOf);
     return reply.offset;
   }
 

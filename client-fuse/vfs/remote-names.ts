@@ -71,10 +71,11 @@ export class RemoteNames {
   /** All that the directory lists, looked up, under its lease. */
   learnAll(directory: Node, entries: ReplyOf<'readNames'>['entries'], asOf: number): readonly ListedName[] {
     const { leases, nodes } = this.#context;
-    for (const { name, entry } of entries) {
+    for (const { name, entry, mayHaveXattrs } of entries) {
       if (entry === undefined) continue;
       const node = nodes.named(entry.inode);
       leases.learnAttributes(node, entry.attributes, entry.leased, asOf);
+      if (!mayHaveXattrs) leases.learnNoXattrs(node, asOf);
       leases.learnName(directory, keyOfName(name), node, true, asOf);
       this.#context.dropIdle();
     }

@@ -20,8 +20,8 @@ export const directoryHandlers: Handlers<'opendir' | 'readdir' | 'readNames'> = 
       if (!file.isDirectory) throw wrongKind(false);
       const leased = context.leases.grantNames(context.session, file.inode);
       const { entries, end } = readEntries(file.fd, cookie, Math.min(sizeBytes, limits.maxDirectoryBytes));
-      const withEntry = (name: Buffer) => (plus ? lookedUp(context, file.inode, name) : undefined);
-      return { entries: entries.map((one) => ({ ...one, entry: withEntry(one.name) })), end, leased };
+      const listed = plus ? lookedUpAll(context, file.inode, entries) : entries.map((one) => ({ ...one, ...UNKNOWN }));
+      return { entries: listed, end, leased };
     },
   },
 };
@@ -75,7 +75,7 @@ function allNames(fd: number, maxEntries: number): StreamEntry[] | undefined {
 }
 
 function lookedUpAll(context: RequestContext, directory: Inode, names: readonly StreamEntry[]) {
-  return names.map((one) => ({ ...one, entry: lookedUp(context, directory, one.name) }));
+  return names.map((one) => ({ ...one, ...lookedUp(context, directory, one.name) }));
 }
 
 const DOT = 0x2e;
@@ -84,17 +84,26 @@ function isDotOrDotDot(name: Buffer): boolean {
   return name[0] === DOT && (name.length === 1 || (name.length === 2 && name[1] === DOT));
 }
 
+interface LookedUp {
+  readonly entry: WireEntry | undefined;
+  readonly mayHaveXattrs: boolean;
+}
+
+const UNKNOWN: LookedUp = { entry: undefined, mayHaveXattrs: true };
+
 /** Nothing for an entry that has gone, or that the caller may not look up: the listing itself goes on. */
-function lookedUp(context: RequestContext, parent: Inode, name: Buffer): WireEntry | undefined {
-  if (isDotOrDotDot(name)) return undefined;
+function lookedUp(context: RequestContext, parent: Inode, name: Buffer): LookedUp {
+  if (isDotOrDotDot(name)) return UNKNOWN;
+  const { store, identity, leases, session } = context;
   try {
-    const found = context.store.lookup(context.identity, parent, name);
+    const found = store.lookup(identity, parent, name);
     // Somebody gathers writes to it: who wants its attributes looks it up, and waits.
-    if (context.leases.settled(context.session, found.inode)) return undefined;
-    context.leases.saidName(parent, name, found.inode);
-    return entryOf(context, found);
+    if (leases.settled(session, found.inode)) return UNKNOWN;
+    leases.saidName(parent, name, found.inode);
+    const entry = entryOf(context, found);
+    return { entry, mayHaveXattrs: !entry.leased || store.hasXattrs(found.inode) };
   } catch (error) {
-    if (error instanceof FsError) return undefined;
+    if (error instanceof FsError) return UNKNOWN;
     throw error;
   }
 }

@@ -180,6 +180,10 @@ export class DirectoryStore implements Store {
     runAs(as, () => libc.access(fd, mask & 7));
   }
 
+  hasXattrs(inode: Inode): boolean {
+    return libc.hasXattrs(this.#fd(inode));
+  }
+
   getxattr(as: Identity, inode: Inode, name: Uint8Array): Buffer {
     const fd = this.#fd(inode);
     if (isRestricted(as, name, ['trusted.'])) throw new FsError(errno.ENODATA, 'getxattr');

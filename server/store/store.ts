@@ -65,6 +65,8 @@ export interface Store {
   /** Clears set-user-ID, and set-group-ID of a file that its group may execute. */
   killSuidgid(inode: Inode): void;
   access(as: Identity, inode: Inode, mask: number): void;
+  /** Of any namespace. */
+  hasXattrs(inode: Inode): boolean;
   getxattr(as: Identity, inode: Inode, name: Uint8Array): Buffer;
   listxattr(as: Identity, inode: Inode): Buffer;
   setxattr(as: Identity, inode: Inode, name: Uint8Array, value: Uint8Array, flags: number): void;

@@ -430,6 +430,11 @@ export function listxattr(fd: number): Buffer {
   return Buffer.from(xattrBuffer.subarray(0, length));
 }
 
+/** True also where the filesystem cannot tell. */
+export function hasXattrs(fd: number): boolean {
+  return (c.listxattr(descriptorPath(fd), null, 0) as number) !== 0;
+}
+
 export function setxattr(fd: number, name: Uint8Array, value: Uint8Array, flags: number): void {
   const nameBytes = terminated(pathB, name);
   check(c.setxattr(descriptorPath(fd), nameBytes, value, value.length, flags), 'setxattr');

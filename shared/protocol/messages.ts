@@ -88,6 +88,8 @@ const directoryEntry = record({
   cookie: u64,
   /** With `plus`: the entry looked up, unless it is `.` or `..` or has gone meanwhile. */
   entry: optional(entry),
+  /** False: it is known that `entry` has no extended attributes. */
+  mayHaveXattrs: bool,
 });
 
 const listing = list(directoryEntry, 1 << 16);

@@ -4,6 +4,7 @@ import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import type { ServerSession } from '../../client-fuse/transport/server-session.ts';
 import { type Caller, ROOT_NODE } from '../../client-fuse/vfs/filesystem.ts';
 import { RemoteFilesystem } from '../../client-fuse/vfs/remote-filesystem.ts';
+import { errno } from '../../shared/errno.ts';
 import { limits } from '../../shared/limits.ts';
 import { O } from '../../shared/linux/constants.ts';
 import { lookUp, ROOT, TemporaryDirectory, TestServer } from '../support/fixture.ts';
@@ -68,6 +69,18 @@ describe('a small file', () => {
     expect(await read(handle)).toBe('text');
     filesystem.release(handle);
     expect(requests.names()).toEqual(['lookup', 'open']);
+  });
+
+  test('is asked once where its holes are, until it changes', async () => {
+    const handle = await open(root, 'f');
+    const requests = requestsOf();
+    const SEEK_HOLE = 4;
+    for (let round = 0; round < 3; round++) expect(await filesystem.lseek(root, handle, 0, SEEK_HOLE)).toBe(4);
+    expect(requests.names()).toEqual(['open', 'lseek']);
+    const { inode } = await lookUp(other, ROOT, { parent: other.hello.root.inode, name: b('f') });
+    const none = { mode: undefined, uid: undefined, gid: undefined, atime: undefined, mtime: undefined };
+    await other.call('setattr', ROOT, { inode, handle: 0, ...none, size: 2, killSuidgid: false });
+    expect(await filesystem.lseek(root, handle, 0, SEEK_HOLE)).toBe(2);
   });
 
   test('that another client removes goes on to be read', async () => {
@@ -168,6 +181,41 @@ describe('a short directory', () => {
 
   const inodeOf = async (name: string) =>
     (await lookUp(other, ROOT, { parent: other.hello.root.inode, name: b(name) })).inode;
+
+  test('of files without extended attributes asks once how their absence is said', async () => {
+    const { node, handle } = await opendir();
+    await names(handle);
+    const requests = requestsOf();
+    const acl = async (name: string) => {
+      const file = await filesystem.lookup(root, node, b(name));
+      return filesystem.getxattr(root, file.node, b('system.posix_acl_access'));
+    };
+    for (const name of ['f0', 'f1', 'f2']) {
+      await expect((async () => acl(name))()).rejects.toMatchObject({ code: errno.ENODATA });
+    }
+    expect(requests.names()).toEqual(['getxattr']);
+    const d = await inodeOf('d');
+    const { inode } = await lookUp(other, ROOT, { parent: d, name: b('f1') });
+    // Version 2; the owner may read and write, user 1000 read, the group and the mask read, others nothing.
+    const entries = [
+      [1, 6, -1],
+      [2, 4, 1000],
+      [4, 4, -1],
+      [16, 4, -1],
+      [32, 0, -1],
+    ] as const;
+    const value = Buffer.alloc(4 + 8 * entries.length);
+    value.writeUInt32LE(2, 0);
+    for (const [index, [tag, permissions, id]] of entries.entries()) {
+      value.writeUInt16LE(tag, 4 + 8 * index);
+      value.writeUInt16LE(permissions, 6 + 8 * index);
+      value.writeInt32LE(id, 8 + 8 * index);
+    }
+    const name = b('system.posix_acl_access');
+    await other.call('setxattr', ROOT, { inode, name, value, flags: 0, killSgid: false });
+    expect(await acl('f1')).toEqual(value);
+    await expect((async () => acl('f2'))()).rejects.toMatchObject({ code: errno.ENODATA });
+  });
 
   test('a local change shows in the next listing', async () => {
     const { node, handle } = await opendir();
