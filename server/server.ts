@@ -35,15 +35,17 @@ export interface ServerOptions {
   readonly log: Logger;
   /** How long the event loop stays awake after a message, in microseconds; 0: never. */
   readonly pollUs: number;
+  /** How long a client may be away before others get what it holds. */
+  readonly sessionLeaseMs?: number;
 }
 
-const EXPIRY_CHECK_MS = 5_000;
+const EXPIRY_CHECK_MS = 500;
 const DRAIN_MS = 2_000;
 
 export class Server implements ConnectionHost {
   readonly instance = randomBytes(16);
   readonly startedMs = Date.now();
-  readonly sessions = new SessionTable();
+  readonly sessions: SessionTable;
   readonly exports: ReadonlyMap<string, Export>;
   readonly dispatcher: Dispatcher;
   readonly log: Logger;
@@ -62,7 +64,10 @@ export class Server implements ConnectionHost {
     this.exports = new Map(options.exports.map((one) => [one.name, one]));
     this.#poll = new LoopPoll(options.pollUs);
     this.dispatcher = new Dispatcher(() => JSON.stringify(statusOf(this)), options.log);
-    this.#expiry = setInterval(() => this.#expireSessions(), EXPIRY_CHECK_MS);
+    this.sessions = new SessionTable(options.sessionLeaseMs);
+    this.sessions.onExpired = ({ client, openFiles, locks: { lockCount: locks } }) =>
+      this.log.warn({ client, openFiles, locks }, 'session ended: its client stayed away');
+    this.#expiry = setInterval(() => this.sessions.expire(performance.now()), EXPIRY_CHECK_MS);
     this.#expiry.unref();
   }
 
@@ -134,9 +139,9 @@ export class Server implements ConnectionHost {
     return { session, reply };
   }
 
-  closed(connection: Connection, session: Session | undefined, forGood: boolean): void {
+  closed(connection: Connection, session: Session | undefined, forGood: boolean, silentMs: number): void {
     this.#connections.delete(connection);
-    if (session) this.sessions.detach(session, Date.now());
+    if (session) this.sessions.detach(session, performance.now() - silentMs);
     if (session && forGood && session.connections === 0) {
       this.log.info({ client: session.client }, 'session ended by its client');
       this.sessions.end(session);
@@ -158,12 +163,6 @@ export class Server implements ConnectionHost {
       if (this.#access.stillHolds(credential, nowMs)) continue;
       this.log.warn({ client, credential: credential.name }, 'session ended: its credential holds no more');
       this.sessions.end(session);
-    }
-  }
-
-  #expireSessions(): void {
-    for (const session of this.sessions.expire(Date.now())) {
-      this.log.info({ client: session.client, openFiles: session.openFiles }, 'session ended: its client stayed away');
     }
   }
 

@@ -38,8 +38,12 @@ export const limits = {
   maxOpenHandles: 1 << 17,
   /** Inodes the server remembers without a reason (no open handle, no lock): memory is about 400 bytes each. */
   maxIdleInodes: 100_000,
-  /** A lease of the session: how long a client may be away before the server lets go of its handles. */
-  sessionLeaseMs: 90_000,
+  /** A lease of the session: how long a client may be away before the server may let go of what it holds. */
+  sessionLeaseMs: 30_000,
+  /** How long the server keeps, as a courtesy, what nobody else asks for of a client that is away: over a night. */
+  maxCourtesyMs: 24 * 3_600_000,
+  /** Clients to whom it does: each may hold open files and locks. Beyond, who has been away for longest goes. */
+  maxCourtesySessions: 256,
   /** How long a client may use its leases after the server answered it last. */
   leaseUseMs: 3_000,
   /** While leases are used, the server is asked this often at least to say that it would have recalled. */

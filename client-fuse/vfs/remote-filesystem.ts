@@ -46,7 +46,7 @@ export class RemoteFilesystem implements Filesystem {
     session.onRecall = (inode) => (inode === null ? this.#revoked() : this.#giveBack(inode));
     session.onLost = () => this.#loseShared();
     session.onForgotten = (isSameServer) => {
-      this.#files.stopGathering();
+      this.#files.stopGathering(isSameServer);
       this.#locks.forgotten(isSameServer);
     };
   }
@@ -83,7 +83,7 @@ export class RemoteFilesystem implements Filesystem {
 
   /** The server took everything back: what was gathered is refused, and whoever wrote it is told. */
   #revoked(): Recall {
-    this.#files.stopGathering();
+    this.#files.stopGathering(true);
     this.#loseShared();
     return NOTHING_KNOWN;
   }

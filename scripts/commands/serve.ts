@@ -8,8 +8,12 @@ import { Server } from '../../server/server.ts';
 import { defaultStateDirectory, loadHandleKey } from '../../server/store/handle-key.ts';
 import { actsAsCallers, type Squash } from '../../server/store/identity.ts';
 import type { ListenAddress } from '../../server/transport/listener.ts';
+import { limits } from '../../shared/limits.ts';
 import { isLoopback } from '../../shared/loopback.ts';
 import { logLevelOption, openLog, pollOption } from './common-options.ts';
+
+/** A client that is away for longer than an hour comes back as a new one. */
+const MAX_LEASE_SECONDS = 3600;
 
 interface ServeOptions {
   readonly export: ExportRequest[];
@@ -22,6 +26,7 @@ interface ServeOptions {
   readonly tlsKey?: string;
   readonly tlsClientCa?: string;
   readonly leases: boolean;
+  readonly leaseTime: number;
   readonly readOnly?: true;
   readonly pollUs: number;
   readonly logLevel: string;
@@ -53,6 +58,12 @@ export function addServeCommand(program: Command): void {
       defaultStateDirectory(),
     )
     .option('--no-leases', 'grant no leases: clients ask about names and attributes each time')
+    .option(
+      '--lease-time <SECONDS>',
+      'how long a client may be away before others get the locks that it holds',
+      parseLeaseTime,
+      limits.sessionLeaseMs / 1000,
+    )
     .addOption(pollOption())
     .addOption(logLevelOption)
     .addHelpText(
@@ -77,6 +88,14 @@ function parseListen(text: string): ListenAddress {
   return { host: match[1] ?? match[2] ?? '', port };
 }
 
+function parseLeaseTime(text: string): number {
+  const seconds = Number(text);
+  if (!/^\d+$/.test(text) || seconds < 1 || seconds > MAX_LEASE_SECONDS) {
+    throw new InvalidArgumentError(`write whole seconds, 1 to ${MAX_LEASE_SECONDS}.`);
+  }
+  return seconds;
+}
+
 async function serve(directory: string | undefined, options: ServeOptions): Promise<void> {
   const requests = [...options.export];
   if (directory !== undefined) requests.unshift({ name: '/', directory, readOnly: options.readOnly ?? false });
@@ -92,6 +111,7 @@ async function serve(directory: string | undefined, options: ServeOptions): Prom
     listen,
     log,
     pollUs: options.pollUs,
+    sessionLeaseMs: options.leaseTime * 1000,
     ...(tls ? { tls } : {}),
     ...(asks ? { grantFile: grantFile(options.state) } : {}),
   }).catch((error: unknown) => {

@@ -37,8 +37,12 @@ export class Session implements LeaseHolder {
   readonly client: string;
   readonly credential: Credential;
   readonly createdMs: number;
-  /** When the last connection went away; undefined while there is one. */
+  /** When its client was last heard, by performance.now(); undefined while it is connected. */
   absentSinceMs: number | undefined;
+  /** Its client has been away for longer than the session lease: it is kept while nobody asks for what it holds. */
+  isCourtesy = false;
+  /** Somebody does, for a lock. */
+  onContested: () => void = () => {};
   connections = 0;
   isClosed = false;
   requests = 0;
@@ -62,7 +66,11 @@ export class Session implements LeaseHolder {
     this.client = client;
     this.credential = credential;
     this.createdMs = nowMs;
-    this.locks = new SessionLocks(client, (ticket, code) => this.#recallChannel?.sendGranted(ticket, code));
+    this.locks = new SessionLocks(
+      client,
+      (ticket, code) => this.#recallChannel?.sendGranted(ticket, code),
+      () => this.onContested(),
+    );
   }
 
   get isReadOnly(): boolean {

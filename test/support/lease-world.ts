@@ -258,7 +258,7 @@ export class World implements ConnectionHost {
   active(): void {}
 
   closed(_connection: Connection, session: Parameters<ConnectionHost['closed']>[1]): void {
-    if (session) this.#sessions.detach(session, Date.now());
+    if (session) this.#sessions.detach(session, performance.now());
   }
 
   // operations
