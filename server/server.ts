@@ -13,6 +13,7 @@ import type { TlsMaterial } from './access/tls-files.ts';
 import { statusOf } from './admin/status.ts';
 import { Dispatcher } from './dispatch/dispatcher.ts';
 import type { Export } from './export.ts';
+import type { ClientList } from './session/client-list.ts';
 import type { Session } from './session/session.ts';
 import { SessionTable } from './session/session-table.ts';
 import { actsAsCallers } from './store/identity.ts';
@@ -37,6 +38,8 @@ export interface ServerOptions {
   readonly pollUs: number;
   /** How long a client may be away before others get what it holds. */
   readonly sessionLeaseMs?: number;
+  /** Where it is kept who holds locks; absent: they do not survive a restart. */
+  readonly clients?: ClientList;
 }
 
 const EXPIRY_CHECK_MS = 500;
@@ -63,8 +66,20 @@ export class Server implements ConnectionHost {
     if (!this.#access.isOpen) this.#grantCheck = setInterval(() => this.#checkGrants(), limits.grantCheckMs).unref();
     this.exports = new Map(options.exports.map((one) => [one.name, one]));
     this.#poll = new LoopPoll(options.pollUs);
-    this.dispatcher = new Dispatcher(() => JSON.stringify(statusOf(this)), options.log);
-    this.sessions = new SessionTable(options.sessionLeaseMs);
+    this.dispatcher = new Dispatcher(() => JSON.stringify(statusOf(this)), options.log, this.instance);
+    this.sessions = new SessionTable({
+      nowMs: performance.now(),
+      ...(options.clients ? { clients: options.clients } : {}),
+      ...(options.sessionLeaseMs === undefined ? {} : { leaseMs: options.sessionLeaseMs }),
+    });
+    const { grace } = this.sessions;
+    if (!grace.isOver)
+      this.log.info({ clients: grace.awaited.length }, 'grace period: clients may reclaim their locks');
+    this.sessions.onGraceOver = (late) =>
+      this.log.info(
+        { late: late.map(({ client }) => client) },
+        'grace period over; late clients have lost their locks',
+      );
     this.sessions.onExpired = ({ client, openFiles, locks: { lockCount: locks } }) =>
       this.log.warn({ client, openFiles, locks }, 'session ended: its client stayed away');
     this.#expiry = setInterval(() => this.sessions.expire(performance.now()), EXPIRY_CHECK_MS);
@@ -129,6 +144,7 @@ export class Server implements ConnectionHost {
       instance: this.instance,
       session: session.id,
       resumed,
+      grace: !this.sessions.grace.isOver,
       root: { inode: root.handle, attributes: exported.store.attributes(root), leased: false },
       readOnly: session.isReadOnly,
       identity:
@@ -179,7 +195,7 @@ export class Server implements ConnectionHost {
       });
     }
     await this.#listener?.close();
-    for (const session of [...this.sessions.all]) this.sessions.end(session);
+    this.sessions.close();
     for (const exported of this.exports.values()) {
       exported.leases.close();
       exported.store.close();

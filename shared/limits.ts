@@ -61,8 +61,8 @@ export const limits = {
   /** Ranges that one session may hold locked, and its requests for locks that wait or whose decision it has not taken. */
   maxLocks: 16_384,
   maxWaitingLocks: 1_024,
-  /** After a restart of the server, only locks that were held before are taken for so long: all clients are back then. */
-  lockReclaimMs: 3_000,
+  /** A grace period is not shorter, whatever the lease time: a client tries to come back every 2 s at least. */
+  minGraceMs: 5_000,
   /** Locks that status lists, about 150 bytes each. */
   maxListedLocks: 1_024,
   /** Names of a directory that are read ahead, and after how many lookups in it: some 200 bytes each on the wire. */

@@ -125,6 +125,8 @@ export class ServerSession {
   /** A lease is not to be used from now on; null: none. */
   onRecall: (inode: Uint8Array | null) => Recall = () => ({ ready: undefined, finish: () => [] });
   #denial: Denial | undefined;
+  /** The server was started lately: until this is resolved locks are only taken again. */
+  #grace: { readonly over: Promise<void>; readonly end: () => void } | undefined;
   #isRenewing = false;
   /** When the server said something last, over either lane. */
   #heardMs = performance.now();
@@ -188,6 +190,24 @@ export class ServerSession {
   leaseUsed(): void {
     if (this.#isRenewing || this.leasesUsableMs > limits.leaseUseMs - limits.leaseRenewMs) return;
     this.#askWhetherThere();
+  }
+
+  /** Resolves when locks may be asked for that were not held before; undefined: now. */
+  get grace(): Promise<void> | undefined {
+    return this.#grace?.over;
+  }
+
+  #setGrace(isOn: boolean): void {
+    if (!isOn) {
+      this.#grace?.end();
+      this.#grace = undefined;
+    } else if (this.#grace === undefined) {
+      let end = () => {};
+      const over = new Promise<void>((resolve) => {
+        end = resolve;
+      });
+      this.#grace = { over, end };
+    }
   }
 
   /** How many were made. */
@@ -368,18 +388,23 @@ export class ServerSession {
         this.onGranted(ticket, code);
         on.send([frameKind.GRANT_TAKEN, ticket]);
       },
+      graceOver: () => this.#setGrace(false),
       closed: (on, reason) => this.#lost(lane, on, reason),
     };
     const link = await Link.open(this.address, this.#client, lane, session, events, this.#connector);
     if (this.#closed) return link.close();
     // Its end was told to nobody yet: it has not been this lane's connection so far.
     if (link.isClosed) throw new FsError(errno.ECONNRESET, 'hello');
-    if (this.#hello && !link.hello.resumed && !Buffer.from(link.hello.session).equals(this.#hello.session)) {
+    const before = this.#hello;
+    this.#hello = link.hello;
+    this.#setGrace(link.hello.grace);
+    const isSameServer = before?.instance.equals(link.hello.instance);
+    // A server that was started anew may know the session's id, and nothing of what was under it.
+    if (before && !(isSameServer && before.session.equals(link.hello.session))) {
       this.epoch++;
-      this.onForgotten(Buffer.from(link.hello.instance).equals(this.#hello.instance));
+      this.onForgotten(isSameServer === true);
       this.log.warn({ server: this.address.url }, 'the server has forgotten this session; files are opened anew');
     }
-    this.#hello = link.hello;
     this.#links.set(lane, link);
     this.#denial?.end();
     this.#denial = undefined;

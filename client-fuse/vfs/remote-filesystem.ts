@@ -310,8 +310,8 @@ export class RemoteFilesystem implements Filesystem {
     return this.#files.flush(handle, owner);
   }
 
-  findLock(_caller: Caller, handle: number, lock: Lock) {
-    return this.#locks.find(handle, lock);
+  findLock(caller: Caller, handle: number, lock: Lock) {
+    return this.#locks.find(caller, handle, lock);
   }
 
   lock(caller: Caller, handle: number, lock: Lock, waits: boolean) {

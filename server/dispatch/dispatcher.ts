@@ -2,6 +2,7 @@
  * From a request to its handler and back to a reply: the one place where errors become errno and are counted. Knows
  * nothing of connections; whoever calls it sends the reply.
  */
+import { randomBytes } from 'node:crypto';
 import type { Logger } from 'pino';
 import { errno, errnoOf, FsError } from '../../shared/errno.ts';
 import type { Eventually } from '../../shared/eventually.ts';
@@ -37,12 +38,14 @@ export const NO_BULK = new Uint8Array(0);
 export class Dispatcher {
   readonly #handlers: Handlers<DispatchedOperation>;
   readonly #log: Logger;
+  readonly #instance: Buffer;
   /** By operation, for status: requests and failures other than the ordinary. */
   readonly counts = new Map<string, number>();
   unexpectedErrors = 0;
 
-  constructor(statusJson: () => string, log: Logger) {
+  constructor(statusJson: () => string, log: Logger, instance: Buffer = randomBytes(16)) {
     this.#log = log;
+    this.#instance = instance;
     this.#handlers = {
       ...nameHandlers,
       ...attributeHandlers,
@@ -68,6 +71,7 @@ export class Dispatcher {
     if (handler.mutates && session.isReadOnly) return { errno: errno.EROFS, result: null };
     const context: RequestContext = {
       session,
+      instance: this.#instance,
       store: session.exported.store,
       leases: session.exported.leases,
       identity: identityOf(admittedCaller(session.credential, request.caller), session.exported.squash),

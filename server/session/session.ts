@@ -5,7 +5,7 @@
 import { randomBytes, randomInt } from 'node:crypto';
 import { errno, FsError } from '../../shared/errno.ts';
 import { limits } from '../../shared/limits.ts';
-import { ANYONE, type Credential } from '../access/credential.ts';
+import type { Credential } from '../access/credential.ts';
 import type { Export } from '../export.ts';
 import type { Inode, LeaseHolder } from '../store/inode.ts';
 import type { OpenFile } from '../store/open-file.ts';
@@ -23,16 +23,30 @@ export type KeptReply = readonly unknown[];
 export interface RecallChannel {
   sendRecall(id: number, inode: Uint8Array | null): void;
   sendGranted(ticket: number, errno: number): void;
+  /** `late`: how many clients have lost their locks. */
+  sendGraceOver(late: number): void;
+}
+
+/** What a session needs of the table that it is in. */
+export interface SessionHost {
+  /** A lock of it is in somebody's way. */
+  contested(session: Session): void;
+  /** It is to be given a lock: throws FsError when it may not be now. */
+  admitLock(session: Session, isReclaim: boolean): void;
+  /** Its client holds again what it held before the server was started anew. */
+  reclaimed(session: Session): void;
 }
 
 /** One connection of the session. A lane has one at a time. */
 export interface LaneConnection {
-  /** Another connection has taken its place: nothing that it brings counts any more. */
+  /** Another connection has taken its place, or the session has ended: nothing that it brings counts any more. */
   supersede(): void;
 }
 
 export class Session implements LeaseHolder {
-  readonly id: Buffer = randomBytes(16);
+  readonly id: Buffer;
+  /** The same, hexadecimal. */
+  readonly key: string;
   readonly exported: Export;
   readonly client: string;
   readonly credential: Credential;
@@ -41,8 +55,7 @@ export class Session implements LeaseHolder {
   absentSinceMs: number | undefined;
   /** Its client has been away for longer than the session lease: it is kept while nobody asks for what it holds. */
   isCourtesy = false;
-  /** Somebody does, for a lock. */
-  onContested: () => void = () => {};
+  readonly #host: SessionHost;
   connections = 0;
   isClosed = false;
   requests = 0;
@@ -61,7 +74,18 @@ export class Session implements LeaseHolder {
   #recallChannel: RecallChannel | undefined;
   readonly #lanes = new Map<string, LaneConnection>();
 
-  constructor(exported: Export, client: string, nowMs: number, credential = ANYONE) {
+  /** `id`: of a session of an earlier run of the server, whose client goes on with this one. */
+  constructor(
+    host: SessionHost,
+    exported: Export,
+    client: string,
+    nowMs: number,
+    credential: Credential,
+    id: Uint8Array = randomBytes(16),
+  ) {
+    this.#host = host;
+    this.id = Buffer.from(id);
+    this.key = this.id.toString('hex');
     this.exported = exported;
     this.client = client;
     this.credential = credential;
@@ -69,7 +93,7 @@ export class Session implements LeaseHolder {
     this.locks = new SessionLocks(
       client,
       (ticket, code) => this.#recallChannel?.sendGranted(ticket, code),
-      () => this.onContested(),
+      () => host.contested(this),
     );
   }
 
@@ -151,6 +175,20 @@ export class Session implements LeaseHolder {
 
   cancel(seq: number): void {
     this.#inFlight.get(seq)?.cancel();
+  }
+
+  // locks
+
+  admitLock(isReclaim: boolean): void {
+    this.#host.admitLock(this, isReclaim);
+  }
+
+  reclaimed(): void {
+    this.#host.reclaimed(this);
+  }
+
+  graceOver(late: number): void {
+    this.#recallChannel?.sendGraceOver(late);
   }
 
   // connections
@@ -268,6 +306,9 @@ export class Session implements LeaseHolder {
   /** Lets go of everything. Requests under way are cancelled where they wait. */
   close(): void {
     this.isClosed = true;
+    // Its client is to hear of it: from the reply to its next hello.
+    for (const connection of this.#lanes.values()) connection.supersede();
+    this.#lanes.clear();
     this.#giveUpLeases(() => true);
     for (const request of this.#inFlight.values()) request.cancel();
     this.locks.close();

@@ -147,6 +147,10 @@ export class Connection implements TransportEvents, RecallChannel, LaneConnectio
     this.#transport.send(encodeFrame([frameKind.GRANTED, ticket, code]).head);
   }
 
+  sendGraceOver(late: number): void {
+    this.#transport.send(encodeFrame([frameKind.GRACE_OVER, late]).head);
+  }
+
   #request(frame: unknown[]): void {
     if (frame.length < 6 || frame.length > 7) throw new ProtocolError('a request has six or seven elements');
     const seq = counter.decode(frame[1]);

@@ -57,6 +57,7 @@ const c = {
   setfsgid: declare('int setfsgid(uint gid)'),
   syscall: declare('long syscall(long number, long a, void *b)'),
   ioctl: declare('int ioctl(int fd, ulong request, void *argument)'),
+  flock: declare('int flock(int fd, int operation)'),
   fcntl: declare('int fcntl(int fd, int command, long argument)'),
   inotifyInit: declare('int inotify_init1(int flags)'),
   inotifyAddWatch: declare('int inotify_add_watch(int fd, void *path, uint mask)'),
@@ -480,6 +481,17 @@ export function raiseOpenFileLimit(): number {
 
 const F_SETLEASE = 1024;
 const F_GETLEASE = 1025;
+
+const LOCK_EX = 2;
+const LOCK_NB = 4;
+
+/** False: another open file has it locked. As flock(2): given back when the last descriptor of this open file is closed. */
+export function tryLockFile(fd: number): boolean {
+  if (c.flock(fd, LOCK_EX | LOCK_NB) === 0) return true;
+  const code = koffi.errno();
+  if (code === errno.EAGAIN) return false;
+  throw new FsError(code, 'flock');
+}
 
 /** As fcntl(2): what a local open must wait for. */
 export const lease = { READ: 0, WRITE: 1, NONE: 2 } as const;

@@ -11,6 +11,7 @@ import { parseServerAddress, type ServerAddress } from '../../client-fuse/transp
 import { type CallerIdentity, ServerSession } from '../../client-fuse/transport/server-session.ts';
 import { openExports } from '../../server/open-exports.ts';
 import { Server } from '../../server/server.ts';
+import { ClientList, type DurableClients, type ListedClient } from '../../server/session/client-list.ts';
 import type { Squash } from '../../server/store/identity.ts';
 import { decodeFrame, encodeFrame } from '../../shared/protocol/frame.ts';
 import { frameKind, operations, PROTOCOL_VERSION, type WireEntry } from '../../shared/protocol/messages.ts';
@@ -36,6 +37,23 @@ export class TemporaryDirectory implements Disposable {
   }
 }
 
+/** The list of clients, for one server after the other. */
+export class KeptClients implements DurableClients {
+  clients: readonly ListedClient[] = [];
+  writes = 0;
+  isFull = false;
+
+  read(): readonly ListedClient[] {
+    return this.clients;
+  }
+
+  write(clients: readonly ListedClient[]): void {
+    if (this.isFull) throw new Error('no space left');
+    this.writes++;
+    this.clients = [...clients];
+  }
+}
+
 export class TestServer implements AsyncDisposable {
   readonly server: Server;
 
@@ -52,6 +70,7 @@ export class TestServer implements AsyncDisposable {
       key?: Buffer;
       grantFile?: string;
       log?: Logger;
+      clients?: DurableClients;
     } = {},
   ): Promise<TestServer> {
     const requests = [{ name: '/', directory, readOnly: options.readOnly ?? false }];
@@ -59,7 +78,8 @@ export class TestServer implements AsyncDisposable {
     const listen = { host: '127.0.0.1', port: options.port ?? 0 };
     const { grantFile, log = silent } = options;
     const asks = grantFile === undefined ? {} : { grantFile };
-    return new TestServer(await Server.start({ exports, listen, log, pollUs: 0, ...asks }));
+    const clients = new ClientList(options.clients);
+    return new TestServer(await Server.start({ exports, listen, log, pollUs: 0, clients, ...asks }));
   }
 
   get address(): ServerAddress {

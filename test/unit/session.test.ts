@@ -322,7 +322,7 @@ describe('the session table', () => {
 
   /** Sessions of clients that have asked for something. */
   function tableOf(leaseMs: number) {
-    const table = new SessionTable(leaseMs);
+    const table = new SessionTable({ leaseMs });
     const ended: Session[] = [];
     table.onExpired = (session) => void ended.push(session);
     const away = (session: Session, heardMs: number) => table.detach(session, heardMs);
