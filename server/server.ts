@@ -14,6 +14,7 @@ import { statusOf } from './admin/status.ts';
 import { Dispatcher } from './dispatch/dispatcher.ts';
 import type { Export } from './export.ts';
 import type { ClientList } from './session/client-list.ts';
+import type { RequestJournal } from './session/request-journal.ts';
 import type { Session } from './session/session.ts';
 import { SessionTable } from './session/session-table.ts';
 import { actsAsCallers } from './store/identity.ts';
@@ -40,6 +41,8 @@ export interface ServerOptions {
   readonly sessionLeaseMs?: number;
   /** Where it is kept who holds locks; absent: they do not survive a restart. */
   readonly clients?: ClientList;
+  /** Where it is kept which requests were applied; absent: this is not known after a restart. */
+  readonly journal?: RequestJournal | undefined;
 }
 
 const EXPIRY_CHECK_MS = 500;
@@ -69,6 +72,7 @@ export class Server implements ConnectionHost {
     this.dispatcher = new Dispatcher(() => JSON.stringify(statusOf(this)), options.log, this.instance);
     this.sessions = new SessionTable({
       nowMs: performance.now(),
+      journal: options.journal,
       ...(options.clients ? { clients: options.clients } : {}),
       ...(options.sessionLeaseMs === undefined ? {} : { leaseMs: options.sessionLeaseMs }),
     });
@@ -144,6 +148,7 @@ export class Server implements ConnectionHost {
       instance: this.instance,
       session: session.id,
       resumed,
+      remembers: session.remembers,
       grace: !this.sessions.grace.isOver,
       root: { inode: root.handle, attributes: exported.store.attributes(root), leased: false },
       readOnly: session.isReadOnly,

@@ -11,6 +11,7 @@ import { Mutex } from 'async-mutex';
 import type { Logger } from 'pino';
 import { errno, FsError } from '../../shared/errno.ts';
 import { KiB, limits } from '../../shared/limits.ts';
+import { RENAME } from '../../shared/linux/constants.ts';
 import { LoopPoll } from '../../shared/loop-poll.ts';
 import {
   frameKind,
@@ -40,6 +41,10 @@ interface Pending {
   readonly signal: AbortSignal | undefined;
   /** Its place among the requests in flight, from its first sending to its reply. */
   slot: number;
+  /** A server may have begun with it. */
+  wasSent: boolean;
+  /** Applied twice, it would do something else, and nobody would notice. */
+  readonly isOnceOnly: boolean;
   readonly calledMs: number;
   sentMs: number;
   readonly resolve: (reply: Answer<OperationName>) => void;
@@ -255,6 +260,8 @@ export class ServerSession {
         lane,
         signal,
         slot: -1,
+        wasSent: false,
+        isOnceOnly: isOnceOnly(operation, request),
         calledMs: performance.now(),
         sentMs: 0,
         resolve: settle,
@@ -288,7 +295,10 @@ export class ServerSession {
   #send(pending: Pending): void {
     const { seq, slot, operation, caller, body, bulk, lane } = pending;
     pending.sentMs = performance.now();
-    this.#links.get(lane)?.send([frameKind.REQUEST, seq, slot, operations[operation].code, caller, body], bulk);
+    const link = this.#links.get(lane);
+    if (link === undefined) return;
+    pending.wasSent = true;
+    link.send([frameKind.REQUEST, seq, slot, operations[operation].code, caller, body], bulk);
   }
 
   #cancel(pending: Pending): void {
@@ -402,6 +412,7 @@ export class ServerSession {
     // A server that was started anew may know the session's id, and nothing of what was under it.
     if (before && !(isSameServer && before.session.equals(link.hello.session))) {
       this.epoch++;
+      if (!link.hello.remembers) this.#failUncertain();
       this.onForgotten(isSameServer === true);
       this.log.warn({ server: this.address.url }, 'the server has forgotten this session; files are opened anew');
     }
@@ -440,6 +451,16 @@ export class ServerSession {
     this.log.error({ server: this.address.url, reason: message }, 'the server refuses this client');
   }
 
+  /** Nobody knows whether these were applied by a server that has forgotten all of this session. */
+  #failUncertain(): void {
+    for (const pending of [...this.#pending.values()]) {
+      if (!pending.wasSent || !pending.isOnceOnly) continue;
+      this.#ended(pending);
+      this.log.error({ operation: pending.operation }, 'nobody knows whether this was done: its caller is told EIO');
+      pending.reject(new FsError(errno.EIO, pending.operation));
+    }
+  }
+
   /** Waiting would be for nothing: the server has taken this client's rights away. */
   #fail(code: number): void {
     const queued = this.#queued.splice(0);
@@ -475,6 +496,12 @@ export class ServerSession {
       if (this.#denial) timer.unref();
     });
   }
+}
+
+/** The others show it: an error of a second attempt, or the same result. */
+function isOnceOnly(operation: OperationName, request: object): boolean {
+  if (operation === 'rename') return ((request as RequestOf<'rename'>).flags & RENAME.EXCHANGE) !== 0;
+  return operation === 'fallocate' || (operation === 'write' && (request as RequestOf<'write'>).append);
 }
 
 /** What a reply is likely to bring: a read that only asks whether known data are still good, nothing. */

@@ -5,9 +5,10 @@ import type { Logger } from 'pino';
 import { grantFile } from '../../server/access/grant-file.ts';
 import { automaticTlsFiles, fingerprintOf, loadTls, type TlsMaterial } from '../../server/access/tls-files.ts';
 import { type ExportRequest, openExports } from '../../server/open-exports.ts';
-import { Server } from '../../server/server.ts';
+import { Server, type ServerOptions } from '../../server/server.ts';
 import { ClientList } from '../../server/session/client-list.ts';
 import { ClientListFile } from '../../server/session/client-list-file.ts';
+import { openJournal } from '../../server/session/journal-file.ts';
 import { defaultStateDirectory, loadHandleKey } from '../../server/store/handle-key.ts';
 import { actsAsCallers, type Squash } from '../../server/store/identity.ts';
 import type { ListenAddress } from '../../server/transport/listener.ts';
@@ -57,7 +58,7 @@ export function addServeCommand(program: Command): void {
     .option('--insecure-no-auth', 'ask nobody who they are, on an address that others reach too')
     .option(
       '--state <DIR>',
-      'where tokens, the certificate, the key of file handles and the list of clients are kept',
+      'where tokens, the certificate, the key of file handles and the state of clients are kept',
       defaultStateDirectory(),
     )
     .option('--no-leases', 'grant no leases: clients ask about names and attributes each time')
@@ -109,14 +110,14 @@ async function serve(directory: string | undefined, options: ServeOptions): Prom
   if (!isLoopback(listen.host) && !options.insecureNoAuth) refuseInsecure(listen, asks, tls);
   const log = openLog(options.logLevel, 'weft serve');
   const exports = openExports(requests, squash, loadHandleKey(options.state), log, options.leases);
-  const clients = openClientList(options.state, log);
+  const sessionState = openSessionState(options.state, log);
   const server = await Server.start({
     exports,
     listen,
     log,
     pollUs: options.pollUs,
     sessionLeaseMs: options.leaseTime * 1000,
-    clients,
+    ...sessionState,
     ...(tls ? { tls } : {}),
     ...(asks ? { grantFile: grantFile(options.state) } : {}),
   }).catch((error: unknown) => {
@@ -142,13 +143,13 @@ async function serve(directory: string | undefined, options: ServeOptions): Prom
   await server.close();
 }
 
-function openClientList(state: string, log: Logger): ClientList {
+/** What survives a restart, beside keys and grants. */
+function openSessionState(state: string, log: Logger): Pick<ServerOptions, 'clients' | 'journal'> {
   const file = ClientListFile.open(state);
-  if (file === undefined) {
-    const advice = 'locks do not survive a restart; name another with --state';
-    log.warn({ state }, `another server uses this directory: ${advice}`);
-  }
-  return new ClientList(file, log);
+  if (file) return { clients: new ClientList(file, log), journal: openJournal(state, log) };
+  const advice = 'locks, and requests under way, do not survive a restart; name another with --state';
+  log.warn({ state }, `another server uses this directory: ${advice}`);
+  return {};
 }
 
 function tlsOf({ tls, tlsCert, tlsKey, tlsClientCa, state }: ServeOptions): TlsMaterial | undefined {

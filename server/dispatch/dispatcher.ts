@@ -20,6 +20,7 @@ import { fileHandlers } from './files.ts';
 import { BulkReply, DONE, type Handler, type Handlers, type RequestContext } from './handler.ts';
 import { lockHandlers } from './locks.ts';
 import { nameHandlers } from './names.ts';
+import { certain, mayBeTried, replayed } from './replays.ts';
 
 /** `hello` is the connection's own business; `status` is answered by the server. */
 export type DispatchedOperation = Exclude<OperationName, 'hello'>;
@@ -77,14 +78,17 @@ export class Dispatcher {
       identity: identityOf(admittedCaller(session.credential, request.caller), session.exported.squash),
       request: request.request,
     };
+    const { earlier } = request.request;
+    const failed = (error: unknown) => this.#failed(operation, certain(error, earlier));
     try {
-      const reply = handler.handle(context, body, request.bulk);
+      const reply =
+        earlier === undefined || mayBeTried(operation, earlier)
+          ? handler.handle(context, body, request.bulk)
+          : replayed(context, operation, body, earlier);
       if (!(reply instanceof Promise)) return outcomeOf(operation, reply);
-      return reply
-        .then((value) => outcomeOf(operation, value))
-        .catch((error: unknown) => this.#failed(operation, error));
+      return reply.then((value) => outcomeOf(operation, value)).catch(failed);
     } catch (error) {
-      return this.#failed(operation, error);
+      return failed(error);
     }
   }
 

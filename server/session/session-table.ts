@@ -11,12 +11,15 @@ import { ANYONE } from '../access/credential.ts';
 import type { Export } from '../export.ts';
 import { GracePeriod } from '../state/grace-period.ts';
 import { ClientList, type ListedClient } from './client-list.ts';
+import type { RequestJournal } from './request-journal.ts';
 import { Session, type SessionHost } from './session.ts';
 
 export interface SessionTableOptions {
   readonly leaseMs?: number;
   /** Who held locks in an earlier run, and who does. */
   readonly clients?: ClientList;
+  /** Which requests were applied. */
+  readonly journal?: RequestJournal | undefined;
   /** The server starts now. */
   readonly nowMs?: number;
 }
@@ -25,13 +28,20 @@ export class SessionTable implements SessionHost {
   readonly leaseMs: number;
   readonly grace: GracePeriod;
   readonly #clients: ClientList;
+  readonly #journal: RequestJournal | undefined;
   readonly #sessions = new Map<string, Session>();
   /** Ended because its client stayed away. */
   onExpired: (session: Session) => void = () => {};
   /** The grace period is over; these clients have not come back, or not taken all their locks. */
   onGraceOver: (late: readonly ListedClient[]) => void = () => {};
 
-  constructor({ leaseMs = limits.sessionLeaseMs, clients = new ClientList(), nowMs = 0 }: SessionTableOptions = {}) {
+  constructor({
+    leaseMs = limits.sessionLeaseMs,
+    clients = new ClientList(),
+    journal,
+    nowMs = 0,
+  }: SessionTableOptions = {}) {
+    this.#journal = journal;
     this.leaseMs = leaseMs;
     this.#clients = clients;
     const endsMs = nowMs + Math.max(leaseMs, limits.minGraceMs);
@@ -48,8 +58,8 @@ export class SessionTable implements SessionHost {
 
   /**
    * The session with this id on this export, if the same credential opened it, or a new one, made at `nowMs` since 1970.
-   * A client that held locks in an earlier run goes on under its id: if it should not hear of it, and the server be
-   * started once more, it is still known.
+   * A client of an earlier run goes on under its id: if it should not hear of it, and the server be started once more, it
+   * is still known.
    */
   attach(
     id: Uint8Array | undefined,
@@ -66,8 +76,13 @@ export class SessionTable implements SessionHost {
       known.isCourtesy = false;
       return { session: known, resumed: true };
     }
+    const owner = `${exported.name} ${credential.id}`;
     const isBack = key !== undefined && this.#mayReturn(key, exported, credential.id);
-    const session = new Session(this, exported, client, nowMs, credential, isBack ? id : undefined);
+    const remembers = known === undefined && key !== undefined && this.#journal?.knows(key, owner) === true;
+    const openJournal = (of: Uint8Array) => this.#journal?.open(of, owner, nowMs);
+    const sameId = isBack || remembers ? id : undefined;
+    const session = new Session(this, exported, client, nowMs, credential, sameId, openJournal);
+    session.remembers = remembers;
     if (isBack) this.grace.returned(key);
     session.connections = 1;
     this.#sessions.set(session.key, session);
@@ -100,6 +115,7 @@ export class SessionTable implements SessionHost {
   #close(session: Session): void {
     session.close();
     this.#sessions.delete(session.key);
+    this.#journal?.close(session.key);
     this.grace.done(session.key);
     this.#endGraceIfDue();
   }

@@ -11,6 +11,7 @@ import type { Inode, LeaseHolder } from '../store/inode.ts';
 import type { OpenFile } from '../store/open-file.ts';
 import { InFlightRequest } from './in-flight-request.ts';
 import type { Outcome } from './outcome.ts';
+import type { EarlierRequest, SessionJournal } from './request-journal.ts';
 import { SessionLocks } from './session-locks.ts';
 
 /** A new session's handles start at random, so that a handle of an earlier session names no other file in this one. */
@@ -56,6 +57,8 @@ export class Session implements LeaseHolder {
   /** Its client has been away for longer than the session lease: it is kept while nobody asks for what it holds. */
   isCourtesy = false;
   readonly #host: SessionHost;
+  /** It is known which of its requests an earlier process of the server has applied. */
+  remembers = false;
   connections = 0;
   isClosed = false;
   requests = 0;
@@ -67,6 +70,9 @@ export class Session implements LeaseHolder {
   readonly #inFlight = new Map<number, InFlightRequest>();
   /** By slot, the last request: a later one in its slot says that its reply was taken. So a slow request keeps no others' replies. */
   readonly #slots = new Map<number, { readonly seq: number; kept: KeptReply | undefined }>();
+  readonly #journal: SessionJournal | undefined;
+  /** By slot: what an earlier process noted, until the slot is used anew. */
+  readonly #earlier: Map<number, EarlierRequest>;
   readonly #remembered = new Map<Inode, number>();
   readonly #leases = new Map<Inode, number>();
   readonly #recalls = new Map<number, { readonly inode: Inode; readonly resolve: () => void }>();
@@ -82,10 +88,13 @@ export class Session implements LeaseHolder {
     nowMs: number,
     credential: Credential,
     id: Uint8Array = randomBytes(16),
+    openJournal: (id: Uint8Array) => SessionJournal | undefined = () => undefined,
   ) {
     this.#host = host;
     this.id = Buffer.from(id);
     this.key = this.id.toString('hex');
+    this.#journal = openJournal(this.id);
+    this.#earlier = this.#journal?.earlier() ?? new Map();
     this.exported = exported;
     this.client = client;
     this.credential = credential;
@@ -144,6 +153,9 @@ export class Session implements LeaseHolder {
     if (underWay || (last && (seq < last.seq || (seq === last.seq && last.kept)))) return undefined;
     this.#slots.set(slot, { seq, kept: undefined });
     const request = new InFlightRequest();
+    const earlier = this.#earlier.get(slot);
+    if (earlier?.seq === seq) request.earlier = earlier;
+    if (this.#journal) request.noteBegin = () => this.#journal?.begun(slot, seq);
     request.answers.push(answer);
     this.#inFlight.set(seq, request);
     this.requests++;
@@ -152,7 +164,9 @@ export class Session implements LeaseHolder {
 
   /** The request is done: everyone who asked is answered, and the bulk data are free when all have sent them. */
   end(slot: number, seq: number, keep: KeptReply | undefined, outcome: Outcome): void {
-    const answers = this.#inFlight.get(seq)?.answers ?? [];
+    const request = this.#inFlight.get(seq);
+    if (request?.isNoted) this.#journal?.done(slot, seq, outcome.errno, request.made, request.count);
+    const answers = request?.answers ?? [];
     this.#inFlight.delete(seq);
     const last = this.#slots.get(slot);
     if (last?.seq === seq) last.kept = keep;

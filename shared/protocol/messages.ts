@@ -175,6 +175,8 @@ export const operations = {
       session: bytes(16),
       /** False when the session that was asked for had ended: its open handles and locks are gone. True says so of this instance only. */
       resumed: bool,
+      /** Of a session that an earlier instance had: it is known which of its requests were applied. All may be sent again. */
+      remembers: bool,
       /** The server has started lately: until GRACE_OVER locks may only be reclaimed. */
       grace: bool,
       root: entry,

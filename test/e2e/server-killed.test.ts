@@ -1,5 +1,6 @@
 /** kill -9 of the server while locks are held and waited for: who held one has it again before anybody else can. */
-import { join } from 'node:path';
+import { readFileSync, writeFileSync } from 'node:fs';
+import { join, resolve } from 'node:path';
 import { afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { exitOf, LeaseExport, type LeaseMount, send, waitFor } from './lease-mounts.ts';
 import { LockProgram } from './lock-program.ts';
@@ -105,5 +106,48 @@ describe('kill -9 of the server in a lock hand-over', { timeout: 90_000 }, () =>
     b.signal('SIGUSR1');
     expect(await waits).toBe('interrupted');
     expect(await locks()).toEqual({ held: 0, waiting: 0 });
+  });
+});
+
+interface Told {
+  readonly done: string[];
+  readonly uncertain: string[];
+  readonly errors: string[];
+  readonly changes: number;
+  readonly uncertainChanges: number;
+}
+
+describe('kill -9 of the server under changes that must not be made twice', { timeout: 120_000 }, () => {
+  const KILLS = 8;
+  const onceOnly = resolve(import.meta.dirname, 'once-only.py');
+
+  it('appends, mkdir, rename and rmdir from two mounts: each is made once, or its caller is told that nobody knows', async () => {
+    exported = await LeaseExport.open(2);
+    const { local, directory } = exported;
+    writeFileSync(join(local, 'log'), '');
+    const stop = join(directory, 'stop');
+    const workers = ['a', 'b', 'c', 'd'].map((name, index) =>
+      exported.shell(`python3 ${onceOnly} $${index % 2 ? 'A' : 'B'} ${name} ${stop}`, 100_000),
+    );
+    for (let kill = 0; kill < KILLS; kill++) {
+      await new Promise((done) => setTimeout(done, 300 + Math.random() * 700));
+      await killServer();
+      await exported.startServer();
+    }
+    writeFileSync(stop, '');
+    const told = (await Promise.all(workers)).map(({ stdout, stderr }) => {
+      expect(stderr).toBe('');
+      return JSON.parse(stdout) as Told;
+    });
+    expect(told.flatMap(({ errors }) => errors)).toEqual([]);
+    const records = readFileSync(join(local, 'log'), 'latin1').trim().split('\n');
+    expect(new Set(records).size, 'a record is there twice').toBe(records.length);
+    const known = new Set(told.flatMap(({ uncertain }) => uncertain));
+    expect(records.filter((one) => !known.has(one)).sort()).toEqual(told.flatMap(({ done }) => done).sort());
+    const changes = told.reduce((sum, one) => sum + one.changes, 0);
+    const uncertain = told.reduce((sum, one) => sum + one.uncertainChanges + one.uncertain.length, 0);
+    expect(changes).toBeGreaterThan(KILLS * 10);
+    // Each kill meets four callers, mostly not between the two notes of the journal.
+    expect(uncertain, `${uncertain} of ${changes} rounds`).toBeLessThan(KILLS * 2);
   });
 });

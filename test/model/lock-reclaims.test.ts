@@ -13,7 +13,7 @@ import { LockTable } from '../../server/state/file-locks.ts';
 import { FsError } from '../../shared/errno.ts';
 import { limits } from '../../shared/limits.ts';
 import { ALL_BYTES } from '../../shared/range-map.ts';
-import { KeptClients } from '../support/fixture.ts';
+import { KeptClients } from '../support/kept-state.ts';
 
 const CLIENTS = 3;
 const LEASE_MS = 10_000;

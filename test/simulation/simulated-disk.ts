@@ -36,6 +36,8 @@ export class SimulatedDisk {
   /** Calls on data take so much longer. */
   slowMs = 0;
   isFull = false;
+  /** Writes in whose middle their process ended: a part is there, or all of it, and nobody has noted that. */
+  interruptedWrites = 0;
   #lastIno = 0;
 
   constructor(random: Random) {
@@ -133,7 +135,7 @@ export class SimulatedStore {
         }
         file.data.set(page, at);
         file.changes++;
-        await this.#turn();
+        await this.#turn(true);
       }
       return data.length;
     },
@@ -261,9 +263,11 @@ export class SimulatedStore {
     this.#inode(file).isRemoved = true;
   }
 
-  async #turn(): Promise<void> {
+  async #turn(hasWritten = false): Promise<void> {
     await this.#disk.delay();
-    if (this.#hasCrashed) await new Promise(() => {});
+    if (!this.#hasCrashed) return;
+    if (hasWritten) this.#disk.interruptedWrites++;
+    await new Promise(() => {});
   }
 
   #descriptor(file: DiskFile, appends: boolean): number {
@@ -299,6 +303,8 @@ export class SimulatedStore {
   }
 
   #names(inode: Inode): Map<string, DiskFile> {
+    // What it still does, a timer let it: that is not done any more.
+    if (this.#hasCrashed) throw new FsError(errno.EIO, 'the process has ended');
     const { names } = this.#file(inode);
     if (names === undefined) throw new FsError(errno.ENOTDIR, 'name');
     return names;

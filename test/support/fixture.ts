@@ -11,7 +11,8 @@ import { parseServerAddress, type ServerAddress } from '../../client-fuse/transp
 import { type CallerIdentity, ServerSession } from '../../client-fuse/transport/server-session.ts';
 import { openExports } from '../../server/open-exports.ts';
 import { Server } from '../../server/server.ts';
-import { ClientList, type DurableClients, type ListedClient } from '../../server/session/client-list.ts';
+import { ClientList, type DurableClients } from '../../server/session/client-list.ts';
+import { type JournalFile, RequestJournal } from '../../server/session/request-journal.ts';
 import type { Squash } from '../../server/store/identity.ts';
 import { decodeFrame, encodeFrame } from '../../shared/protocol/frame.ts';
 import { frameKind, operations, PROTOCOL_VERSION, type WireEntry } from '../../shared/protocol/messages.ts';
@@ -20,6 +21,8 @@ import { webSocketOptions } from '../../shared/transport/websocket-transport.ts'
 export const silent = pino({ level: 'silent' });
 export const KEY = Buffer.alloc(32, 7);
 export const ROOT = [0, 0];
+/** The machine is not started anew. */
+export const BOOT = Buffer.alloc(16, 1);
 
 export class TemporaryDirectory implements Disposable {
   readonly path: string;
@@ -34,23 +37,6 @@ export class TemporaryDirectory implements Disposable {
 
   [Symbol.dispose](): void {
     rmSync(this.path, { recursive: true, force: true });
-  }
-}
-
-/** The list of clients, for one server after the other. */
-export class KeptClients implements DurableClients {
-  clients: readonly ListedClient[] = [];
-  writes = 0;
-  isFull = false;
-
-  read(): readonly ListedClient[] {
-    return this.clients;
-  }
-
-  write(clients: readonly ListedClient[]): void {
-    if (this.isFull) throw new Error('no space left');
-    this.writes++;
-    this.clients = [...clients];
   }
 }
 
@@ -71,6 +57,7 @@ export class TestServer implements AsyncDisposable {
       grantFile?: string;
       log?: Logger;
       clients?: DurableClients;
+      journal?: JournalFile;
     } = {},
   ): Promise<TestServer> {
     const requests = [{ name: '/', directory, readOnly: options.readOnly ?? false }];
@@ -79,7 +66,8 @@ export class TestServer implements AsyncDisposable {
     const { grantFile, log = silent } = options;
     const asks = grantFile === undefined ? {} : { grantFile };
     const clients = new ClientList(options.clients);
-    return new TestServer(await Server.start({ exports, listen, log, pollUs: 0, clients, ...asks }));
+    const journal = options.journal && new RequestJournal(options.journal, BOOT, Date.now());
+    return new TestServer(await Server.start({ exports, listen, log, pollUs: 0, clients, journal, ...asks }));
   }
 
   get address(): ServerAddress {

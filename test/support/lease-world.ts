@@ -248,6 +248,7 @@ export class World implements ConnectionHost {
       session: session.id,
       resumed,
       grace: false,
+      remembers: session.remembers,
       root: { inode: root.handle, attributes: this.store.attributes(root), leased: false },
       readOnly: false,
       identity: 'caller',

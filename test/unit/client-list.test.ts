@@ -4,7 +4,8 @@ import { describe, expect, test } from 'vitest';
 import { ClientList } from '../../server/session/client-list.ts';
 import { ClientListFile } from '../../server/session/client-list-file.ts';
 import { GracePeriod } from '../../server/state/grace-period.ts';
-import { KeptClients, TemporaryDirectory } from '../support/fixture.ts';
+import { TemporaryDirectory } from '../support/fixture.ts';
+import { KeptClients } from '../support/kept-state.ts';
 
 const one = { id: '01', export: '/', client: 'here:1', credential: 'anyone' };
 const two = { ...one, id: '02' };

@@ -17,7 +17,8 @@ import {
 } from '../../shared/protocol/messages.ts';
 import { END_OF_BYTES } from '../../shared/range-map.ts';
 import { CuttingProxy } from '../support/cutting-proxy.ts';
-import { KeptClients, RawClient, ROOT, silent, TemporaryDirectory, TestServer } from '../support/fixture.ts';
+import { RawClient, ROOT, silent, TemporaryDirectory, TestServer } from '../support/fixture.ts';
+import { KeptClients } from '../support/kept-state.ts';
 
 const { maxLocks, maxWaitingLocks, minGraceMs, sessionLeaseMs } = limits;
 const all = { start: 0n, end: END_OF_BYTES } as const;
