@@ -50,11 +50,15 @@ export class SessionJournal {
   readonly #file: JournalFile;
   readonly #position: number;
   readonly #record = Buffer.alloc(RECORD_BYTES);
+  /** What an earlier process noted, by slot. */
+  readonly earlier: ReadonlyMap<number, EarlierRequest>;
 
-  constructor(file: JournalFile, position: number, session: Uint8Array) {
+  /** `isNew`: no earlier process had it. */
+  constructor(file: JournalFile, position: number, session: Uint8Array, isNew: boolean) {
     this.#file = file;
     this.#position = position;
     this.#record.set(session.subarray(0, 8), 24);
+    this.earlier = isNew ? new Map() : this.#read();
   }
 
   begun(slot: number, seq: number): void {
@@ -65,8 +69,7 @@ export class SessionJournal {
     this.#write(slot, DONE, seq, errno, inode, count);
   }
 
-  /** By slot. */
-  earlier(): Map<number, EarlierRequest> {
+  #read(): Map<number, EarlierRequest> {
     const requests = new Map<number, EarlierRequest>();
     const records = this.#file.read(this.#position, BLOCK_BYTES);
     for (let slot = 0; (slot + 2) * RECORD_BYTES <= records.length; slot++) {
@@ -129,7 +132,8 @@ export class RequestJournal {
   /** For a new session, or to go on with that of an earlier process, which `knows` knew. */
   open(id: Uint8Array, owner: string, nowMs: number): SessionJournal {
     const key = Buffer.from(id).toString('hex');
-    const index = this.#blocks.get(key)?.index ?? this.#free.pop() ?? this.#count++;
+    const known = this.#blocks.get(key);
+    const index = known?.index ?? this.#free.pop() ?? this.#count++;
     const block: Block = { index, owner: hashOf(owner) };
     this.#blocks.set(key, block);
     const header = Buffer.alloc(RECORD_BYTES);
@@ -139,7 +143,7 @@ export class RequestJournal {
     header.set(block.owner, 40);
     header.writeDoubleLE(nowMs, 72);
     this.#file.write(header, index * BLOCK_BYTES);
-    return new SessionJournal(this.#file, index * BLOCK_BYTES, id);
+    return new SessionJournal(this.#file, index * BLOCK_BYTES, id, known === undefined);
   }
 
   /** The session has ended: its client is told so, and asks for none of its replies. */

@@ -11,7 +11,7 @@ import type { Inode, LeaseHolder } from '../store/inode.ts';
 import type { OpenFile } from '../store/open-file.ts';
 import { InFlightRequest } from './in-flight-request.ts';
 import type { Outcome } from './outcome.ts';
-import type { EarlierRequest, SessionJournal } from './request-journal.ts';
+import type { SessionJournal } from './request-journal.ts';
 import { SessionLocks } from './session-locks.ts';
 
 /** A new session's handles start at random, so that a handle of an earlier session names no other file in this one. */
@@ -71,8 +71,6 @@ export class Session implements LeaseHolder {
   /** By slot, the last request: a later one in its slot says that its reply was taken. So a slow request keeps no others' replies. */
   readonly #slots = new Map<number, { readonly seq: number; kept: KeptReply | undefined }>();
   readonly #journal: SessionJournal | undefined;
-  /** By slot: what an earlier process noted, until the slot is used anew. */
-  readonly #earlier: Map<number, EarlierRequest>;
   readonly #remembered = new Map<Inode, number>();
   readonly #leases = new Map<Inode, number>();
   readonly #recalls = new Map<number, { readonly inode: Inode; readonly resolve: () => void }>();
@@ -94,7 +92,6 @@ export class Session implements LeaseHolder {
     this.id = Buffer.from(id);
     this.key = this.id.toString('hex');
     this.#journal = openJournal(this.id);
-    this.#earlier = this.#journal?.earlier() ?? new Map();
     this.exported = exported;
     this.client = client;
     this.credential = credential;
@@ -153,7 +150,7 @@ export class Session implements LeaseHolder {
     if (underWay || (last && (seq < last.seq || (seq === last.seq && last.kept)))) return undefined;
     this.#slots.set(slot, { seq, kept: undefined });
     const request = new InFlightRequest();
-    const earlier = this.#earlier.get(slot);
+    const earlier = this.#journal?.earlier.get(slot);
     if (earlier?.seq === seq) request.earlier = earlier;
     if (this.#journal) request.noteBegin = () => this.#journal?.begun(slot, seq);
     request.answers.push(answer);

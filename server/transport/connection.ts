@@ -135,6 +135,8 @@ export class Connection implements TransportEvents, RecallChannel, LaneConnectio
    * lease given back there may have been granted again since.
    */
   supersede(): void {
+    // One that is told why it ends closes by itself.
+    if (this.#ended) return;
     this.#ended = true;
     this.#transport.terminate();
   }

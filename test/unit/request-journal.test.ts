@@ -27,7 +27,7 @@ describe('the journal', () => {
     session.done(limits.maxRequestsInFlight - 1, 9, errno.EEXIST, undefined, 4096);
     const next = new RequestJournal(kept.ofNextProcess(), BOOT, 0);
     expect([next.knows(ID.toString('hex'), 'owner'), next.knows(ID.toString('hex'), 'other')]).toEqual([true, false]);
-    expect([...next.open(ID, 'owner', 0).earlier()]).toEqual([
+    expect([...next.open(ID, 'owner', 0).earlier]).toEqual([
       [0, { seq: 7, isDone: true, errno: 0, inode, count: 0 }],
       [1, { seq: 2 ** 53 - 1, isDone: false, errno: 0, inode: undefined, count: 0 }],
       [1023, { seq: 9, isDone: true, errno: errno.EEXIST, inode: undefined, count: 4096 }],
@@ -54,7 +54,8 @@ describe('the journal', () => {
     journal.close(ID.toString('hex'));
     const { bytes } = kept;
     const other = Buffer.alloc(16, 6);
-    expect(journal.open(other, 'owner', 0).earlier().size).toBe(0);
+    journal.open(other, 'owner', 0);
+    expect(new RequestJournal(kept, BOOT, 0).open(other, 'owner', 0).earlier.size).toBe(0);
     expect(kept.bytes).toBe(bytes);
   });
 
@@ -64,7 +65,7 @@ describe('the journal', () => {
     expect(statSync(directory.join('requests.journal')).mode & 0o777).toBe(0o600);
     const next = openJournal(directory.path, silent);
     expect(next.knows(ID.toString('hex'), 'owner')).toBe(true);
-    expect(next.open(ID, 'owner', Date.now()).earlier().size).toBe(1);
+    expect(next.open(ID, 'owner', Date.now()).earlier.size).toBe(1);
   });
 });
 
