@@ -8,6 +8,9 @@ import type { OperationName, ReplyOf, RequestOf } from '../../shared/protocol/me
 import type { EarlierRequest } from '../session/request-journal.ts';
 import { DONE, entryOf, type RequestContext } from './handler.ts';
 
+/** To its client it is a handle of an earlier session: the file is opened again at its next use. Not 0, which says more. */
+const NOT_OPEN = Number.MAX_SAFE_INTEGER;
+
 /** A second attempt of these fails if the first one was successful. */
 const SHOW_THEMSELVES = new Set<OperationName>(['mkdir', 'mknod', 'symlink', 'link', 'create']);
 
@@ -41,11 +44,10 @@ export function replayed(
       const changed = context.store.resolve((body as RequestOf<'setattr'>).inode);
       return { attributes: context.store.attributes(changed), leased: false };
     }
-    // The handle is of an earlier session to its client, which opens the file again.
     case 'open':
-      return { handle: 0, lease: 'none', attributes: undefined };
+      return { handle: NOT_OPEN, lease: 'none', attributes: undefined };
     case 'create':
-      return { entry: made(context, inode), handle: 0, lease: 'none', directory: undefined };
+      return { entry: made(context, inode), handle: NOT_OPEN, lease: 'none', directory: undefined };
     case 'unlink':
     case 'rmdir':
       return { directory: undefined, changed: [] };
