@@ -36,8 +36,6 @@ export class SimulatedDisk {
   /** Calls on data take so much longer. */
   slowMs = 0;
   isFull = false;
-  /** Writes in whose middle their process ended: a part is there, or all of it, and nobody has noted that. */
-  interruptedWrites = 0;
   #lastIno = 0;
 
   constructor(random: Random) {
@@ -135,7 +133,7 @@ export class SimulatedStore {
         }
         file.data.set(page, at);
         file.changes++;
-        await this.#turn(true);
+        await this.#turn();
       }
       return data.length;
     },
@@ -263,11 +261,9 @@ export class SimulatedStore {
     this.#inode(file).isRemoved = true;
   }
 
-  async #turn(hasWritten = false): Promise<void> {
+  async #turn(): Promise<void> {
     await this.#disk.delay();
-    if (!this.#hasCrashed) return;
-    if (hasWritten) this.#disk.interruptedWrites++;
-    await new Promise(() => {});
+    if (this.#hasCrashed) await new Promise(() => {});
   }
 
   #descriptor(file: DiskFile, appends: boolean): number {
