@@ -407,7 +407,8 @@ export class ServerSession {
     if (link.isClosed) throw new FsError(errno.ECONNRESET, 'hello');
     const before = this.#hello;
     this.#hello = link.hello;
-    this.#setGrace(link.hello.grace);
+    // GRACE_OVER comes on the small lane, and may overtake the bulk lane's older word.
+    if (lane === 'small' || !this.#links.has('small')) this.#setGrace(link.hello.grace);
     const isSameServer = before?.instance.equals(link.hello.instance);
     // A server that was started anew may know the session's id, and nothing of what was under it.
     if (before && !(isSameServer && before.session.equals(link.hello.session))) {

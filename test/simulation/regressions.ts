@@ -38,4 +38,13 @@ export const regressions: readonly Scenario[] = [
       { kind: 'crashServer', atMs: 570, forMs: 6524, client: 1 },
     ],
   },
+  // The end of the grace period overtook the bulk lane's word that there is one, and a lock was waited for for ever.
+  {
+    seed: 584,
+    clients: 2,
+    processes: 2,
+    operations: 5,
+    hasKernel: false,
+    faults: [{ kind: 'crashServer', atMs: 229, forMs: 2544, client: 0 }],
+  },
 ];
