@@ -38,6 +38,7 @@ order of the fields below. Bulk data is the last element of its frame, a \`bin 3
 | recalled, client to server | \`6, id, inodes\` |
 | granted, server to client | \`7, ticket, errno\` |
 | grant taken, client to server | \`8, ticket\` |
+| grace over, server to client | \`9, late\`: so many clients have lost their locks |
 
 \`seq\` counts up in a session. A \`slot\` holds one request at a time: the next one in it says that the reply to the last was
 taken. \`caller\` is uid, gid, then supplementary groups. \`errno\` is Linux's, 0 for success.

@@ -13,6 +13,8 @@ import type { TlsMaterial } from './access/tls-files.ts';
 import { statusOf } from './admin/status.ts';
 import { Dispatcher } from './dispatch/dispatcher.ts';
 import type { Export } from './export.ts';
+import type { ClientList } from './session/client-list.ts';
+import type { RequestJournal } from './session/request-journal.ts';
 import type { Session } from './session/session.ts';
 import { SessionTable } from './session/session-table.ts';
 import { actsAsCallers } from './store/identity.ts';
@@ -35,15 +37,21 @@ export interface ServerOptions {
   readonly log: Logger;
   /** How long the event loop stays awake after a message, in microseconds; 0: never. */
   readonly pollUs: number;
+  /** How long a client may be away before others get what it holds. */
+  readonly sessionLeaseMs?: number;
+  /** Where it is kept who holds locks; absent: they do not survive a restart. */
+  readonly clients?: ClientList;
+  /** Where it is kept which requests were applied; absent: this is not known after a restart. */
+  readonly journal?: RequestJournal | undefined;
 }
 
-const EXPIRY_CHECK_MS = 5_000;
+const EXPIRY_CHECK_MS = 500;
 const DRAIN_MS = 2_000;
 
 export class Server implements ConnectionHost {
   readonly instance = randomBytes(16);
   readonly startedMs = Date.now();
-  readonly sessions = new SessionTable();
+  readonly sessions: SessionTable;
   readonly exports: ReadonlyMap<string, Export>;
   readonly dispatcher: Dispatcher;
   readonly log: Logger;
@@ -61,8 +69,24 @@ export class Server implements ConnectionHost {
     if (!this.#access.isOpen) this.#grantCheck = setInterval(() => this.#checkGrants(), limits.grantCheckMs).unref();
     this.exports = new Map(options.exports.map((one) => [one.name, one]));
     this.#poll = new LoopPoll(options.pollUs);
-    this.dispatcher = new Dispatcher(() => JSON.stringify(statusOf(this)), options.log);
-    this.#expiry = setInterval(() => this.#expireSessions(), EXPIRY_CHECK_MS);
+    this.dispatcher = new Dispatcher(() => JSON.stringify(statusOf(this)), options.log, this.instance);
+    this.sessions = new SessionTable({
+      nowMs: performance.now(),
+      journal: options.journal,
+      ...(options.clients ? { clients: options.clients } : {}),
+      ...(options.sessionLeaseMs === undefined ? {} : { leaseMs: options.sessionLeaseMs }),
+    });
+    const { grace } = this.sessions;
+    if (!grace.isOver)
+      this.log.info({ clients: grace.awaited.length }, 'grace period: clients may reclaim their locks');
+    this.sessions.onGraceOver = (late) =>
+      this.log.info(
+        { late: late.map(({ client }) => client) },
+        'grace period over; late clients have lost their locks',
+      );
+    this.sessions.onExpired = ({ client, openFiles, locks: { lockCount: locks } }) =>
+      this.log.warn({ client, openFiles, locks }, 'session ended: its client stayed away');
+    this.#expiry = setInterval(() => this.sessions.expire(performance.now()), EXPIRY_CHECK_MS);
     this.#expiry.unref();
   }
 
@@ -124,6 +148,8 @@ export class Server implements ConnectionHost {
       instance: this.instance,
       session: session.id,
       resumed,
+      remembers: session.remembers,
+      grace: !this.sessions.grace.isOver,
       root: { inode: root.handle, attributes: exported.store.attributes(root), leased: false },
       readOnly: session.isReadOnly,
       identity:
@@ -134,9 +160,9 @@ export class Server implements ConnectionHost {
     return { session, reply };
   }
 
-  closed(connection: Connection, session: Session | undefined, forGood: boolean): void {
+  closed(connection: Connection, session: Session | undefined, forGood: boolean, silentMs: number): void {
     this.#connections.delete(connection);
-    if (session) this.sessions.detach(session, Date.now());
+    if (session) this.sessions.detach(session, performance.now() - silentMs);
     if (session && forGood && session.connections === 0) {
       this.log.info({ client: session.client }, 'session ended by its client');
       this.sessions.end(session);
@@ -161,12 +187,6 @@ export class Server implements ConnectionHost {
     }
   }
 
-  #expireSessions(): void {
-    for (const session of this.sessions.expire(Date.now())) {
-      this.log.info({ client: session.client, openFiles: session.openFiles }, 'session ended: its client stayed away');
-    }
-  }
-
   /** Tells the clients, waits a moment for what is under way, and lets go of everything. */
   async close(): Promise<void> {
     clearInterval(this.#expiry);
@@ -180,7 +200,7 @@ export class Server implements ConnectionHost {
       });
     }
     await this.#listener?.close();
-    for (const session of [...this.sessions.all]) this.sessions.end(session);
+    this.sessions.close();
     for (const exported of this.exports.values()) {
       exported.leases.close();
       exported.store.close();

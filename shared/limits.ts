@@ -38,8 +38,12 @@ export const limits = {
   maxOpenHandles: 1 << 17,
   /** Inodes the server remembers without a reason (no open handle, no lock): memory is about 400 bytes each. */
   maxIdleInodes: 100_000,
-  /** A lease of the session: how long a client may be away before the server lets go of its handles. */
-  sessionLeaseMs: 90_000,
+  /** A lease of the session: how long a client may be away before the server may let go of what it holds. */
+  sessionLeaseMs: 30_000,
+  /** How long the server keeps, as a courtesy, what nobody else asks for of a client that is away: over a night. */
+  maxCourtesyMs: 24 * 3_600_000,
+  /** Clients to whom it does: each may hold open files and locks. Beyond, who has been away for longest goes. */
+  maxCourtesySessions: 256,
   /** How long a client may use its leases after the server answered it last. */
   leaseUseMs: 3_000,
   /** While leases are used, the server is asked this often at least to say that it would have recalled. */
@@ -57,8 +61,8 @@ export const limits = {
   /** Ranges that one session may hold locked, and its requests for locks that wait or whose decision it has not taken. */
   maxLocks: 16_384,
   maxWaitingLocks: 1_024,
-  /** After a restart of the server, only locks that were held before are taken for so long: all clients are back then. */
-  lockReclaimMs: 3_000,
+  /** A grace period is not shorter, whatever the lease time: a client tries to come back every 2 s at least. */
+  minGraceMs: 5_000,
   /** Locks that status lists, about 150 bytes each. */
   maxListedLocks: 1_024,
   /** Names of a directory that are read ahead, and after how many lookups in it: some 200 bytes each on the wire. */

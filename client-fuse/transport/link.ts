@@ -15,7 +15,7 @@ import { WebSocketTransport, webSocketOptions } from '../../shared/transport/web
 import { authorization, CredentialError, openTls } from './credentials.ts';
 import type { ServerAddress } from './server-address.ts';
 
-export type HelloReply = ReplyOf<'hello'>;
+export type HelloReply = ReplyOf<'hello'> & { readonly session: Buffer; readonly instance: Buffer };
 
 /** What a connection is for: bulk data never hold up a small reply. */
 export type Lane = 'small' | 'bulk';
@@ -26,6 +26,8 @@ export interface LinkEvents {
   recall(link: Link, id: number, inode: Uint8Array | null): void;
   /** A lock that was waited for is decided: 0, or an errno. Answered by GRANT_TAKEN. */
   granted(link: Link, ticket: number, errno: number): void;
+  /** New locks may be asked for. */
+  graceOver(): void;
   /** Once, after it was open. */
   closed(link: Link, reason: string): void;
 }
@@ -93,6 +95,8 @@ export class Link {
               events.recall(link, counter.decode(frame[1]), optional(inodeHandle).decode(frame[2]) ?? null);
             } else if (frame[0] === frameKind.GRANTED && link) {
               events.granted(link, counter.decode(frame[1]), u32.decode(frame[2]));
+            } else if (frame[0] === frameKind.GRACE_OVER && link) {
+              events.graceOver();
             } else if (frame[0] !== frameKind.REPLY)
               throw new ProtocolError(`frame kind ${String(frame[0])} is not known`);
             else if (link) events.reply(frame);

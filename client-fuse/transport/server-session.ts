@@ -11,6 +11,7 @@ import { Mutex } from 'async-mutex';
 import type { Logger } from 'pino';
 import { errno, FsError } from '../../shared/errno.ts';
 import { KiB, limits } from '../../shared/limits.ts';
+import { RENAME } from '../../shared/linux/constants.ts';
 import { LoopPoll } from '../../shared/loop-poll.ts';
 import {
   frameKind,
@@ -40,6 +41,10 @@ interface Pending {
   readonly signal: AbortSignal | undefined;
   /** Its place among the requests in flight, from its first sending to its reply. */
   slot: number;
+  /** A server may have begun with it. */
+  wasSent: boolean;
+  /** Applied twice, it would do something else, and nobody would notice. */
+  readonly isOnceOnly: boolean;
   readonly calledMs: number;
   sentMs: number;
   readonly resolve: (reply: Answer<OperationName>) => void;
@@ -125,6 +130,8 @@ export class ServerSession {
   /** A lease is not to be used from now on; null: none. */
   onRecall: (inode: Uint8Array | null) => Recall = () => ({ ready: undefined, finish: () => [] });
   #denial: Denial | undefined;
+  /** The server was started lately: until this is resolved locks are only taken again. */
+  #grace: { readonly over: Promise<void>; readonly end: () => void } | undefined;
   #isRenewing = false;
   /** When the server said something last, over either lane. */
   #heardMs = performance.now();
@@ -190,6 +197,24 @@ export class ServerSession {
     this.#askWhetherThere();
   }
 
+  /** Resolves when locks may be asked for that were not held before; undefined: now. */
+  get grace(): Promise<void> | undefined {
+    return this.#grace?.over;
+  }
+
+  #setGrace(isOn: boolean): void {
+    if (!isOn) {
+      this.#grace?.end();
+      this.#grace = undefined;
+    } else if (this.#grace === undefined) {
+      let end = () => {};
+      const over = new Promise<void>((resolve) => {
+        end = resolve;
+      });
+      this.#grace = { over, end };
+    }
+  }
+
   /** How many were made. */
   get requests(): number {
     return this.#lastSeq;
@@ -235,6 +260,8 @@ export class ServerSession {
         lane,
         signal,
         slot: -1,
+        wasSent: false,
+        isOnceOnly: isOnceOnly(operation, request),
         calledMs: performance.now(),
         sentMs: 0,
         resolve: settle,
@@ -268,7 +295,10 @@ export class ServerSession {
   #send(pending: Pending): void {
     const { seq, slot, operation, caller, body, bulk, lane } = pending;
     pending.sentMs = performance.now();
-    this.#links.get(lane)?.send([frameKind.REQUEST, seq, slot, operations[operation].code, caller, body], bulk);
+    const link = this.#links.get(lane);
+    if (link === undefined) return;
+    pending.wasSent = true;
+    link.send([frameKind.REQUEST, seq, slot, operations[operation].code, caller, body], bulk);
   }
 
   #cancel(pending: Pending): void {
@@ -368,18 +398,25 @@ export class ServerSession {
         this.onGranted(ticket, code);
         on.send([frameKind.GRANT_TAKEN, ticket]);
       },
+      graceOver: () => this.#setGrace(false),
       closed: (on, reason) => this.#lost(lane, on, reason),
     };
     const link = await Link.open(this.address, this.#client, lane, session, events, this.#connector);
     if (this.#closed) return link.close();
     // Its end was told to nobody yet: it has not been this lane's connection so far.
     if (link.isClosed) throw new FsError(errno.ECONNRESET, 'hello');
-    if (this.#hello && !link.hello.resumed && !Buffer.from(link.hello.session).equals(this.#hello.session)) {
+    const before = this.#hello;
+    this.#hello = link.hello;
+    // GRACE_OVER comes on the small lane, and may overtake the bulk lane's older word.
+    if (lane === 'small' || !this.#links.has('small')) this.#setGrace(link.hello.grace);
+    const isSameServer = before?.instance.equals(link.hello.instance);
+    // A server that was started anew may know the session's id, and nothing of what was under it.
+    if (before && !(isSameServer && before.session.equals(link.hello.session))) {
       this.epoch++;
-      this.onForgotten(Buffer.from(link.hello.instance).equals(this.#hello.instance));
+      if (!link.hello.remembers) this.#failUncertain();
+      this.onForgotten(isSameServer === true);
       this.log.warn({ server: this.address.url }, 'the server has forgotten this session; files are opened anew');
     }
-    this.#hello = link.hello;
     this.#links.set(lane, link);
     this.#denial?.end();
     this.#denial = undefined;
@@ -413,6 +450,16 @@ export class ServerSession {
 
   #logRefusal({ message }: RefusedError): void {
     this.log.error({ server: this.address.url, reason: message }, 'the server refuses this client');
+  }
+
+  /** Nobody knows whether these were applied by a server that has forgotten all of this session. */
+  #failUncertain(): void {
+    for (const pending of [...this.#pending.values()]) {
+      if (!pending.wasSent || !pending.isOnceOnly) continue;
+      this.#ended(pending);
+      this.log.error({ operation: pending.operation }, 'nobody knows whether this was done: its caller is told EIO');
+      pending.reject(new FsError(errno.EIO, pending.operation));
+    }
   }
 
   /** Waiting would be for nothing: the server has taken this client's rights away. */
@@ -450,6 +497,12 @@ export class ServerSession {
       if (this.#denial) timer.unref();
     });
   }
+}
+
+/** The others show it: an error of a second attempt, or the same result. */
+function isOnceOnly(operation: OperationName, request: object): boolean {
+  if (operation === 'rename') return ((request as RequestOf<'rename'>).flags & RENAME.EXCHANGE) !== 0;
+  return operation === 'fallocate' || (operation === 'write' && (request as RequestOf<'write'>).append);
 }
 
 /** What a reply is likely to bring: a read that only asks whether known data are still good, nothing. */

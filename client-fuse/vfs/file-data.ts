@@ -4,6 +4,7 @@
  * wait for the same bytes. Requests run as the handle's opener: the right to read or write was checked when it was opened.
  */
 import type { Attributes } from '../../shared/attributes.ts';
+import { errno, FsError } from '../../shared/errno.ts';
 import { limits, MiB } from '../../shared/limits.ts';
 import { O } from '../../shared/linux/constants.ts';
 import { BlockBudget, BlockCache } from './block-cache.ts';
@@ -86,8 +87,13 @@ export class FileData {
   writeBehindFor(open: OpenHandle): WriteBehind {
     const { epoch } = open;
     const send = (offset: number, data: Uint8Array) =>
-      this.#context.withHandle(open, () => this.#writeBehind(open, offset, data, open.epoch === epoch));
-    return new WriteBehind(send, this.#dirty);
+      this.#context.withHandle(open, () => {
+        // It was on its way when the session ended.
+        if (behind.isFenced) throw new FsError(errno.ESTALE, 'write behind');
+        return this.#writeBehind(open, offset, data, open.epoch === epoch);
+      });
+    const behind = new WriteBehind(send, this.#dirty);
+    return behind;
   }
 
   /** For the same handle, and as long. */

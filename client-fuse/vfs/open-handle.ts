@@ -99,7 +99,7 @@ async function reclaimLocks(
   for (const { kind, owner, pid, ranges } of handle.node.locks?.through(handle) ?? []) {
     for (const { start, end, value: mode } of ranges.ranges) {
       try {
-        const lock = { handle: server, kind, owner, pid, mode, start, end, ticket: undefined };
+        const lock = { handle: server, kind, owner, pid, mode, start, end, ticket: undefined, reclaim: true };
         await session.call('lock', handle.opener, lock);
       } catch (error) {
         if (epoch !== session.epoch) return false;

@@ -299,9 +299,13 @@ export class RemoteFiles {
     for (const node of nodes) this.#dropAhead(node);
   }
 
-  /** No exclusive lease holds any more. */
-  stopGathering(): void {
-    for (const open of this.#context.handles.all) if (open.behind) void this.#endGathering(open);
+  /** No exclusive lease holds any more. `isFenced`: others may have had it, so what was gathered is refused. */
+  stopGathering(isFenced: boolean): void {
+    for (const open of this.#context.handles.all) {
+      if (open.behind === undefined) continue;
+      if (isFenced && !open.behind.isStopped) open.behind.isFenced = true;
+      void this.#endGathering(open);
+    }
   }
 
   /** Called at each close(2): tells an error of what was gathered, and lets go of the owner's POSIX locks after it. */

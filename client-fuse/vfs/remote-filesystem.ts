@@ -46,7 +46,7 @@ export class RemoteFilesystem implements Filesystem {
     session.onRecall = (inode) => (inode === null ? this.#revoked() : this.#giveBack(inode));
     session.onLost = () => this.#loseShared();
     session.onForgotten = (isSameServer) => {
-      this.#files.stopGathering();
+      this.#files.stopGathering(isSameServer);
       this.#locks.forgotten(isSameServer);
     };
   }
@@ -83,7 +83,7 @@ export class RemoteFilesystem implements Filesystem {
 
   /** The server took everything back: what was gathered is refused, and whoever wrote it is told. */
   #revoked(): Recall {
-    this.#files.stopGathering();
+    this.#files.stopGathering(true);
     this.#loseShared();
     return NOTHING_KNOWN;
   }
@@ -310,8 +310,8 @@ export class RemoteFilesystem implements Filesystem {
     return this.#files.flush(handle, owner);
   }
 
-  findLock(_caller: Caller, handle: number, lock: Lock) {
-    return this.#locks.find(handle, lock);
+  findLock(caller: Caller, handle: number, lock: Lock) {
+    return this.#locks.find(caller, handle, lock);
   }
 
   lock(caller: Caller, handle: number, lock: Lock, waits: boolean) {

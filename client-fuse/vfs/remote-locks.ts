@@ -5,7 +5,6 @@
  */
 import type { U64 } from '../../shared/attributes.ts';
 import { errno, FsError } from '../../shared/errno.ts';
-import { limits } from '../../shared/limits.ts';
 import { ALL_BYTES } from '../../shared/range-map.ts';
 import type { Caller, FoundLock, Lock, LockOwner, LockRange } from './filesystem.ts';
 import { HeldLocks } from './held-locks.ts';
@@ -28,15 +27,14 @@ export class RemoteLocks {
   /** Nodes whose locks are not all given back. */
   readonly #locked = new Set<Node>();
   #lastTicket = 0;
-  /** The server was started anew: who held something before comes first. */
-  #reclaimed: Promise<void> | undefined;
 
   constructor(context: RemoteContext) {
     this.#context = context;
     context.session.onGranted = (ticket, code) => this.#waiting.get(ticket)?.resolve(code);
   }
 
-  async find(handle: number, { owner, mode, start, end }: Lock): Promise<FoundLock | undefined> {
+  async find({ signal }: Caller, handle: number, { owner, mode, start, end }: Lock): Promise<FoundLock | undefined> {
+    await this.#grace(signal);
     const { lock } = await this.#context.withOpen(handle, (open) =>
       this.#context.session.call('getlk', open.opener, { handle: open.server, owner, mode, start, end }),
     );
@@ -51,7 +49,7 @@ export class RemoteLocks {
     this.#heldOf(node).asked(lock, open);
     try {
       if (waits) await this.#wait(caller, open, lock);
-      else await this.#first(open, () => this.#ask(open, lock, undefined));
+      else await this.#first(caller, open, () => this.#ask(open, lock, undefined));
     } catch (error) {
       // A soft mount: the server may grant it yet.
       if (error instanceof FsError && error.code === errno.ETIMEDOUT) this.#unlock(open, lock, lock).catch(() => {});
@@ -98,26 +96,33 @@ export class RemoteLocks {
       const openFiles = handles.size;
       this.#context.session.log.error({ openFiles }, 'locks are lost: the server ended the session');
     }
-    for (const open of handles) {
-      if (isSameServer) open.hasLostLocks = true;
-      // An error is told at the next use.
-      else ensureOpen(open, this.#context.session).catch(() => {});
-    }
-    if (!isSameServer) {
-      const reclaimed = new Promise<void>((done) => setTimeout(done, limits.lockReclaimMs).unref());
-      this.#reclaimed = reclaimed;
-      void reclaimed.then(() => {
-        if (this.#reclaimed === reclaimed) this.#reclaimed = undefined;
-      });
-    }
+    if (isSameServer) for (const open of handles) open.hasLostLocks = true;
+    else void this.#reclaim([...handles]);
     for (const { resolve } of this.#waiting.values()) resolve('forgotten');
+  }
+
+  /** Others wait until it has said that it is done. */
+  async #reclaim(handles: readonly OpenHandle[]): Promise<void> {
+    const { session } = this.#context;
+    const { epoch } = session;
+    const { instance } = session.hello;
+    // An error is told at the next use.
+    await Promise.allSettled(handles.map((open) => ensureOpen(open, session)));
+    if (epoch === session.epoch) await session.call('reclaimComplete', [], { instance }).catch(() => {});
+  }
+
+  /** Who held something before the server was started anew comes first. */
+  async #grace(signal: AbortSignal): Promise<void> {
+    for (let grace = this.#context.session.grace; grace !== undefined; grace = this.#context.session.grace) {
+      if ((await unlessAborted(grace, signal)) === 'aborted') throw new FsError(errno.EINTR, 'grace period');
+    }
   }
 
   async #wait(caller: Caller, open: OpenHandle, lock: Lock): Promise<void> {
     for (;;) {
       const ticket = ++this.#lastTicket;
       try {
-        const waiting = await this.#first(open, () => this.#askWithTicket(open, lock, ticket));
+        const waiting = await this.#first(caller, open, () => this.#askWithTicket(open, lock, ticket));
         if (waiting === undefined) return;
         const outcome = await this.#outcome(caller, ticket, waiting);
         if (outcome === 0) return;
@@ -133,9 +138,9 @@ export class RemoteLocks {
   }
 
   /** Asks for what was not held before. */
-  #first<T>(open: OpenHandle, ask: () => Promise<T>): Promise<T> {
+  #first<T>({ signal }: Caller, open: OpenHandle, ask: () => Promise<T>): Promise<T> {
     return this.#context.withHandle(open, async () => {
-      await this.#reclaimed;
+      await this.#grace(signal);
       return ask();
     });
   }
@@ -150,20 +155,14 @@ export class RemoteLocks {
 
   async #ask(open: OpenHandle, lock: Lock, ticket: number | undefined): Promise<boolean> {
     const { kind, owner, pid, mode, start, end } = lock;
-    const request = { handle: open.server, kind, owner, pid, mode, start, end, ticket };
+    const request = { handle: open.server, kind, owner, pid, mode, start, end, ticket, reclaim: false };
     return (await this.#context.session.call('lock', open.opener, request)).granted;
   }
 
   /** A caller that gives up settles it with the server: a grant may be on its way. */
   async #outcome({ signal }: Caller, ticket: number, waiting: Waiting): Promise<Outcome> {
-    const givenUp = new Promise<undefined>((resolve) => {
-      const giveUp = () => resolve(undefined);
-      if (signal.aborted) giveUp();
-      else signal.addEventListener('abort', giveUp, { once: true });
-      void waiting.decided.then(() => signal.removeEventListener('abort', giveUp));
-    });
-    const outcome = await Promise.race([waiting.decided, givenUp]);
-    if (outcome !== undefined) return outcome;
+    const outcome = await unlessAborted(waiting.decided, signal);
+    if (outcome !== 'aborted') return outcome;
     const { errno: code } = await this.#context.session.call('cancelLock', [], { ticket });
     const decided = waiting.outcome === 'forgotten' ? undefined : waiting.outcome;
     return decided ?? code ?? errno.EINTR;
@@ -200,6 +199,19 @@ export class RemoteLocks {
     node.locks = undefined;
     this.#locked.delete(node);
   }
+}
+
+/** `promise` does not reject. */
+function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T | 'aborted'> {
+  return new Promise((resolve) => {
+    const abort = () => resolve('aborted');
+    if (signal.aborted) return abort();
+    signal.addEventListener('abort', abort, { once: true });
+    void promise.then((value) => {
+      signal.removeEventListener('abort', abort);
+      resolve(value);
+    });
+  });
 }
 
 function newWaiting(): Waiting {

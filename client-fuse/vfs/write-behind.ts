@@ -59,6 +59,8 @@ export class WriteBehind {
   #error: unknown;
   /** The lease is given back: nothing more is gathered. */
   isStopped = false;
+  /** The server took the lease away, and others may have changed the file: nothing that is gathered is sent any more. */
+  isFenced = false;
   #timer: NodeJS.Timeout | undefined;
 
   constructor(send: SendWrite, budget: DirtyBudget) {
@@ -136,6 +138,7 @@ export class WriteBehind {
   /** What a full disk did not take is sent again, to learn why. */
   async #sendAll(start: number, data: Uint8Array): Promise<void> {
     for (let done = 0; done < data.length; ) {
+      if (this.isFenced) throw new FsError(errno.ESTALE, 'write behind');
       const count = await this.#send(start + done, data.subarray(done));
       if (count === 0) throw new FsError(errno.EIO, 'write behind');
       done += count;

@@ -1,15 +1,23 @@
 /** `weft serve DIR`: exports directories until it is told to stop. */
 import { existsSync } from 'node:fs';
 import { type Command, InvalidArgumentError, Option } from 'commander';
+import type { Logger } from 'pino';
 import { grantFile } from '../../server/access/grant-file.ts';
 import { automaticTlsFiles, fingerprintOf, loadTls, type TlsMaterial } from '../../server/access/tls-files.ts';
 import { type ExportRequest, openExports } from '../../server/open-exports.ts';
-import { Server } from '../../server/server.ts';
+import { Server, type ServerOptions } from '../../server/server.ts';
+import { ClientList } from '../../server/session/client-list.ts';
+import { ClientListFile } from '../../server/session/client-list-file.ts';
+import { openJournal } from '../../server/session/journal-file.ts';
 import { defaultStateDirectory, loadHandleKey } from '../../server/store/handle-key.ts';
 import { actsAsCallers, type Squash } from '../../server/store/identity.ts';
 import type { ListenAddress } from '../../server/transport/listener.ts';
+import { limits } from '../../shared/limits.ts';
 import { isLoopback } from '../../shared/loopback.ts';
 import { logLevelOption, openLog, pollOption } from './common-options.ts';
+
+/** A client that is away for longer than an hour comes back as a new one. */
+const MAX_LEASE_SECONDS = 3600;
 
 interface ServeOptions {
   readonly export: ExportRequest[];
@@ -22,6 +30,7 @@ interface ServeOptions {
   readonly tlsKey?: string;
   readonly tlsClientCa?: string;
   readonly leases: boolean;
+  readonly leaseTime: number;
   readonly readOnly?: true;
   readonly pollUs: number;
   readonly logLevel: string;
@@ -49,10 +58,16 @@ export function addServeCommand(program: Command): void {
     .option('--insecure-no-auth', 'ask nobody who they are, on an address that others reach too')
     .option(
       '--state <DIR>',
-      'where tokens, the certificate and the key of file handles are kept',
+      'where tokens, the certificate, the key of file handles and the state of clients are kept',
       defaultStateDirectory(),
     )
     .option('--no-leases', 'grant no leases: clients ask about names and attributes each time')
+    .option(
+      '--lease-time <SECONDS>',
+      'how long a client may be away before others get the locks that it holds',
+      parseLeaseTime,
+      limits.sessionLeaseMs / 1000,
+    )
     .addOption(pollOption())
     .addOption(logLevelOption)
     .addHelpText(
@@ -77,6 +92,14 @@ function parseListen(text: string): ListenAddress {
   return { host: match[1] ?? match[2] ?? '', port };
 }
 
+function parseLeaseTime(text: string): number {
+  const seconds = Number(text);
+  if (!/^\d+$/.test(text) || seconds < 1 || seconds > MAX_LEASE_SECONDS) {
+    throw new InvalidArgumentError(`write whole seconds, 1 to ${MAX_LEASE_SECONDS}.`);
+  }
+  return seconds;
+}
+
 async function serve(directory: string | undefined, options: ServeOptions): Promise<void> {
   const requests = [...options.export];
   if (directory !== undefined) requests.unshift({ name: '/', directory, readOnly: options.readOnly ?? false });
@@ -87,11 +110,14 @@ async function serve(directory: string | undefined, options: ServeOptions): Prom
   if (!isLoopback(listen.host) && !options.insecureNoAuth) refuseInsecure(listen, asks, tls);
   const log = openLog(options.logLevel, 'weft serve');
   const exports = openExports(requests, squash, loadHandleKey(options.state), log, options.leases);
+  const sessionState = openSessionState(options.state, log);
   const server = await Server.start({
     exports,
     listen,
     log,
     pollUs: options.pollUs,
+    sessionLeaseMs: options.leaseTime * 1000,
+    ...sessionState,
     ...(tls ? { tls } : {}),
     ...(asks ? { grantFile: grantFile(options.state) } : {}),
   }).catch((error: unknown) => {
@@ -115,6 +141,15 @@ async function serve(directory: string | undefined, options: ServeOptions): Prom
   const signal = await stop;
   log.info({ signal }, 'shutting down');
   await server.close();
+}
+
+/** What survives a restart, beside keys and grants. */
+function openSessionState(state: string, log: Logger): Pick<ServerOptions, 'clients' | 'journal'> {
+  const file = ClientListFile.open(state);
+  if (file) return { clients: new ClientList(file, log), journal: openJournal(state, log) };
+  const advice = 'locks, and requests under way, do not survive a restart; name another with --state';
+  log.warn({ state }, `another server uses this directory: ${advice}`);
+  return {};
 }
 
 function tlsOf({ tls, tlsCert, tlsKey, tlsClientCa, state }: ServeOptions): TlsMaterial | undefined {

@@ -94,7 +94,7 @@ export function statusOf(server: StatusSource): ServerStatus {
       export: session.exported.name,
       sinceSeconds: Math.round((nowMs - session.createdMs) / 1000),
       connections: session.connections,
-      absentSeconds: session.absentSinceMs === undefined ? null : Math.round((nowMs - session.absentSinceMs) / 1000),
+      absentSeconds: secondsSince(session.absentSinceMs),
       openFiles: session.openFiles,
       leases: session.leaseCount,
       requestsInFlight: session.inFlight,
@@ -103,6 +103,10 @@ export function statusOf(server: StatusSource): ServerStatus {
       bytesWritten: session.bytesWritten,
     })),
   };
+}
+
+function secondsSince(absentSinceMs: number | undefined): number | null {
+  return absentSinceMs === undefined ? null : Math.round((performance.now() - absentSinceMs) / 1000);
 }
 
 /** What `weft status PATH` shows of one inode of an export. */

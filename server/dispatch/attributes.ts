@@ -43,9 +43,10 @@ export const attributeHandlers: Handlers<
   },
   setxattr: {
     mutates: true,
-    handle: ({ session, store, leases, identity }, request) => {
+    handle: ({ session, store, leases, identity, request: inFlight }, request) => {
       const inode = store.resolve(request.inode);
       return leases.during(session, [inode], () => {
+        inFlight.applying();
         store.setxattr(identity, inode, request.name, request.value, request.flags);
         if (request.killSgid) {
           const { mode } = store.attributes(inode);
@@ -58,9 +59,10 @@ export const attributeHandlers: Handlers<
   },
   removexattr: {
     mutates: true,
-    handle: ({ session, store, leases, identity }, { inode: handle, name }) => {
+    handle: ({ session, store, leases, identity, request }, { inode: handle, name }) => {
       const inode = store.resolve(handle);
       return leases.during(session, [inode], () => {
+        request.applying();
         store.removexattr(identity, inode, name);
         return DONE;
       });
@@ -79,6 +81,7 @@ function setattr(context: RequestContext, request: SetattrRequest): Eventually<R
   // Without a handle the file is opened, which an exclusive lease, its author's too, would not let happen.
   const waits = size !== undefined && !request.handle ? leases.recallExclusive(inode) : undefined;
   if (waits) return waits.then(() => setattr(context, request));
+  context.request.applyingAgain();
   const changed = leases.during(session, [inode], () =>
     size === undefined ? changeMetadata(context, inode, request) : setSize(context, inode, request, size),
   );

@@ -185,9 +185,12 @@ async function write(
   // The lease was revoked while its holder was away: others have looked at the file since.
   if (request.behind && !file.isExclusive) throw new FsError(errno.ESTALE, 'write behind');
   if (request.killSuidgid) context.store.killSuidgid(file.inode);
+  if (request.append) context.request.applying();
+  else context.request.applyingAgain();
   const written = request.append
     ? await file.calls.write(file.appendDescriptor(), data, null)
     : await file.calls.write(file.fd, data, request.offset);
+  context.request.count = written;
   if (!request.append) file.wrote(request.offset, written);
   file.inode.dataChanged();
   if (request.sync !== 'none') await file.calls.synchronize(file.fd, request.sync);
@@ -217,6 +220,7 @@ async function fallocate(context: RequestContext, request: RequestOf<'fallocate'
   const range = keepsSize ? pagesOf(offset, length) : pagesFrom(Math.min(offset, file.calls.stat(file.fd).size));
   using _use = file.use();
   using _grant = await file.inode.rangeLocks.acquire('exclusive', range, context.request);
+  context.request.applying();
   await fallocateAsync(file.fd, mode, offset, length);
   file.inode.dataChanged();
   return DONE;
@@ -236,7 +240,9 @@ async function copyFileRange(
   using _useSource = source.use();
   using _useTarget = target.use();
   using _grants = await lockBoth(source, target, offsetIn, offsetOut, length, context.request);
+  context.request.applying();
   const copied = await copyFileRangeAsync(source.fd, offsetIn, target.fd, offsetOut, length);
+  context.request.count = copied;
   target.inode.dataChanged();
   return { copied };
 }

@@ -2,6 +2,7 @@
  * From a request to its handler and back to a reply: the one place where errors become errno and are counted. Knows
  * nothing of connections; whoever calls it sends the reply.
  */
+import { randomBytes } from 'node:crypto';
 import type { Logger } from 'pino';
 import { errno, errnoOf, FsError } from '../../shared/errno.ts';
 import type { Eventually } from '../../shared/eventually.ts';
@@ -19,6 +20,7 @@ import { fileHandlers } from './files.ts';
 import { BulkReply, DONE, type Handler, type Handlers, type RequestContext } from './handler.ts';
 import { lockHandlers } from './locks.ts';
 import { nameHandlers } from './names.ts';
+import { certain, mayBeTried, replayed } from './replays.ts';
 
 /** `hello` is the connection's own business; `status` is answered by the server. */
 export type DispatchedOperation = Exclude<OperationName, 'hello'>;
@@ -37,12 +39,14 @@ export const NO_BULK = new Uint8Array(0);
 export class Dispatcher {
   readonly #handlers: Handlers<DispatchedOperation>;
   readonly #log: Logger;
+  readonly #instance: Buffer;
   /** By operation, for status: requests and failures other than the ordinary. */
   readonly counts = new Map<string, number>();
   unexpectedErrors = 0;
 
-  constructor(statusJson: () => string, log: Logger) {
+  constructor(statusJson: () => string, log: Logger, instance: Buffer = randomBytes(16)) {
     this.#log = log;
+    this.#instance = instance;
     this.#handlers = {
       ...nameHandlers,
       ...attributeHandlers,
@@ -68,19 +72,23 @@ export class Dispatcher {
     if (handler.mutates && session.isReadOnly) return { errno: errno.EROFS, result: null };
     const context: RequestContext = {
       session,
+      instance: this.#instance,
       store: session.exported.store,
       leases: session.exported.leases,
       identity: identityOf(admittedCaller(session.credential, request.caller), session.exported.squash),
       request: request.request,
     };
+    const { earlier } = request.request;
+    const failed = (error: unknown) => this.#failed(operation, certain(error, earlier));
     try {
-      const reply = handler.handle(context, body, request.bulk);
+      const reply =
+        earlier === undefined || mayBeTried(operation, earlier)
+          ? handler.handle(context, body, request.bulk)
+          : replayed(context, operation, body, earlier);
       if (!(reply instanceof Promise)) return outcomeOf(operation, reply);
-      return reply
-        .then((value) => outcomeOf(operation, value))
-        .catch((error: unknown) => this.#failed(operation, error));
+      return reply.then((value) => outcomeOf(operation, value)).catch(failed);
     } catch (error) {
-      return this.#failed(operation, error);
+      return failed(error);
     }
   }
 

@@ -69,6 +69,7 @@ function openSettled(context: RequestContext, inode: Inode, request: OpenRequest
 
 function openNow(context: RequestContext, inode: Inode, { flags, killSuidgid }: OpenRequest): OpenFile {
   const { store, identity } = context;
+  if (flags & O.TRUNC) context.request.applyingAgain();
   const fd = store.open(identity, inode, flags);
   if (flags & O.TRUNC) inode.dataChanged();
   if (killSuidgid && changes(flags)) store.killSuidgid(inode);
@@ -108,8 +109,11 @@ async function create(context: RequestContext, request: RequestOf<'create'>): Pr
   const { name, mode, umask, flags, wants } = request;
   const parent = store.resolve(request.parent);
   const reply = await leases.during(session, [parent], () => {
+    // Without O_EXCL a second attempt opens what the first one made.
+    if (flags & O.EXCL) context.request.applying();
     const created = store.create(identity, parent, name, mode, umask, flags);
     if (created === undefined) return undefined;
+    context.request.made = created.inode.handle;
     leases.madeName(parent, name, created.inode);
     const directory = leases.attributesForHolder(session, parent);
     return { ...createdReply(context, created, flags, wants), directory };

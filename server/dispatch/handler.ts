@@ -13,6 +13,8 @@ import type { Store } from '../store/store.ts';
 
 export interface RequestContext {
   readonly session: Session;
+  /** Of the server. */
+  readonly instance: Buffer;
   readonly store: Store;
   readonly leases: LeaseManager;
   readonly identity: Identity;

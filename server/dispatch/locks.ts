@@ -4,11 +4,13 @@ import { errno, FsError } from '../../shared/errno.ts';
 import { type ByteRange, END_OF_BYTES } from '../../shared/range-map.ts';
 import { DONE, type Handlers } from './handler.ts';
 
-export const lockHandlers: Handlers<'lock' | 'unlock' | 'cancelLock' | 'getlk'> = {
+export const lockHandlers: Handlers<'lock' | 'unlock' | 'cancelLock' | 'getlk' | 'reclaimComplete'> = {
   lock: {
     mutates: false,
-    handle: ({ session }, { handle, kind, owner, pid, mode, start, end, ticket }) => {
+    handle: ({ session }, { handle, kind, owner, pid, mode, start, end, ticket, reclaim }) => {
+      // First: a handle of an earlier run says so, whatever the time.
       const table = session.file(handle).inode.lockTable(kind);
+      session.admitLock(reclaim);
       const wanted = { owner: String(owner), pid, mode, ...rangeOf(start, end) };
       return { granted: session.locks.lock(table, wanted, ticket) };
     },
@@ -25,6 +27,14 @@ export const lockHandlers: Handlers<'lock' | 'unlock' | 'cancelLock' | 'getlk'> 
   cancelLock: {
     mutates: false,
     handle: ({ session }, { ticket }) => ({ errno: session.locks.cancel(ticket) }),
+  },
+  reclaimComplete: {
+    mutates: false,
+    handle: ({ session, instance }, request) => {
+      // One that was sent to an earlier instance, and arrived here.
+      if (instance.equals(request.instance)) session.reclaimed();
+      return DONE;
+    },
   },
   getlk: {
     mutates: false,

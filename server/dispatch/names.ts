@@ -122,7 +122,9 @@ function addName(
   const { session, store, leases } = context;
   const directory = store.resolve(parent);
   return leases.during(session, [directory, ...also], () => {
+    context.request.applying();
     const found = make(context, directory);
+    context.request.made = found.inode.handle;
     leases.madeName(directory, name, found.inode);
     return { entry: entryOf(context, found), directory: leases.attributesForHolder(session, directory) };
   });
@@ -142,6 +144,7 @@ function removeName(
   return leases.during(session, inodes, (hasWaited) => {
     // While leases were recalled, the name may have come to mean another inode.
     if (hasWaited && store.find(directory, name) !== victim) return removeName(context, parent, name, remove);
+    context.request.applying();
     remove(context, directory, victim);
     leases.madeName(directory, name, null);
     return { directory: leases.attributesForHolder(session, directory), changed: alsoChanged(context, [victim]) };
@@ -169,6 +172,7 @@ function rename(context: RequestContext, request: RequestOf<'rename'>): Eventual
   const isAsItWas = () => store.find(from, name) === moved && store.find(to, newName) === replaced;
   return leases.during(session, inodes, (hasWaited) => {
     if (hasWaited && !isAsItWas()) return rename(context, request);
+    context.request.applying();
     store.rename(identity, from, name, to, newName, flags, replaced);
     // Of two names of one inode both stay as they are.
     if (moved !== replaced) {

@@ -270,7 +270,7 @@ export class LeaseManager {
   async #ask(holder: LeaseHolder, inode: Inode): Promise<void> {
     let timer: NodeJS.Timeout | undefined;
     const patience = new Promise<'late'>((resolve) => {
-      const awayMs = holder.absentSinceMs === undefined ? 0 : Date.now() - holder.absentSinceMs;
+      const awayMs = holder.absentSinceMs === undefined ? 0 : performance.now() - holder.absentSinceMs;
       timer = setTimeout(() => resolve('late'), Math.max(0, limits.recallMs - awayMs));
     });
     const outcome = await Promise.race([holder.recall(inode), patience]);

@@ -2,11 +2,22 @@
  * A request from its arrival to its reply. Its abort signal is made when somebody first asks for it: most requests never
  * wait, and an AbortSignal costs more than the rest of the bookkeeping.
  */
+
 import type { Outcome } from './outcome.ts';
+import type { EarlierRequest } from './request-journal.ts';
 
 export class InFlightRequest {
   #controller: AbortController | undefined;
   #cancelled = false;
+  /** What an earlier process of the server noted of it. */
+  earlier: EarlierRequest | undefined;
+  /** Notes that it begins to change something; undefined where no journal is kept. */
+  noteBegin: (() => void) | undefined;
+  /** It is noted how it ends. */
+  isNoted = false;
+  /** For the journal: the inode that it made, and the bytes that it wrote. */
+  made: Uint8Array | undefined;
+  count = 0;
   /** The connection that brought the request, and those that brought it again meanwhile: all want its outcome. */
   readonly answers: ((outcome: Outcome) => void)[] = [];
 
@@ -17,6 +28,17 @@ export class InFlightRequest {
       if (this.#cancelled) this.#controller.abort();
     }
     return this.#controller.signal;
+  }
+
+  /** Called right before a change that must not be made twice: if the server is killed from now on, it may have been made. */
+  applying(): void {
+    this.isNoted = true;
+    this.noteBegin?.();
+  }
+
+  /** Before a change that may be made again, as long as nobody has seen it: once it is done, others may change it further. */
+  applyingAgain(): void {
+    this.isNoted = true;
   }
 
   cancel(): void {

@@ -10,6 +10,7 @@ import { ALL_BYTES, type ByteRange } from '../../shared/range-map.ts';
 import {
   type Decision,
   type HeldLock,
+  isProcessInTheWay,
   type LockHolder,
   LockingProcess,
   type LockKind,
@@ -42,11 +43,14 @@ export class SessionLocks implements LockHolder {
   readonly #tickets = new Map<LockRequest, number>();
   readonly #untaken = new Map<number, number>();
   readonly #tell: (ticket: number, errno: number) => void;
+  /** Called when a lock that is held is in somebody's way. */
+  readonly contested: () => void;
 
   /** `tell` says a decision to the client, if it is connected. */
-  constructor(client: string, tell: (ticket: number, errno: number) => void) {
+  constructor(client: string, tell: (ticket: number, errno: number) => void, contested: () => void) {
     this.client = client;
     this.#tell = tell;
+    this.contested = contested;
   }
 
   /** Decisions that the client has not taken: errno by ticket. */
@@ -56,6 +60,12 @@ export class SessionLocks implements LockHolder {
 
   get waitingCount(): number {
     return this.#waiting.size;
+  }
+
+  /** Somebody waits for what it holds. */
+  get isInTheWay(): boolean {
+    for (const process of this.#processes.values()) if (isProcessInTheWay(process)) return true;
+    return false;
   }
 
   /** What is held, then what waits. */
@@ -75,6 +85,7 @@ export class SessionLocks implements LockHolder {
     const owner = this.#owner(table.kind, wanted);
     const { mode, start, end } = wanted;
     const request: LockRequest = { table, owner, mode, start, end };
+    contest(table, request);
     const decisions = table.request(request, ticket !== undefined);
     const own = decisions.find((decision) => decision.request === request);
     tell(decisions.filter((decision) => decision !== own));
@@ -116,6 +127,7 @@ export class SessionLocks implements LockHolder {
   conflict(table: LockTable, { owner: key, mode, start, end }: Omit<WantedLock, 'pid'>): HeldLock | undefined {
     const known = this.#owners.get(keyOf(table.kind, key));
     const owner = known ?? new LockOwner(table.kind, key, new LockingProcess(this, 0));
+    contest(table, { owner, mode, start, end });
     return table.conflictWith({ owner, mode, start, end });
   }
 
@@ -178,6 +190,11 @@ export class SessionLocks implements LockHolder {
 
 function keyOf(kind: LockKind, key: string): string {
   return `${kind} ${key}`;
+}
+
+/** Clients that have been away for too long do not keep `wanted` from anybody. */
+function contest(table: LockTable, wanted: HeldLock): void {
+  for (const { process } of table.blockersOf(wanted)) process.holder.contested();
 }
 
 /** Whoever waited is told, whichever session it is of. */

@@ -1,14 +1,52 @@
 /**
- * All sessions of the server, by id. A session whose client has been away for the session lease is ended by `expire`,
- * which the server calls from a timer; the table itself has no clock.
+ * All sessions of the server, by id, and what becomes of those whose clients are away. Until the session lease is over
+ * they keep everything. Then they keep it as a courtesy, until somebody asks for it (a lock), or for too long, or too
+ * many do. After a start of the server, those that held locks in an earlier run come first: see GracePeriod. The server
+ * calls `expire` from a timer; the table itself has no clock. Its times are performance.now().
+ * Source: "courteous server" in RFC 8881, 8.4.2.4 and 8.4.3, and the Linux server's nfs4_laundromat().
  */
+import { errno, FsError } from '../../shared/errno.ts';
 import { limits } from '../../shared/limits.ts';
 import { ANYONE } from '../access/credential.ts';
 import type { Export } from '../export.ts';
-import { Session } from './session.ts';
+import { GracePeriod } from '../state/grace-period.ts';
+import { ClientList, type ListedClient } from './client-list.ts';
+import type { RequestJournal } from './request-journal.ts';
+import { Session, type SessionHost } from './session.ts';
 
-export class SessionTable {
+export interface SessionTableOptions {
+  readonly leaseMs?: number;
+  /** Who held locks in an earlier run, and who does. */
+  readonly clients?: ClientList;
+  /** Which requests were applied. */
+  readonly journal?: RequestJournal | undefined;
+  /** The server starts now. */
+  readonly nowMs?: number;
+}
+
+export class SessionTable implements SessionHost {
+  readonly leaseMs: number;
+  readonly grace: GracePeriod;
+  readonly #clients: ClientList;
+  readonly #journal: RequestJournal | undefined;
   readonly #sessions = new Map<string, Session>();
+  /** Ended because its client stayed away. */
+  onExpired: (session: Session) => void = () => {};
+  /** The grace period is over; these clients have not come back, or not taken all their locks. */
+  onGraceOver: (late: readonly ListedClient[]) => void = () => {};
+
+  constructor({
+    leaseMs = limits.sessionLeaseMs,
+    clients = new ClientList(),
+    journal,
+    nowMs = 0,
+  }: SessionTableOptions = {}) {
+    this.#journal = journal;
+    this.leaseMs = leaseMs;
+    this.#clients = clients;
+    const endsMs = nowMs + Math.max(leaseMs, limits.minGraceMs);
+    this.grace = new GracePeriod(clients.ids, endsMs, endsMs + limits.minGraceMs);
+  }
 
   get all(): Iterable<Session> {
     return this.#sessions.values();
@@ -18,7 +56,11 @@ export class SessionTable {
     return this.#sessions.size;
   }
 
-  /** The session with this id on this export, if the same credential opened it, or a new one. */
+  /**
+   * The session with this id on this export, if the same credential opened it, or a new one, made at `nowMs` since 1970.
+   * A client of an earlier run goes on under its id: if it should not hear of it, and the server be started once more, it
+   * is still known.
+   */
   attach(
     id: Uint8Array | undefined,
     exported: Export,
@@ -26,35 +68,118 @@ export class SessionTable {
     nowMs: number,
     credential = ANYONE,
   ): { session: Session; resumed: boolean } {
-    const known = id && this.#sessions.get(Buffer.from(id).toString('hex'));
+    const key = id && Buffer.from(id).toString('hex');
+    const known = key === undefined ? undefined : this.#sessions.get(key);
     if (known && known.exported === exported && known.credential.id === credential.id) {
       known.connections++;
       known.absentSinceMs = undefined;
+      known.isCourtesy = false;
       return { session: known, resumed: true };
     }
-    const session = new Session(exported, client, nowMs, credential);
+    const owner = `${exported.name} ${credential.id}`;
+    const isBack = key !== undefined && this.#mayReturn(key, exported, credential.id);
+    const remembers = known === undefined && key !== undefined && this.#journal?.knows(key, owner) === true;
+    const openJournal = (of: Uint8Array) => this.#journal?.open(of, owner, nowMs);
+    const sameId = isBack || remembers ? id : undefined;
+    const session = new Session(this, exported, client, nowMs, credential, sameId, openJournal);
+    session.remembers = remembers;
+    if (isBack) this.grace.returned(key);
     session.connections = 1;
-    this.#sessions.set(session.id.toString('hex'), session);
+    this.#sessions.set(session.key, session);
     return { session, resumed: false };
   }
 
-  detach(session: Session, nowMs: number): void {
+  #mayReturn(key: string, exported: Export, credential: string): boolean {
+    const listed = this.grace.mayReturn(key) ? this.#clients.get(key) : undefined;
+    return listed !== undefined && listed.export === exported.name && listed.credential === credential;
+  }
+
+  /** One connection less. `heardMs`: when its client was last heard. */
+  detach(session: Session, heardMs: number): void {
     session.connections--;
-    if (session.connections === 0) session.absentSinceMs = nowMs;
+    if (session.connections === 0) session.absentSinceMs = heardMs;
   }
 
-  /** Ends the session now: the client said goodbye. */
+  /** Ends the session now: the client said goodbye, or may be here no more. */
   end(session: Session): void {
-    session.close();
-    this.#sessions.delete(session.id.toString('hex'));
+    this.#clients.remove([session.key]);
+    this.#close(session);
   }
 
-  /** Ends the sessions whose clients stayed away; returns them. */
-  expire(nowMs: number): Session[] {
-    const expired = [...this.#sessions.values()].filter(
-      ({ absentSinceMs }) => absentSinceMs !== undefined && nowMs - absentSinceMs >= limits.sessionLeaseMs,
-    );
-    for (const session of expired) this.end(session);
-    return expired;
+  /** The server ends, and its clients will be back. */
+  close(): void {
+    for (const session of [...this.#sessions.values()]) session.close();
+    this.#sessions.clear();
+  }
+
+  #close(session: Session): void {
+    session.close();
+    this.#sessions.delete(session.key);
+    this.#journal?.close(session.key);
+    this.grace.done(session.key);
+    this.#endGraceIfDue();
+  }
+
+  /** Ends what nobody waits for any more, or somebody does. */
+  expire(nowMs: number): void {
+    this.#endGraceIfDue(nowMs);
+    const kept: { session: Session; absentMs: number }[] = [];
+    for (const session of [...this.#sessions.values()]) {
+      if (session.absentSinceMs === undefined) continue;
+      const absentMs = nowMs - session.absentSinceMs;
+      if (absentMs < this.leaseMs) continue;
+      session.isCourtesy = true;
+      // One that never asked for anything holds nothing.
+      const isOver = absentMs >= limits.maxCourtesyMs || session.requests === 0 || session.locks.isInTheWay;
+      if (isOver) this.#expired(session);
+      else kept.push({ session, absentMs });
+    }
+    if (kept.length <= limits.maxCourtesySessions) return;
+    kept.sort((one, other) => other.absentMs - one.absentMs);
+    for (const { session } of kept.slice(0, -limits.maxCourtesySessions)) this.#expired(session);
+  }
+
+  /** Others get its locks, so it must not reclaim them after a crash: that is durable first, or it goes on. */
+  #expired(session: Session): void {
+    if (!this.#clients.remove([session.key])) return;
+    this.onExpired(session);
+    this.#close(session);
+  }
+
+  // SessionHost
+
+  contested(session: Session): void {
+    if (session.isCourtesy) this.#expired(session);
+  }
+
+  admitLock({ key, exported, client, credential }: Session, isReclaim: boolean): void {
+    if (isReclaim && !this.grace.mayReclaim(key)) throw new FsError(errno.ESTALE, 'reclaim');
+    // Clients hold themselves back until they are told that it is over.
+    if (!isReclaim && !this.grace.isOver) throw new FsError(errno.EAGAIN, 'grace period');
+    if (this.#clients.get(key)) return;
+    const listed = { id: key, export: exported.name, client, credential: credential.id };
+    if (!this.#clients.add(listed)) throw new FsError(errno.ENOLCK, 'list of clients');
+  }
+
+  reclaimed({ key }: Session): void {
+    this.grace.done(key);
+    this.#endGraceIfDue();
+  }
+
+  /** Without a time: if everybody is done. */
+  #endGraceIfDue(nowMs = Number.NEGATIVE_INFINITY): void {
+    if (!this.grace.isDue(nowMs)) return;
+    const { awaited } = this.grace;
+    const late = awaited.map((id) => this.#clients.get(id)).filter((one) => one !== undefined);
+    // Others get their locks now; they must not reclaim them after another crash. Tried again at the next `expire`.
+    if (!this.#clients.remove(awaited)) return;
+    this.grace.end();
+    this.onGraceOver(late);
+    // One that is back and still at it loses what it has taken, too: it must not take the rest from the next server.
+    for (const id of awaited) {
+      const session = this.#sessions.get(id);
+      if (session) this.#close(session);
+    }
+    for (const session of this.#sessions.values()) session.graceOver(late.length);
   }
 }

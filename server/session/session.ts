@@ -5,12 +5,13 @@
 import { randomBytes, randomInt } from 'node:crypto';
 import { errno, FsError } from '../../shared/errno.ts';
 import { limits } from '../../shared/limits.ts';
-import { ANYONE, type Credential } from '../access/credential.ts';
+import type { Credential } from '../access/credential.ts';
 import type { Export } from '../export.ts';
 import type { Inode, LeaseHolder } from '../store/inode.ts';
 import type { OpenFile } from '../store/open-file.ts';
 import { InFlightRequest } from './in-flight-request.ts';
 import type { Outcome } from './outcome.ts';
+import type { SessionJournal } from './request-journal.ts';
 import { SessionLocks } from './session-locks.ts';
 
 /** A new session's handles start at random, so that a handle of an earlier session names no other file in this one. */
@@ -23,22 +24,41 @@ export type KeptReply = readonly unknown[];
 export interface RecallChannel {
   sendRecall(id: number, inode: Uint8Array | null): void;
   sendGranted(ticket: number, errno: number): void;
+  /** `late`: how many clients have lost their locks. */
+  sendGraceOver(late: number): void;
+}
+
+/** What a session needs of the table that it is in. */
+export interface SessionHost {
+  /** A lock of it is in somebody's way. */
+  contested(session: Session): void;
+  /** It is to be given a lock: throws FsError when it may not be now. */
+  admitLock(session: Session, isReclaim: boolean): void;
+  /** Its client holds again what it held before the server was started anew. */
+  reclaimed(session: Session): void;
 }
 
 /** One connection of the session. A lane has one at a time. */
 export interface LaneConnection {
-  /** Another connection has taken its place: nothing that it brings counts any more. */
+  /** Another connection has taken its place, or the session has ended: nothing that it brings counts any more. */
   supersede(): void;
 }
 
 export class Session implements LeaseHolder {
-  readonly id: Buffer = randomBytes(16);
+  readonly id: Buffer;
+  /** The same, hexadecimal. */
+  readonly key: string;
   readonly exported: Export;
   readonly client: string;
   readonly credential: Credential;
   readonly createdMs: number;
-  /** When the last connection went away; undefined while there is one. */
+  /** When its client was last heard, by performance.now(); undefined while it is connected. */
   absentSinceMs: number | undefined;
+  /** Its client has been away for longer than the session lease: it is kept while nobody asks for what it holds. */
+  isCourtesy = false;
+  readonly #host: SessionHost;
+  /** It is known which of its requests an earlier process of the server has applied. */
+  remembers = false;
   connections = 0;
   isClosed = false;
   requests = 0;
@@ -50,6 +70,7 @@ export class Session implements LeaseHolder {
   readonly #inFlight = new Map<number, InFlightRequest>();
   /** By slot, the last request: a later one in its slot says that its reply was taken. So a slow request keeps no others' replies. */
   readonly #slots = new Map<number, { readonly seq: number; kept: KeptReply | undefined }>();
+  readonly #journal: SessionJournal | undefined;
   readonly #remembered = new Map<Inode, number>();
   readonly #leases = new Map<Inode, number>();
   readonly #recalls = new Map<number, { readonly inode: Inode; readonly resolve: () => void }>();
@@ -57,12 +78,29 @@ export class Session implements LeaseHolder {
   #recallChannel: RecallChannel | undefined;
   readonly #lanes = new Map<string, LaneConnection>();
 
-  constructor(exported: Export, client: string, nowMs: number, credential = ANYONE) {
+  /** `id`: of a session of an earlier run of the server, whose client goes on with this one. */
+  constructor(
+    host: SessionHost,
+    exported: Export,
+    client: string,
+    nowMs: number,
+    credential: Credential,
+    id: Uint8Array = randomBytes(16),
+    openJournal: (id: Uint8Array) => SessionJournal | undefined = () => undefined,
+  ) {
+    this.#host = host;
+    this.id = Buffer.from(id);
+    this.key = this.id.toString('hex');
+    this.#journal = openJournal(this.id);
     this.exported = exported;
     this.client = client;
     this.credential = credential;
     this.createdMs = nowMs;
-    this.locks = new SessionLocks(client, (ticket, code) => this.#recallChannel?.sendGranted(ticket, code));
+    this.locks = new SessionLocks(
+      client,
+      (ticket, code) => this.#recallChannel?.sendGranted(ticket, code),
+      () => host.contested(this),
+    );
   }
 
   get isReadOnly(): boolean {
@@ -112,6 +150,9 @@ export class Session implements LeaseHolder {
     if (underWay || (last && (seq < last.seq || (seq === last.seq && last.kept)))) return undefined;
     this.#slots.set(slot, { seq, kept: undefined });
     const request = new InFlightRequest();
+    const earlier = this.#journal?.earlier.get(slot);
+    if (earlier?.seq === seq) request.earlier = earlier;
+    if (this.#journal) request.noteBegin = () => this.#journal?.begun(slot, seq);
     request.answers.push(answer);
     this.#inFlight.set(seq, request);
     this.requests++;
@@ -120,7 +161,9 @@ export class Session implements LeaseHolder {
 
   /** The request is done: everyone who asked is answered, and the bulk data are free when all have sent them. */
   end(slot: number, seq: number, keep: KeptReply | undefined, outcome: Outcome): void {
-    const answers = this.#inFlight.get(seq)?.answers ?? [];
+    const request = this.#inFlight.get(seq);
+    if (request?.isNoted) this.#journal?.done(slot, seq, outcome.errno, request.made, request.count);
+    const answers = request?.answers ?? [];
     this.#inFlight.delete(seq);
     const last = this.#slots.get(slot);
     if (last?.seq === seq) last.kept = keep;
@@ -143,6 +186,20 @@ export class Session implements LeaseHolder {
 
   cancel(seq: number): void {
     this.#inFlight.get(seq)?.cancel();
+  }
+
+  // locks
+
+  admitLock(isReclaim: boolean): void {
+    this.#host.admitLock(this, isReclaim);
+  }
+
+  reclaimed(): void {
+    this.#host.reclaimed(this);
+  }
+
+  graceOver(late: number): void {
+    this.#recallChannel?.sendGraceOver(late);
   }
 
   // connections
@@ -260,6 +317,9 @@ export class Session implements LeaseHolder {
   /** Lets go of everything. Requests under way are cancelled where they wait. */
   close(): void {
     this.isClosed = true;
+    // Its client is to hear of it: from the reply to its next hello.
+    for (const connection of this.#lanes.values()) connection.supersede();
+    this.#lanes.clear();
     this.#giveUpLeases(() => true);
     for (const request of this.#inFlight.values()) request.cancel();
     this.locks.close();

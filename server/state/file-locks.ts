@@ -26,6 +26,8 @@ export interface LockHolder {
   lockCount: number;
   /** A request of it that waited is decided. Said by whoever made the event that decided it. */
   decided(decision: Decision): void;
+  /** A lock of it is in somebody's way. It unlocks at once if it keeps what it holds by courtesy only. */
+  contested(): void;
 }
 
 /** A process of a client, as far as its locks go. */

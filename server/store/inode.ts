@@ -27,7 +27,7 @@ export interface NameHint {
 /** Who can hold leases: a client's session. */
 export interface LeaseHolder {
   readonly client: string;
-  /** When it was last connected, in milliseconds since 1970; undefined while it is. */
+  /** When it was last heard, by performance.now(); undefined while it is connected. */
   readonly absentSinceMs: number | undefined;
   /** It has ended: what a request of it that was waiting asks for now, nobody would give back. */
   readonly isClosed: boolean;

@@ -32,8 +32,8 @@ export interface ConnectionHost {
   greet(request: HelloRequest, visitor: Visitor): { session: Session; reply: unknown } | { refusal: string };
   /** A frame was handled: keeps the event loop awake for the next one. */
   active(): void;
-  /** `forGood`: the client said that it will not come back. */
-  closed(connection: Connection, session: Session | undefined, forGood: boolean): void;
+  /** `forGood`: the client said that it will not come back. `silentMs`: it had not been heard for so long. */
+  closed(connection: Connection, session: Session | undefined, forGood: boolean, silentMs: number): void;
 }
 
 export type HelloRequest = ReturnType<typeof operations.hello.request.decode>;
@@ -105,7 +105,7 @@ export class Connection implements TransportEvents, RecallChannel, LaneConnectio
     }
   }
 
-  closed(reason: string): void {
+  closed(reason: string, silentMs = 0): void {
     clearTimeout(this.#helloTimer);
     for (const { seq, request, start } of this.#heldBack.splice(0)) {
       // Somebody else may wait for it too, having asked over another connection.
@@ -115,7 +115,7 @@ export class Connection implements TransportEvents, RecallChannel, LaneConnectio
     this.#host.log.debug({ peer: this.peer, reason }, 'connection closed');
     this.#session?.detachRecalls(this);
     this.#session?.detachLane(this);
-    this.#host.closed(this, this.#session, reason === GOODBYE);
+    this.#host.closed(this, this.#session, reason === GOODBYE, silentMs);
   }
 
   #end(reason: string): void {
@@ -135,6 +135,8 @@ export class Connection implements TransportEvents, RecallChannel, LaneConnectio
    * lease given back there may have been granted again since.
    */
   supersede(): void {
+    // One that is told why it ends closes by itself.
+    if (this.#ended) return;
     this.#ended = true;
     this.#transport.terminate();
   }
@@ -145,6 +147,10 @@ export class Connection implements TransportEvents, RecallChannel, LaneConnectio
 
   sendGranted(ticket: number, code: number): void {
     this.#transport.send(encodeFrame([frameKind.GRANTED, ticket, code]).head);
+  }
+
+  sendGraceOver(late: number): void {
+    this.#transport.send(encodeFrame([frameKind.GRACE_OVER, late]).head);
   }
 
   #request(frame: unknown[]): void {

@@ -12,6 +12,7 @@
  *   client -> server   [RECALLED, id, inodes]                                it is not used any more, nor are these
  *   server -> client   [GRANTED, ticket, errno]                              how a lock that was waited for was decided
  *   client -> server   [GRANT_TAKEN, ticket]                                 it is known, and need not be said again
+ *   server -> client   [GRACE_OVER, late]                                    new locks may be asked for; so many have lost theirs
  */
 import type { Attributes, FilesystemStatistics } from '../attributes.ts';
 import { limits } from '../limits.ts';
@@ -40,7 +41,7 @@ import {
 } from './schema.ts';
 
 /** Counts up with every change that an older peer would not understand. */
-export const PROTOCOL_VERSION = 4;
+export const PROTOCOL_VERSION = 5;
 
 export const frameKind = {
   REQUEST: 1,
@@ -51,6 +52,7 @@ export const frameKind = {
   RECALLED: 6,
   GRANTED: 7,
   GRANT_TAKEN: 8,
+  GRACE_OVER: 9,
 } as const;
 
 /** The reason with which a client closes its connections when it will not come back. */
@@ -161,7 +163,7 @@ export const operations = {
       protocol: u32,
       /** Name of the export, `/` for the only one. */
       export: text(255),
-      /** The session to go on with, from an earlier hello; nil for a new one. */
+      /** The session to go on with, from an earlier hello, of whichever instance; nil for a new one. */
       session: optional(bytes(16)),
       /** Shown by status: host name and process id. */
       client: text(255),
@@ -173,8 +175,12 @@ export const operations = {
       /** Changes with every start of the server: handles of an earlier one are gone. */
       instance: bytes(16),
       session: bytes(16),
-      /** False when the session that was asked for had ended: its open handles and locks are gone. */
+      /** False when the session that was asked for had ended: its open handles and locks are gone. True says so of this instance only. */
       resumed: bool,
+      /** Of a session that an earlier instance had: it is known which of its requests were applied. All may be sent again. */
+      remembers: bool,
+      /** The server has started lately: until GRACE_OVER locks may only be reclaimed. */
+      grace: bool,
       root: entry,
       readOnly: bool,
       /** `caller`: operations run as the calling user; `server`: all run as one user of the server. */
@@ -348,11 +354,21 @@ export const operations = {
   // locks of programs
   /**
    * A lock through an open handle. With a `ticket`, chosen by the client and not used before: if it is not granted now,
-   * it waits, and GRANTED says later how it was decided. Without: EAGAIN. EDEADLK; ENOLCK beyond the limits.
+   * it waits, and GRANTED says later how it was decided. Without: EAGAIN. EDEADLK; ENOLCK beyond the limits. In the grace
+   * period EAGAIN, unless it is a `reclaim` of what this session's client held under the earlier instance; ESTALE when it
+   * is too late for that.
    */
   lock: operation(
     80,
-    record({ handle: counter, ...lockOwner, pid: u32, mode: lockMode, ...lockRange, ticket: optional(counter) }),
+    record({
+      handle: counter,
+      ...lockOwner,
+      pid: u32,
+      mode: lockMode,
+      ...lockRange,
+      ticket: optional(counter),
+      reclaim: bool,
+    }),
     record({ granted: bool }),
   ),
   /** By inode: what was locked may be unlocked after its handle was released. */
@@ -366,6 +382,9 @@ export const operations = {
     record({ lock: optional(record({ mode: lockMode, ...lockRange, pid: u32 })) }),
     idempotent,
   ),
+
+  /** To `instance`, and no later one: the client has reclaimed all the locks that it held. */
+  reclaimComplete: operation(84, record({ instance: bytes(16) }), nothing, idempotent),
 
   // administration
   /** What `weft status` shows, as JSON text. */

@@ -5,8 +5,8 @@
 export interface TransportEvents {
   /** One whole message. The buffers are the receiver's to keep. */
   message(fragments: readonly Buffer[]): void;
-  /** Once, whoever closed it. Nothing arrives or leaves after it. */
-  closed(reason: string): void;
+  /** Once, whoever closed it. Nothing arrives or leaves after it. `silentMs`: it had been silent for so long at least. */
+  closed(reason: string, silentMs?: number): void;
 }
 
 export interface Transport {

@@ -27,6 +27,7 @@ export class WebSocketTransport implements Transport {
     this.#raw.setNoDelay(true);
     socket.binaryType = 'fragments';
     let failure: string | undefined;
+    let silentMs = 0;
     socket.on('message', (data: RawData, isBinary: boolean) => {
       this.#alive = true;
       if (!isBinary) return this.close('text messages are not part of this protocol');
@@ -45,10 +46,13 @@ export class WebSocketTransport implements Transport {
     });
     socket.on('close', (_code: number, reason: Buffer) => {
       clearInterval(this.#heartbeat);
-      events.closed(failure ?? (reason.length > 0 ? reason.toString() : 'connection lost'));
+      events.closed(failure ?? (reason.length > 0 ? reason.toString() : 'connection lost'), silentMs);
     });
     this.#heartbeat = setInterval(() => {
-      if (!this.#alive) return socket.terminate();
+      if (!this.#alive) {
+        silentMs = limits.heartbeatMs;
+        return socket.terminate();
+      }
       this.#alive = false;
       socket.ping();
     }, limits.heartbeatMs);

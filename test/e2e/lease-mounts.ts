@@ -40,6 +40,14 @@ export class LeaseMount {
     return Number(readFileSync(`/proc/${pid}/task/${pid}/children`, 'latin1').trim().split(' ')[0]);
   }
 
+  /** Both processes at once, as when the machine goes: what it held is not given back, the mount point stays. */
+  async kill(): Promise<void> {
+    const client = this.clientPid;
+    this.supervisor.kill('SIGKILL');
+    send(client, 'SIGKILL');
+    await exitOf(this.supervisor, 5000);
+  }
+
   async unmount(): Promise<void> {
     if ((await tryUnmount(this.path, { lazy: false })) !== 'unmounted' && (await mountAt(this.path))) {
       await detach(this.path);
@@ -72,13 +80,16 @@ export class LeaseExport implements AsyncDisposable {
   port = 0;
   serverOutput = '';
 
+  readonly #serveOptions: readonly string[];
+
   /** `local`: what is exported, if it is to be more than an empty directory. */
-  constructor(local?: string) {
+  constructor(local?: string, serveOptions: readonly string[] = []) {
     this.local = local ?? join(this.directory, 'export');
+    this.#serveOptions = serveOptions;
   }
 
-  static async open(mountCount: number, local?: string): Promise<LeaseExport> {
-    const exported = new LeaseExport(local);
+  static async open(mountCount: number, local?: string, serveOptions?: readonly string[]): Promise<LeaseExport> {
+    const exported = new LeaseExport(local, serveOptions);
     try {
       chmodSync(exported.directory, 0o755);
       mkdirSync(exported.local, { recursive: true });
@@ -95,7 +106,18 @@ export class LeaseExport implements AsyncDisposable {
   async startServer(): Promise<void> {
     const at = `127.0.0.1:${this.port}`;
     const state = join(this.directory, 'state');
-    const args = [weft, 'serve', this.local, '--listen', at, '--squash', 'none', '--state', state];
+    const args = [
+      weft,
+      'serve',
+      this.local,
+      '--listen',
+      at,
+      '--squash',
+      'none',
+      '--state',
+      state,
+      ...this.#serveOptions,
+    ];
     this.server = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'pipe'], cwd: '/' });
     const said = this.serverOutput.length;
     this.server.stdout?.on('data', (chunk) => (this.serverOutput += chunk));

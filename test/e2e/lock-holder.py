@@ -1,7 +1,7 @@
 """
 Locks for test/e2e/locks.test.ts. Reads commands from standard input, one a line, and answers each with one line: `ok`
 or the name of the errno. Files are kept open under names of their own.
-  open N PATH | close N | lock N posix|ofd|flock sh|ex|un [nb] [START LENGTH] | get N START LENGTH | write N TEXT | read N
+  open N PATH | close N | lock N posix|ofd|flock sh|ex|un [nb] [START LENGTH] | get N START LENGTH | write N TEXT | read N | sync N
 """
 import errno, fcntl, os, signal, struct, sys
 
@@ -50,6 +50,8 @@ def run(command, *args):
         return get(*args)
     elif command == 'write':
         os.pwrite(files[args[0]], args[1].encode(), 0)
+    elif command == 'sync':
+        os.fsync(files[args[0]])
     elif command == 'read':
         return os.pread(files[args[0]], 100, 0).decode() or 'empty'
     return 'ok'

@@ -1,53 +1,12 @@
 /** fcntl and flock locks over two real mounts: taken by programs of their own, which can be signalled and killed. */
-import { type ChildProcess, spawn } from 'node:child_process';
 import { statSync } from 'node:fs';
 import { hostname } from 'node:os';
-import { join, resolve } from 'node:path';
-import { createInterface, type Interface } from 'node:readline';
+import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { runCommand } from '../../client-fuse/mount/command.ts';
 import { exitOf, LeaseExport, send, waitFor, weft } from './lease-mounts.ts';
+import { LockProgram } from './lock-program.ts';
 import { buildPrograms } from './memory-mount-fixture.ts';
-
-const program = resolve(import.meta.dirname, 'lock-holder.py');
-
-/** A process that does what it is told, one command after the other. */
-class Program {
-  readonly #child: ChildProcess;
-  readonly #lines: Interface;
-  readonly #waiting: ((line: string) => void)[] = [];
-
-  constructor() {
-    this.#child = spawn('python3', [program], { stdio: ['pipe', 'pipe', 'inherit'] });
-    this.#lines = createInterface({ input: this.#child.stdout as NodeJS.ReadableStream });
-    this.#lines.on('line', (line) => this.#waiting.shift()?.(line));
-  }
-
-  get pid(): number {
-    return this.#child.pid as number;
-  }
-
-  do(command: string): Promise<string> {
-    return new Promise((done) => {
-      this.#waiting.push(done);
-      this.#child.stdin?.write(`${command}\n`);
-    });
-  }
-
-  signal(signal: NodeJS.Signals): void {
-    send(this.pid, signal);
-  }
-
-  async end(signal?: NodeJS.Signals): Promise<void> {
-    if (signal) this.signal(signal);
-    else this.#child.stdin?.end();
-    expect(await exitOf(this.#child, 5000)).toBe(true);
-  }
-
-  kill(): void {
-    this.#child.kill('SIGKILL');
-  }
-}
 
 let exported: LeaseExport;
 /** The test has ended a mount of it: the next one makes it anew. */
@@ -55,15 +14,15 @@ let isWhole = false;
 /** Of the file that the test locks; each has its own. */
 let fileName: string;
 let fileCount = 0;
-let programs: Program[];
+let programs: LockProgram[];
 /** Programs on the first and the second mount, each with the file open as `f`. */
-let a: Program;
-let b: Program;
+let a: LockProgram;
+let b: LockProgram;
 
 const pathOn = (mount: number) => join(exported.mounts[mount]?.path as string, fileName);
 
-async function start(mount: number): Promise<Program> {
-  const one = new Program();
+async function start(mount: number): Promise<LockProgram> {
+  const one = new LockProgram();
   programs.push(one);
   expect(await one.do(`open f ${pathOn(mount)}`)).toBe('ok');
   return one;

@@ -88,7 +88,7 @@ class Model {
 
 class World {
   readonly model = new Model();
-  readonly holder: LockHolder = { client: 'test', lockCount: 0, decided: () => {} };
+  readonly holder: LockHolder = { client: 'test', lockCount: 0, decided: () => {}, contested: () => {} };
   readonly tables = Array.from({ length: FILES }, () => ({
     posix: new LockTable('posix'),
     flock: new LockTable('flock'),
@@ -220,7 +220,7 @@ function hasFlock(steps: readonly Step[]): boolean {
 }
 
 describe('what chance seldom meets', () => {
-  const holder: LockHolder = { client: 'test', lockCount: 0, decided: () => {} };
+  const holder: LockHolder = { client: 'test', lockCount: 0, decided: () => {}, contested: () => {} };
   const process = (pid: number) => new LockOwner('posix', `${pid}`, new LockingProcess(holder, pid));
   const outcomes = (decisions: readonly Decision[]) => decisions.map(({ outcome, request }) => [outcome, request]);
   const whole = (table: LockTable, owner: LockOwner, mode: LockMode): LockRequest => ({

@@ -15,4 +15,36 @@ export const regressions: readonly Scenario[] = [
       { kind: 'crashClient', atMs: 566, forMs: 7641, client: 1 },
     ],
   },
+  // A write that was applied before the server was killed came again, over what others had written since.
+  {
+    seed: 1942,
+    clients: 3,
+    processes: 2,
+    operations: 15,
+    hasKernel: false,
+    faults: [
+      { kind: 'cutToClient', atMs: 170, forMs: 1479, client: 0 },
+      { kind: 'crashServer', atMs: 369, forMs: 6887, client: 2 },
+    ],
+  },
+  {
+    seed: 2914,
+    clients: 3,
+    processes: 2,
+    operations: 12,
+    hasKernel: true,
+    faults: [
+      { kind: 'slowDisk', atMs: 209, forMs: 7095, client: 0 },
+      { kind: 'crashServer', atMs: 570, forMs: 6524, client: 1 },
+    ],
+  },
+  // The end of the grace period overtook the bulk lane's word that there is one, and a lock was waited for for ever.
+  {
+    seed: 584,
+    clients: 2,
+    processes: 2,
+    operations: 5,
+    hasKernel: false,
+    faults: [{ kind: 'crashServer', atMs: 229, forMs: 2544, client: 0 }],
+  },
 ];

@@ -299,6 +299,8 @@ export class SimulatedStore {
   }
 
   #names(inode: Inode): Map<string, DiskFile> {
+    // What it still does, a timer let it: that is not done any more.
+    if (this.#hasCrashed) throw new FsError(errno.EIO, 'the process has ended');
     const { names } = this.#file(inode);
     if (names === undefined) throw new FsError(errno.ENOTDIR, 'name');
     return names;

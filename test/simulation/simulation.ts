@@ -11,7 +11,10 @@ import type { Export } from '../../server/export.ts';
 import { LeaseManager } from '../../server/leases/lease-manager.ts';
 import type { LocalChanges } from '../../server/leases/local-changes.ts';
 import { Server } from '../../server/server.ts';
+import { ClientList } from '../../server/session/client-list.ts';
+import { RequestJournal } from '../../server/session/request-journal.ts';
 import type { Inode } from '../../server/store/inode.ts';
+import { KeptClients, KeptJournal } from '../support/kept-state.ts';
 import { type Content, History } from './history.ts';
 import { Random } from './random.ts';
 import type { Fault, Scenario } from './scenario.ts';
@@ -65,6 +68,9 @@ class Run {
   readonly #workload: Workload;
   #store!: SimulatedStore;
   #leases: LeaseManager | undefined;
+  #machineStarts = 1;
+  #journal = new KeptJournal();
+  readonly #kept = new KeptClients();
   #isServerDown = false;
   #openProcesses = 0;
 
@@ -127,7 +133,12 @@ class Run {
       usesKernelHandles: true,
     };
     const listen = { host: 'simulated', port: 1 };
-    const server = await Server.start({ exports: [exported], listen, log: silent, pollUs: 0 }, this.#network.listen);
+    this.#journal = this.#journal.ofNextProcess();
+    const boot = Buffer.alloc(16, this.#machineStarts);
+    const journal = new RequestJournal(this.#journal, boot, Date.now());
+    const clients = new ClientList(this.#kept);
+    const options = { exports: [exported], listen, log: silent, pollUs: 0, journal, clients };
+    const server = await Server.start(options, this.#network.listen);
     this.#sabotage(server, leases);
   }
 
@@ -135,11 +146,13 @@ class Run {
     if (this.#isServerDown) return;
     this.#isServerDown = true;
     this.#history.note(isMachine ? 'the server machine ends' : 'the server process ends');
+    this.#journal.hasEnded = true;
     this.#network.crashServer();
     this.#store.crash();
     this.#leases?.close();
     this.#history.serverEnded();
     if (isMachine) this.#crashDisk();
+    if (isMachine) this.#machineStarts++;
     setTimeout(() => void this.#startServer(), forMs);
   }
 

@@ -11,6 +11,8 @@ import { parseServerAddress, type ServerAddress } from '../../client-fuse/transp
 import { type CallerIdentity, ServerSession } from '../../client-fuse/transport/server-session.ts';
 import { openExports } from '../../server/open-exports.ts';
 import { Server } from '../../server/server.ts';
+import { ClientList, type DurableClients } from '../../server/session/client-list.ts';
+import { type JournalFile, RequestJournal } from '../../server/session/request-journal.ts';
 import type { Squash } from '../../server/store/identity.ts';
 import { decodeFrame, encodeFrame } from '../../shared/protocol/frame.ts';
 import { frameKind, operations, PROTOCOL_VERSION, type WireEntry } from '../../shared/protocol/messages.ts';
@@ -19,6 +21,8 @@ import { webSocketOptions } from '../../shared/transport/websocket-transport.ts'
 export const silent = pino({ level: 'silent' });
 export const KEY = Buffer.alloc(32, 7);
 export const ROOT = [0, 0];
+/** The machine is not started anew. */
+export const BOOT = Buffer.alloc(16, 1);
 
 export class TemporaryDirectory implements Disposable {
   readonly path: string;
@@ -52,6 +56,8 @@ export class TestServer implements AsyncDisposable {
       key?: Buffer;
       grantFile?: string;
       log?: Logger;
+      clients?: DurableClients;
+      journal?: JournalFile;
     } = {},
   ): Promise<TestServer> {
     const requests = [{ name: '/', directory, readOnly: options.readOnly ?? false }];
@@ -59,7 +65,9 @@ export class TestServer implements AsyncDisposable {
     const listen = { host: '127.0.0.1', port: options.port ?? 0 };
     const { grantFile, log = silent } = options;
     const asks = grantFile === undefined ? {} : { grantFile };
-    return new TestServer(await Server.start({ exports, listen, log, pollUs: 0, ...asks }));
+    const clients = new ClientList(options.clients);
+    const journal = options.journal && new RequestJournal(options.journal, BOOT, Date.now());
+    return new TestServer(await Server.start({ exports, listen, log, pollUs: 0, clients, journal, ...asks }));
   }
 
   get address(): ServerAddress {

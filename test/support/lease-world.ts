@@ -4,7 +4,7 @@
  * without a turn of the event loop in between, as `ws` does.
  */
 import { vi } from 'vitest';
-import type { Lane, Link, LinkEvents } from '../../client-fuse/transport/link.ts';
+import type { HelloReply, Lane, Link, LinkEvents } from '../../client-fuse/transport/link.ts';
 import type { ServerAddress } from '../../client-fuse/transport/server-address.ts';
 import { ServerSession } from '../../client-fuse/transport/server-session.ts';
 import { type Caller, type NodeId, ROOT_NODE } from '../../client-fuse/vfs/filesystem.ts';
@@ -34,7 +34,7 @@ export class Pipe {
   readonly toServer: Buffer[][] = [];
   readonly toClient: Buffer[] = [];
   readonly connection: Connection;
-  readonly hello: ReturnType<typeof operations.hello.reply.decode>;
+  readonly hello: HelloReply;
   events: LinkEvents;
   /** What the client has of it. */
   link!: Link;
@@ -67,7 +67,8 @@ export class Pipe {
     const request = [frameKind.REQUEST, 0, 0, operations.hello.code, [], operations.hello.request.encode(body)];
     this.connection.message([Buffer.from(encodeFrame(request).head)]);
     const [, , , result] = decodeFrame([this.toClient.shift() as Buffer]);
-    this.hello = operations.hello.reply.decode(result);
+    const hello = operations.hello.reply.decode(result);
+    this.hello = { ...hello, session: Buffer.from(hello.session), instance: Buffer.from(hello.instance) };
   }
 
   deliverToServer(): void {
@@ -246,6 +247,8 @@ export class World implements ConnectionHost {
       instance: Buffer.alloc(16),
       session: session.id,
       resumed,
+      grace: false,
+      remembers: session.remembers,
       root: { inode: root.handle, attributes: this.store.attributes(root), leased: false },
       readOnly: false,
       identity: 'caller',
@@ -258,7 +261,7 @@ export class World implements ConnectionHost {
   active(): void {}
 
   closed(_connection: Connection, session: Parameters<ConnectionHost['closed']>[1]): void {
-    if (session) this.#sessions.detach(session, Date.now());
+    if (session) this.#sessions.detach(session, performance.now());
   }
 
   // operations

@@ -6,14 +6,19 @@ import { execFile } from 'node:child_process';
 import { closeSync, openSync, readFileSync, writeFileSync } from 'node:fs';
 import { promisify } from 'node:util';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
-import type { ServerSession } from '../../client-fuse/transport/server-session.ts';
+import { parseServerAddress } from '../../client-fuse/transport/server-address.ts';
+import { ServerSession } from '../../client-fuse/transport/server-session.ts';
+import { ROOT_NODE } from '../../client-fuse/vfs/filesystem.ts';
+import { RemoteFilesystem } from '../../client-fuse/vfs/remote-filesystem.ts';
 import type { Export } from '../../server/export.ts';
+import type { Session } from '../../server/session/session.ts';
 import type { Inode } from '../../server/store/inode.ts';
 import { OpenFile } from '../../server/store/open-file.ts';
 import { errno } from '../../shared/errno.ts';
 import { limits } from '../../shared/limits.ts';
 import { O } from '../../shared/linux/constants.ts';
-import { deferred, lookUp, ROOT, TemporaryDirectory, TestServer } from '../support/fixture.ts';
+import { CuttingProxy } from '../support/cutting-proxy.ts';
+import { deferred, lookUp, ROOT, silent, TemporaryDirectory, TestServer } from '../support/fixture.ts';
 
 const { recallMs } = limits;
 const run = promisify(execFile);
@@ -314,6 +319,30 @@ describe('a client that does not answer', () => {
     // Its handle is as good as any other's.
     await write(holder, handle, 0, 'IN');
     expect(readFileSync(directory.join('f'), 'utf8')).toBe('IN time');
+  });
+
+  test('and whose session has ended: what it gathered is refused, as its fsync says', async () => {
+    await using proxy = await CuttingProxy.open(() => server.server.port);
+    const session = await ServerSession.connect(parseServerAddress(`ws://127.0.0.1:${proxy.port}/`), silent);
+    const filesystem = new RemoteFilesystem(session);
+    const nothing = () => Promise.resolve();
+    const notifier = { invalidateInode: async () => true, invalidateEntry: nothing, incrementEpoch: nothing };
+    filesystem.attachKernel({ notifier, epochs: true, hasMountsInside: async () => false });
+    const caller = { uid: 0, gid: 0, pid: 1, groups: [], signal: new AbortController().signal };
+    const made = await filesystem.create(caller, ROOT_NODE, b('f'), 0o644, 0, O.RDWR);
+    await filesystem.write(caller, made.opened.handle, 0, b('gathered'), O.RDWR, false);
+    proxy.refusing = true;
+    proxy.cutNow();
+    const [ended] = [...server.server.sessions.all].slice(-1);
+    server.server.sessions.end(ended as Session);
+    writeFileSync(directory.join('f'), 'newer');
+    proxy.refusing = false;
+    const told = await filesystem.fsync(caller, made.opened.handle, false).catch((error: unknown) => error);
+    expect(told).toMatchObject({ code: errno.ESTALE });
+    expect(readFileSync(directory.join('f'), 'utf8')).toBe('newer');
+    await filesystem.write(caller, made.opened.handle, 0, b('NEW'), O.RDWR, false);
+    expect(readFileSync(directory.join('f'), 'utf8')).toBe('NEWer');
+    session.close();
   });
 
   test('it says goodbye: nobody waits', async () => {

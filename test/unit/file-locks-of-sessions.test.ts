@@ -18,20 +18,23 @@ import {
 import { END_OF_BYTES } from '../../shared/range-map.ts';
 import { CuttingProxy } from '../support/cutting-proxy.ts';
 import { RawClient, ROOT, silent, TemporaryDirectory, TestServer } from '../support/fixture.ts';
+import { KeptClients } from '../support/kept-state.ts';
 
-const { maxLocks, maxWaitingLocks, lockReclaimMs } = limits;
+const { maxLocks, maxWaitingLocks, minGraceMs, sessionLeaseMs } = limits;
 const all = { start: 0n, end: END_OF_BYTES } as const;
 
 let directory: TemporaryDirectory;
 let server: TestServer;
+let clients: KeptClients;
 
 beforeEach(async () => {
   directory = new TemporaryDirectory();
   writeFileSync(directory.join('f'), '');
-  server = await TestServer.start(directory.path);
+  clients = new KeptClients();
+  server = await TestServer.start(directory.path, { clients });
 });
 afterEach(async () => {
-  Object.assign(limits, { maxLocks, maxWaitingLocks, lockReclaimMs });
+  Object.assign(limits, { maxLocks, maxWaitingLocks, minGraceMs, sessionLeaseMs });
   await server[Symbol.asyncDispose]();
   directory[Symbol.dispose]();
 });
@@ -42,6 +45,7 @@ class Locker implements Disposable {
   readonly session: Uint8Array;
   handle = 0;
   inode: Uint8Array = Buffer.alloc(0);
+  isGraceOver = false;
   #seq = 0;
 
   private constructor(raw: RawClient, session: Uint8Array, seq: number) {
@@ -50,8 +54,9 @@ class Locker implements Disposable {
     this.#seq = seq;
   }
 
-  static async open(): Promise<Locker> {
-    const { client, hello } = await RawClient.greeted(server.server.port);
+  /** `id`: of a session of an earlier server. */
+  static async open(id?: Uint8Array): Promise<Locker> {
+    const { client, hello } = await RawClient.greeted(server.server.port, id);
     const locker = new Locker(client, hello.session, 0);
     const { found } = await locker.call('lookup', { parent: hello.root.inode, name: Buffer.from('f') });
     locker.inode = found?.inode as Uint8Array;
@@ -72,7 +77,12 @@ class Locker implements Disposable {
     const { code, request: asked, reply } = operations[operation];
     const body = (asked as { encode(value: unknown): unknown }).encode(request);
     this.raw.send([frameKind.REQUEST, ++this.#seq, 0, code, ROOT, body]);
-    const [kind, seq, failed, result] = await this.raw.next();
+    let frame = await this.raw.next();
+    if (frame[0] === frameKind.GRACE_OVER) {
+      this.isGraceOver = true;
+      frame = await this.raw.next();
+    }
+    const [kind, seq, failed, result] = frame;
     expect([kind, seq]).toEqual([frameKind.REPLY, this.#seq]);
     if (failed !== 0) throw new FsError(Number(failed), operation);
     return reply.decode(result) as ReplyOf<N>;
@@ -80,9 +90,9 @@ class Locker implements Disposable {
 
   async lock(
     mode: 'shared' | 'exclusive',
-    more: { ticket?: number; owner?: number; start?: bigint; end?: bigint } = {},
+    more: { ticket?: number; owner?: number; start?: bigint; end?: bigint; reclaim?: boolean } = {},
   ) {
-    const request = { kind: 'posix', owner: 1, pid: 1, ticket: undefined, ...all, ...more } as const;
+    const request = { kind: 'posix', owner: 1, pid: 1, ticket: undefined, reclaim: false, ...all, ...more } as const;
     return (await this.call('lock', { handle: this.handle, mode, ...request })).granted;
   }
 
@@ -194,6 +204,51 @@ describe('a broken connection', () => {
   });
 });
 
+describe('the list of clients', () => {
+  test('is written before the first lock of a client and after its end, and not in between', async () => {
+    using a = await Locker.open();
+    expect(clients.writes).toBe(0);
+    await a.lock('exclusive');
+    expect(clients.clients).toMatchObject([{ id: Buffer.from(a.session).toString('hex'), export: '/', client: 'raw' }]);
+    await a.unlock();
+    await a.lock('shared');
+    expect(clients.writes).toBe(1);
+    a.raw.socket.close(1000, 'unmounted');
+    await vi.waitFor(() => expect(clients.clients).toEqual([]));
+  });
+
+  test('cannot be written: no lock is given to a client that is not in it', async () => {
+    using a = await Locker.open();
+    clients.isFull = true;
+    await expect(a.lock('exclusive')).rejects.toEqual(code('ENOLCK'));
+    expect(counts()).toEqual({ held: 0, waiting: 0 });
+    clients.isFull = false;
+    expect(await a.lock('exclusive')).toBe(true);
+  });
+
+  test('says who may reclaim: nobody else, and nobody after it has said that it is done', async () => {
+    using a = await Locker.open();
+    await a.lock('exclusive');
+    const { port } = server.server;
+    await server[Symbol.asyncDispose]();
+    server = await TestServer.start(directory.path, { port, clients });
+    using other = await Locker.open();
+    await expect(other.lock('exclusive', { reclaim: true })).rejects.toEqual(code('ESTALE'));
+    await expect(other.lock('exclusive')).rejects.toEqual(code('EAGAIN'));
+    using again = await Locker.open(a.session);
+    expect(again.session).toEqual(a.session);
+    await again.lock('shared', { reclaim: true });
+    // What was said to an earlier server, and arrives late, ends nothing.
+    await again.call('reclaimComplete', { instance: Buffer.alloc(16) });
+    await expect(again.lock('shared', { owner: 2 })).rejects.toEqual(code('EAGAIN'));
+    await again.call('reclaimComplete', { instance: server.server.instance });
+    await expect(again.lock('shared', { reclaim: true })).rejects.toEqual(code('ESTALE'));
+    expect(again.isGraceOver).toBe(true);
+    expect(await other.lock('shared')).toBe(true);
+    expect(other.isGraceOver).toBe(true);
+  });
+});
+
 describe('limits', () => {
   test('of ranges held, also by splitting them', async () => {
     Object.assign(limits, { maxLocks: 2 });
@@ -271,22 +326,89 @@ describe('a client', () => {
     session.close();
   });
 
-  test('takes its locks again from a server that was started anew, before anybody else gets them', async () => {
-    Object.assign(limits, { lockReclaimMs: 300 });
+  /** Ends the server without a word to its clients, which see broken connections. */
+  async function restart(): Promise<void> {
     const { port } = server.server;
+    await server[Symbol.asyncDispose]();
+    server = await TestServer.start(directory.path, { port, clients });
+  }
+
+  test('takes its locks again from a server that was started anew, before anybody else gets them', async () => {
     const [one, two] = [await server.connect(), await server.connect()];
     const [a, b] = [await openFile(one), await openFile(two)];
     await a.filesystem.lock(caller, a.handle, lock(1), false);
     const waits = b.filesystem.lock(caller, b.handle, lock(2), true);
     await vi.waitFor(() => expect(counts()).toEqual({ held: 1, waiting: 1 }));
-    await server[Symbol.asyncDispose]();
-    server = await TestServer.start(directory.path, { port });
-    await vi.waitFor(() => expect(counts()).toEqual({ held: 1, waiting: 1 }), { timeout: 5000 });
+    const ids = [one.hello.session, two.hello.session];
+    const startMs = performance.now();
+    await restart();
     await expect(b.filesystem.lock(caller, b.handle, lock(3), false)).rejects.toEqual(code('EAGAIN'));
+    // Both were back, and nobody had to wait for the end of a time.
+    expect(performance.now() - startMs).toBeLessThan(limits.minGraceMs);
+    await vi.waitFor(() => expect(counts()).toEqual({ held: 1, waiting: 1 }), { timeout: 5000 });
+    expect([one.hello.session, two.hello.session]).toEqual(ids);
     await a.filesystem.unlock(caller, a.handle, lock(1), all);
     await waits;
     one.close();
     two.close();
+  });
+
+  test('waits for a lock, also without F_SETLKW, until others had the time to come back; and can give up', async () => {
+    const { port } = server.server;
+    await using proxy = await CuttingProxy.open(() => port);
+    const away = await ServerSession.connect(parseServerAddress(`ws://127.0.0.1:${proxy.port}/`), silent);
+    const here = await server.connect();
+    const [a, b] = [await openFile(away), await openFile(here)];
+    await a.filesystem.lock(caller, a.handle, lock(1), false);
+    proxy.refusing = true;
+    const restarted = restart();
+    proxy.cutNow();
+    await restarted;
+    await vi.waitFor(() => expect(here.grace).toBeDefined(), { timeout: 5000 });
+    const giveUp = new AbortController();
+    const givenUp = b.filesystem.lock({ ...caller, signal: giveUp.signal }, b.handle, lock(2), false);
+    const looks = b.filesystem.findLock(caller, b.handle, lock(2));
+    const refused = b.filesystem.lock(caller, b.handle, lock(2), false);
+    const granted = b.filesystem.lock(caller, b.handle, { ...lock(3), start: 7n }, true);
+    refused.catch(() => {});
+    granted.catch(() => {});
+    giveUp.abort();
+    await expect(givenUp).rejects.toEqual(code('EINTR'));
+    expect(counts()).toEqual({ held: 0, waiting: 0 });
+    proxy.refusing = false;
+    // It is back in the grace period, and everybody else is decided about after it.
+    await expect(refused).rejects.toEqual(code('EAGAIN'));
+    expect(await looks).toMatchObject({ mode: 'exclusive' });
+    await a.filesystem.unlock(caller, a.handle, lock(1), all);
+    await granted;
+    away.close();
+    here.close();
+  });
+
+  test('that comes back when the grace period is over has lost its locks, and may not take them again', async () => {
+    Object.assign(limits, { minGraceMs: 200, sessionLeaseMs: 200 });
+    const { port } = server.server;
+    await using proxy = await CuttingProxy.open(() => port);
+    const away = await ServerSession.connect(parseServerAddress(`ws://127.0.0.1:${proxy.port}/`), silent);
+    const a = await openFile(away);
+    await a.filesystem.lock(caller, a.handle, lock(1), false);
+    expect(clients.clients).toHaveLength(1);
+    proxy.refusing = true;
+    const restarted = restart();
+    proxy.cutNow();
+    await restarted;
+    const here = await server.connect();
+    const b = await openFile(here);
+    await b.filesystem.lock(caller, b.handle, lock(2), false);
+    await b.filesystem.unlock(caller, b.handle, lock(2), all);
+    // Nor from the next server: another client has had the lock since.
+    await restart();
+    proxy.refusing = false;
+    await vi.waitFor(() => expect(away.hello.instance).toEqual(server.server.instance), { timeout: 5000 });
+    await expect(a.filesystem.read(caller, a.handle, 0, 1)).rejects.toEqual(code('EIO'));
+    expect(counts()).toEqual({ held: 0, waiting: 0 });
+    away.close();
+    here.close();
   });
 
   test('gives back what it was granted after its caller was killed, and makes no request at the close of others', async () => {

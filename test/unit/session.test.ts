@@ -11,8 +11,9 @@ import type { Export } from '../../server/export.ts';
 import type { Outcome } from '../../server/session/outcome.ts';
 import type { Session } from '../../server/session/session.ts';
 import { SessionTable } from '../../server/session/session-table.ts';
+import { LockTable } from '../../server/state/file-locks.ts';
 import type { Inode } from '../../server/store/inode.ts';
-import { errno } from '../../shared/errno.ts';
+import { errno, FsError } from '../../shared/errno.ts';
 import { limits } from '../../shared/limits.ts';
 import { frameKind } from '../../shared/protocol/messages.ts';
 import { CuttingProxy } from '../support/cutting-proxy.ts';
@@ -299,20 +300,86 @@ describe('the session table', () => {
   const exported = { name: '/' } as unknown as Export;
 
   test('a session ends when its client has been away for the lease, not before', () => {
-    const table = new SessionTable();
+    const { table, ended, away } = tableOf(30_000);
     const { session } = table.attach(undefined, exported, 'client', 1000);
     const second = table.attach(session.id, exported, 'client', 1000);
     expect(second).toEqual({ session, resumed: true });
     table.detach(session, 2000);
-    expect(table.expire(2000 + 10 * limits.sessionLeaseMs)).toEqual([]); // one connection is left
+    table.expire(2000 + 300_000);
+    expect(session.isCourtesy).toBe(false); // one connection is left
     table.detach(session, 5000);
-    expect(table.expire(5000 + limits.sessionLeaseMs - 1)).toEqual([]);
+    table.expire(34_999);
+    expect(session.isCourtesy).toBe(false);
     expect(table.attach(session.id, exported, 'client', 6000).resumed).toBe(true);
-    expect(table.expire(6000 + limits.sessionLeaseMs)).toEqual([]); // it came back
-    table.detach(session, 7000);
-    expect(table.expire(7000 + limits.sessionLeaseMs)).toEqual([session]);
+    table.expire(36_000);
+    expect(session.isCourtesy).toBe(false); // it came back
+    away(session, 7000);
+    table.expire(37_000);
+    expect(ended).toEqual([session]); // it holds nothing
     expect(table.size).toBe(0);
     expect(table.attach(session.id, exported, 'client', 8000).resumed).toBe(false);
+  });
+
+  /** Sessions of clients that have asked for something. */
+  function tableOf(leaseMs: number) {
+    const table = new SessionTable({ leaseMs });
+    const ended: Session[] = [];
+    table.onExpired = (session) => void ended.push(session);
+    const away = (session: Session, heardMs: number) => table.detach(session, heardMs);
+    const open = (heardMs?: number) => {
+      const { session } = table.attach(undefined, exported, 'client', 0);
+      session.begin(0, 1, () => {});
+      if (heardMs !== undefined) away(session, heardMs);
+      return session;
+    };
+    return { table, ended, away, open };
+  }
+
+  test('what it holds is kept as a courtesy: for a day, and only while it is not the last of many', () => {
+    const { table, ended, open } = tableOf(1000);
+    const first = open(0);
+    table.expire(limits.maxCourtesyMs - 1);
+    expect([ended, first.isCourtesy]).toEqual([[], true]);
+    const others = Array.from({ length: limits.maxCourtesySessions }, (_, index) => open(10 + index));
+    table.expire(1000 + 9 + limits.maxCourtesySessions - 1);
+    expect(ended).toEqual([]); // one is within its lease
+    table.expire(1000 + 9 + limits.maxCourtesySessions);
+    expect(ended).toEqual([first]);
+    table.expire(limits.maxCourtesyMs + 11);
+    expect(ended).toEqual([first, ...others.slice(0, 2)]);
+  });
+
+  const everything = { start: 0n, end: 10n, owner: '1', pid: 1, mode: 'exclusive' } as const;
+
+  test('a lock of it is granted to others after the lease: at once to who asks then, and to who waits', () => {
+    for (const how of ['asks', 'looks', 'waits'] as const) {
+      const { table, ended, away, open } = tableOf(1000);
+      const [holder, other] = [open(), open()];
+      const locks = new LockTable('posix');
+      holder.locks.lock(locks, everything, undefined);
+      away(holder, 0);
+      table.expire(999);
+      expect(() => other.locks.lock(locks, everything, undefined)).toThrow(FsError);
+      if (how === 'waits') expect(other.locks.lock(locks, everything, 1)).toBe(false);
+      table.expire(1000);
+      expect(ended).toEqual(how === 'waits' ? [holder] : []);
+      if (how === 'asks') expect(other.locks.lock(locks, everything, undefined)).toBe(true);
+      if (how === 'looks') expect(other.locks.conflict(locks, everything)).toBeUndefined();
+      expect(ended).toEqual([holder]);
+      expect([...other.locks.untaken]).toEqual(how === 'waits' ? [[1, 0]] : []);
+    }
+  });
+
+  test('who comes back before anybody asks has kept its lock', () => {
+    const { table, ended, away, open } = tableOf(1000);
+    const [holder, other] = [open(), open()];
+    const locks = new LockTable('posix');
+    holder.locks.lock(locks, everything, undefined);
+    away(holder, 0);
+    table.expire(5000);
+    expect(table.attach(holder.id, exported, 'client', 0).resumed).toBe(true);
+    expect(() => other.locks.lock(locks, everything, undefined)).toThrow(FsError);
+    expect(ended).toEqual([]);
   });
 
   test('a session belongs to its export', () => {

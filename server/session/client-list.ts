@@ -1,0 +1,73 @@
+/**
+ * Which clients hold locks, or may: what the server must know of them after a crash, to give nobody else their locks
+ * before they are back. A client is entered before its first lock and struck out when its session ends, so a lock costs
+ * nothing here. Owned by the SessionTable.
+ */
+import type { Logger } from 'pino';
+
+export interface ListedClient {
+  /** Of its session, hexadecimal. */
+  readonly id: string;
+  /** Name of the export. */
+  readonly export: string;
+  /** Host name and process id, for people. */
+  readonly client: string;
+  /** Id of the credential that opened the session. */
+  readonly credential: string;
+}
+
+/** Where the list is kept. */
+export interface DurableClients {
+  read(): readonly ListedClient[];
+  /** Durable when it returns. Throws when it is not. */
+  write(clients: readonly ListedClient[]): void;
+}
+
+export class ClientList {
+  readonly #durable: DurableClients | undefined;
+  readonly #log: Logger | undefined;
+  readonly #clients: Map<string, ListedClient>;
+
+  /** Without a place to keep it nobody is known after a restart. */
+  constructor(durable?: DurableClients, log?: Logger) {
+    this.#durable = durable;
+    this.#log = log;
+    this.#clients = new Map(durable?.read().map((one) => [one.id, one]));
+  }
+
+  get ids(): Iterable<string> {
+    return this.#clients.keys();
+  }
+
+  get(id: string): ListedClient | undefined {
+    return this.#clients.get(id);
+  }
+
+  /** True: it is durable. */
+  add(client: ListedClient): boolean {
+    this.#clients.set(client.id, client);
+    const isWritten = this.#write();
+    if (!isWritten) this.#clients.delete(client.id);
+    return isWritten;
+  }
+
+  /** True: it is durable that none of them is here. */
+  remove(ids: readonly string[]): boolean {
+    const removed = ids.map((id) => this.#clients.get(id)).filter((client) => client !== undefined);
+    if (removed.length === 0) return true;
+    for (const { id } of removed) this.#clients.delete(id);
+    const isWritten = this.#write();
+    if (!isWritten) for (const client of removed) this.#clients.set(client.id, client);
+    return isWritten;
+  }
+
+  #write(): boolean {
+    try {
+      this.#durable?.write([...this.#clients.values()]);
+      return true;
+    } catch (error) {
+      this.#log?.error({ err: error }, 'the list of clients cannot be written: no lock changes its owner meanwhile');
+      return false;
+    }
+  }
+}

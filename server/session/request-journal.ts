@@ -1,0 +1,161 @@
+/**
+ * Which requests were applied, for the next process of the server: of each request that changes something it is noted here
+ * how it ended, and before that, if it must not be applied twice in any case, that its change begins. What a process wrote is in the kernel's page cache when it is
+ * killed, so nothing is synchronized; after a start of the machine the journal says nothing, and is not believed.
+ *
+ * A session has a block: a header, and a record for each of its slots, where the slot's last such request is. A request
+ * that is sent again and has no record was not done. Owned by the SessionTable; one server a file.
+ *
+ *   header   0 magic   8 session   24 boot   40 owner (SHA-256)   72 time of opening, ms since 1970
+ *   record   0 state   4 errno     8 seq     16 count             24 first half of the session   32 length of inode   33 inode
+ *
+ * Records do not cross pages, so each is written entirely or not at all. Numbers are little endian, seq, count and time
+ * are doubles.
+ */
+import { createHash } from 'node:crypto';
+import { limits } from '../../shared/limits.ts';
+
+const RECORD_BYTES = 256;
+const BLOCK_BYTES = (1 + limits.maxRequestsInFlight) * RECORD_BYTES;
+const MAGIC = 'weftjrn1';
+const BEGUN = 1;
+const DONE = 2;
+
+/** What an earlier process noted of a request. */
+export interface EarlierRequest {
+  readonly seq: number;
+  /** False: it may have been applied, or not. */
+  readonly isDone: boolean;
+  readonly errno: number;
+  /** The inode that it made. */
+  readonly inode: Uint8Array | undefined;
+  /** Bytes that it wrote or copied. */
+  readonly count: number;
+}
+
+export interface JournalFile {
+  readonly bytes: number;
+  read(position: number, length: number): Buffer;
+  /** Kept over the end of this process, though not of the machine. */
+  write(data: Uint8Array, position: number): void;
+}
+
+interface Block {
+  readonly index: number;
+  readonly owner: Buffer;
+}
+
+/** The journal of one session. */
+export class SessionJournal {
+  readonly #file: JournalFile;
+  readonly #position: number;
+  readonly #record = Buffer.alloc(RECORD_BYTES);
+  /** What an earlier process noted, by slot. */
+  readonly earlier: ReadonlyMap<number, EarlierRequest>;
+
+  /** `isNew`: no earlier process had it. */
+  constructor(file: JournalFile, position: number, session: Uint8Array, isNew: boolean) {
+    this.#file = file;
+    this.#position = position;
+    this.#record.set(session.subarray(0, 8), 24);
+    this.earlier = isNew ? new Map() : this.#read();
+  }
+
+  begun(slot: number, seq: number): void {
+    this.#write(slot, BEGUN, seq, 0, undefined, 0);
+  }
+
+  done(slot: number, seq: number, errno: number, inode: Uint8Array | undefined, count: number): void {
+    this.#write(slot, DONE, seq, errno, inode, count);
+  }
+
+  #read(): Map<number, EarlierRequest> {
+    const requests = new Map<number, EarlierRequest>();
+    const records = this.#file.read(this.#position, BLOCK_BYTES);
+    for (let slot = 0; (slot + 2) * RECORD_BYTES <= records.length; slot++) {
+      const record = records.subarray((slot + 1) * RECORD_BYTES, (slot + 2) * RECORD_BYTES);
+      const state = record[0];
+      const isOwn = record.subarray(24, 32).equals(this.#record.subarray(24, 32));
+      if (!isOwn || (state !== BEGUN && state !== DONE)) continue;
+      const length = record[32] ?? 0;
+      requests.set(slot, {
+        seq: record.readDoubleLE(8),
+        isDone: state === DONE,
+        errno: record.readUInt32LE(4),
+        inode: length > 0 ? Buffer.from(record.subarray(33, 33 + length)) : undefined,
+        count: record.readDoubleLE(16),
+      });
+    }
+    return requests;
+  }
+
+  #write(slot: number, state: number, seq: number, errno: number, inode: Uint8Array | undefined, count: number): void {
+    const record = this.#record;
+    record[0] = state;
+    record.writeUInt32LE(errno, 4);
+    record.writeDoubleLE(seq, 8);
+    record.writeDoubleLE(count, 16);
+    record[32] = inode?.length ?? 0;
+    if (inode) record.set(inode, 33);
+    this.#file.write(record, this.#position + (slot + 1) * RECORD_BYTES);
+  }
+}
+
+export class RequestJournal {
+  readonly #file: JournalFile;
+  readonly #boot: Buffer;
+  /** By session id, hexadecimal: of this process, and of earlier ones whose clients have not come back. */
+  readonly #blocks = new Map<string, Block>();
+  readonly #free: number[] = [];
+  #count = 0;
+
+  /** `boot`: 16 bytes that are others after each start of the machine. */
+  constructor(file: JournalFile, boot: Buffer, nowMs: number) {
+    this.#file = file;
+    this.#boot = boot;
+    for (; this.#count * BLOCK_BYTES < file.bytes; this.#count++) {
+      const header = file.read(this.#count * BLOCK_BYTES, RECORD_BYTES);
+      const isValid = header.length === RECORD_BYTES && header.toString('latin1', 0, 8) === MAGIC;
+      const ageMs = isValid ? nowMs - header.readDoubleLE(72) : Number.NaN;
+      if (isValid && header.subarray(24, 40).equals(boot) && ageMs < limits.maxCourtesyMs) {
+        const owner = Buffer.from(header.subarray(40, 72));
+        this.#blocks.set(header.toString('hex', 8, 24), { index: this.#count, owner });
+      } else this.#free.push(this.#count);
+    }
+  }
+
+  /** An earlier process had this session, opened by `owner`. */
+  knows(key: string, owner: string): boolean {
+    return this.#blocks.get(key)?.owner.equals(hashOf(owner)) === true;
+  }
+
+  /** For a new session, or to go on with that of an earlier process, which `knows` knew. */
+  open(id: Uint8Array, owner: string, nowMs: number): SessionJournal {
+    const key = Buffer.from(id).toString('hex');
+    const known = this.#blocks.get(key);
+    const index = known?.index ?? this.#free.pop() ?? this.#count++;
+    const block: Block = { index, owner: hashOf(owner) };
+    this.#blocks.set(key, block);
+    const header = Buffer.alloc(RECORD_BYTES);
+    header.write(MAGIC, 'latin1');
+    header.set(id, 8);
+    header.set(this.#boot, 24);
+    header.set(block.owner, 40);
+    header.writeDoubleLE(nowMs, 72);
+    this.#file.write(header, index * BLOCK_BYTES);
+    return new SessionJournal(this.#file, index * BLOCK_BYTES, id, known === undefined);
+  }
+
+  /** The session has ended: its client is told so, and asks for none of its replies. */
+  close(key: string): void {
+    const block = this.#blocks.get(key);
+    if (block === undefined) return;
+    this.#blocks.delete(key);
+    this.#free.push(block.index);
+    this.#file.write(Buffer.alloc(RECORD_BYTES), block.index * BLOCK_BYTES);
+  }
+}
+
+function hashOf(owner: string): Buffer {
+  return createHash('sha256').update(owner).digest();
+}
