@@ -48,18 +48,24 @@ describe('while the server goes on', () => {
 });
 
 describe("the end of the server's process", () => {
-  test('a name that was under way may be made twice, and says that it is there', () => {
+  test('a name that was under way may be made twice, and says that it is there, if the journal is gone with the machine', () => {
     const history = new History();
     const call = history.name(1, made);
-    history.serverEnded();
+    history.serverEnded(true);
     history.end(call, 0);
     expect(history.check(new Map([['a', 5]]), both(0), 0, NO_LOG)).toEqual([]);
+
+    const other = new History();
+    const once = other.name(1, made);
+    other.serverEnded(false);
+    other.end(once, 0);
+    expect(other.check(new Map([['a', 5]]), both(0), 0, NO_LOG)).toEqual(['names are not linearizable']);
   });
 
   test('one that was answered before, or asked for after, may not', () => {
     const history = new History();
     history.end(history.name(1, { ...made, name: 'b' }), 3);
-    history.serverEnded();
+    history.serverEnded(true);
     history.end(history.name(1, made), 0);
     expect(history.check(new Map([['b', 3]]), both(0), 0, NO_LOG)).toEqual(['names are not linearizable']);
   });
@@ -68,24 +74,28 @@ describe("the end of the server's process", () => {
     const torn = [{ file: 'x', tags: [1, 0] }];
     const history = new History();
     history.data(1, { file: 'x', tag: 1 });
-    history.serverEnded();
+    history.serverEnded(true);
     expect(history.check(NO_NAMES, torn, 0, NO_LOG)).toEqual([]);
 
     const other = new History();
-    other.serverEnded();
+    other.serverEnded(true);
     other.data(1, { file: 'x', tag: 1 });
     expect(other.check(NO_NAMES, torn, 0, NO_LOG)).toEqual(['file x is not linearizable']);
   });
 
-  test('an append is there once more for each end, and not oftener', () => {
+  test('an append is there once more for each end of the machine, and not oftener', () => {
     const twice = Buffer.from([7, 0, 0, 0, 7, 0, 0, 0]);
     const history = new History();
     history.append(7);
     expect(history.check(NO_NAMES, both(0), 0, twice)).toEqual(['the record 7 was appended 2 times']);
     const other = new History();
     other.append(7);
-    other.serverEnded();
+    other.serverEnded(true);
     expect(other.check(NO_NAMES, both(0), 0, twice)).toEqual([]);
+    const journaled = new History();
+    journaled.append(7);
+    journaled.serverEnded(false);
+    expect(journaled.check(NO_NAMES, both(0), 0, twice)).toEqual(['the record 7 was appended 2 times']);
   });
 });
 
@@ -93,14 +103,14 @@ test('the end of the machine: what was synchronized is not lost, not by a page',
   const history = new History();
   history.end(written(history, 1), 'written');
   written(history, 2);
-  history.serverEnded();
+  history.serverEnded(true);
   history.machineEnded([{ file: 'x', tags: [2, 1] }], undefined);
   expect(history.check(NO_NAMES, [{ file: 'x', tags: [2, 1] }], 0, NO_LOG)).toEqual([]);
 
   const other = new History();
   other.end(written(other, 1), 'written');
   written(other, 2);
-  other.serverEnded();
+  other.serverEnded(true);
   other.machineEnded([{ file: 'x', tags: [2, 0] }], undefined);
   expect(other.check(NO_NAMES, [{ file: 'x', tags: [2, 0] }], 0, NO_LOG)).toEqual([
     'the machine ended, and file x lost what was synchronized',

@@ -5,19 +5,18 @@
  * end; a write that was synchronized afterwards, when write(2) returned already; one that could not be synchronized,
  * before write(2) returned or never.
  *
- * The end of a server's process takes its memory. Of the changes that are under way then, the checker believes:
- * - a change of names: done before the end, or not, and done (again) by the next server with the result that it gave,
- *   since replies are not kept over a restart. So the call is given to the checker a second time, as one that may have
- *   happened until the server's end.
- * - a write: the same; and what there is may be a part of it (torn) until somebody writes the range anew.
- * - an append: done once more for each such end.
- * - an increment under a lock: done at any time, or not, whatever was there. A client that takes its lock again does not
- *   know whether others have had it meanwhile, and writes over what they wrote.
- * A call that begins after the end, or was answered before it, is held to the full.
+ * The end of the server's process takes its memory, and leaves its journal: changes of names and appends are done once all the
+ * same. Of a write that is under way then, the checker believes that it was done before the end, or not, and again by
+ * the next server: the call is given to the checker a second time, as one that may have happened until the server's end.
+ * And what there is may be a part of it (torn) until somebody writes the range anew. A call that begins after the end, or
+ * was answered before it, is held to the full.
  *
- * The end of the server's machine takes what is not synchronized, page by page. The checker goes on from what is on the
+ * The end of the server's machine takes the journal: a change of names that is under way then is treated as a write is, and
+ * an append may be there once more for each such end.
+ * It also takes what is not synchronized, page by page. The checker goes on from what is on the
  * disk, of which no page may be older than a write that was synchronized. What was written before such an end and
- * synchronized after it may be lost: the new server has nothing of it to synchronize, and cannot know.
+ * synchronized after it may be lost: the new server has nothing of it to synchronize, and cannot know. So an increment that
+ * was under way then is believed to be done at any time, or not, whatever was there.
  */
 import { type Call, violations } from './linearizability.ts';
 import {
@@ -42,6 +41,7 @@ export interface Observed<Argument, Result> extends Call<Argument, Result> {
   result: Result | undefined;
   /** How often the server's process ended meanwhile. */
   ends: number;
+  hasLostMachine: boolean;
 }
 
 /** What the disk has of a file, as the tags of its pages. */
@@ -98,7 +98,15 @@ export class History {
   }
 
   #begin<A, R>(calls: Observed<A, R>[], process: number, argument: A, isChange: boolean): Observed<A, R> {
-    const call = { process, argument, began: ++this.#events, ended: NEVER, isUncertain: false, ends: 0 };
+    const call = {
+      process,
+      argument,
+      began: ++this.#events,
+      ended: NEVER,
+      isUncertain: false,
+      ends: 0,
+      hasLostMachine: false,
+    };
     const observed: Observed<A, R> = { ...call, result: undefined };
     calls.push(observed);
     if (isChange) this.#underWay.add(observed);
@@ -123,15 +131,18 @@ export class History {
 
   // --- ends of servers
 
-  serverEnded(): void {
+  /** `withMachine`: `machineEnded` is called next. */
+  serverEnded(withMachine: boolean): void {
     const at = ++this.#events;
-    for (const append of this.#appends.values()) if (append.isUnderWay) append.ends++;
+    if (withMachine) for (const append of this.#appends.values()) if (append.isUnderWay) append.ends++;
     for (const call of this.#underWay) {
       call.ends++;
       call.ended = NEVER;
     }
     const before = { ended: at, isUncertain: true };
-    for (const call of [...this.#names]) if (this.#underWay.has(call)) this.#names.push({ ...call, ...before });
+    for (const call of [...this.#names]) {
+      if (withMachine && this.#underWay.has(call)) this.#names.push({ ...call, ...before });
+    }
     for (const call of [...this.#data]) {
       if (!this.#underWay.has(call)) continue;
       this.#data.push({ ...call, ...before });
@@ -150,12 +161,20 @@ export class History {
       const tears = tags.some((one) => one !== tag);
       this.#data.push({ ...reset, argument: { file, tag, tears }, result: 'written' });
     }
+    for (const call of this.#underWay) call.hasLostMachine = true;
     for (const append of this.#appends.values()) append.hasLostMachine ||= append.isUnderWay;
     if (counter !== undefined) this.#counter.push({ ...reset, argument: { kind: 'set', value: counter }, result: 0 });
   }
 
   #certain() {
-    return { process: NOBODY, began: ++this.#events, ended: ++this.#events, isUncertain: false, ends: 0 };
+    return {
+      process: NOBODY,
+      began: ++this.#events,
+      ended: ++this.#events,
+      isUncertain: false,
+      ends: 0,
+      hasLostMachine: false,
+    };
   }
 
   /** Another write began after this one had ended, and was synchronized, both in one run of the server. */
@@ -191,9 +210,9 @@ export class History {
   /** What had read nothing has written nothing. */
   #increments(): Observed<CounterCall, number>[] {
     return this.#counter.flatMap((call) => {
-      const { argument, ends } = call;
+      const { argument, ends, hasLostMachine } = call;
       if (argument.value === undefined) return [];
-      if (ends === 0) return [call];
+      if (!hasLostMachine) return [call];
       const written: CounterCall = { kind: 'set', value: argument.value + 1 };
       return Array.from({ length: ends + 1 }, () => ({ ...call, ended: NEVER, argument: written }));
     });

@@ -56,6 +56,17 @@ test('replies that are not kept for a client that asks again', async () => {
   }
 });
 
+test('a journal that is not looked at: what was applied before a crash is applied again', async () => {
+  const found = await firstViolation((server) => {
+    const dispatch = server.dispatcher.dispatch.bind(server.dispatcher);
+    server.dispatcher.dispatch = (request) => {
+      request.request.earlier = undefined;
+      return dispatch(request);
+    };
+  });
+  expect(found?.violations.join()).toMatch(/not linearizable|was appended/);
+});
+
 test('a torn write: page-range locks that are granted to everybody', async () => {
   const { acquire } = PageRangeLockQueue.prototype;
   const everybody = { [Symbol.dispose]: () => {} } as Awaited<ReturnType<typeof acquire>>;

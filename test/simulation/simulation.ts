@@ -150,7 +150,7 @@ class Run {
     this.#network.crashServer();
     this.#store.crash();
     this.#leases?.close();
-    this.#history.serverEnded();
+    this.#history.serverEnded(isMachine);
     if (isMachine) this.#crashDisk();
     if (isMachine) this.#machineStarts++;
     setTimeout(() => void this.#startServer(), forMs);
