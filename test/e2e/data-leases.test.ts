@@ -18,7 +18,7 @@ interface Report {
   readonly gathered?: number;
 }
 
-const ROUNDS = Number(process.env.WEFT_LEASE_ROUNDS ?? 16);
+const ROUNDS = Number(process.env.WEFT_LEASE_ROUNDS ?? 8);
 /** What a busy machine adds. */
 const SLACK_MS = 1500;
 

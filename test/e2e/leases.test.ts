@@ -19,7 +19,7 @@ interface Report {
 }
 
 /** For the whole suite to stay under ten minutes; a stress run takes hundreds. */
-const ROUNDS = Number(process.env.WEFT_LEASE_ROUNDS ?? 8);
+const ROUNDS = Number(process.env.WEFT_LEASE_ROUNDS ?? 4);
 /** How long a recall may take (limits.recallMs), and what a busy machine adds. */
 const RECALL_MS = 5000;
 const SLACK_MS = 1500;
