@@ -2,10 +2,12 @@ import { defineConfig } from 'vitest/config';
 
 /**
  * unit: tables of rows, and the server over sockets of 127.0.0.1. model: properties against small references.
- * e2e: real mounts, one file after the other. Unit and model together take less than a minute on two cores.
+ * simulation: server and clients on simulated machines. These three run two files at a time.
+ * e2e: real mounts, after the others and one file after the other.
  */
 export default defineConfig({
   test: {
+    maxWorkers: 2,
     projects: [
       { test: { name: 'unit', include: ['test/unit/**/*.test.ts'], testTimeout: 20_000, pool: 'forks' } },
       { test: { name: 'model', include: ['test/model/**/*.test.ts'], testTimeout: 30_000, pool: 'forks' } },
@@ -20,6 +22,7 @@ export default defineConfig({
           hookTimeout: 60_000,
           pool: 'forks',
           fileParallelism: false,
+          sequence: { groupOrder: 1 },
         },
       },
     ],
