@@ -26,8 +26,11 @@ export class LeaseCache {
   #unknownChanges = 0;
   /** How the server says that there is no such attribute: the same for all inodes of its filesystem. */
   readonly #absentXattrs = new Map<string, number>();
+  /** Directories in a row whose files were left and then recalled after all. */
   #leftInVain = 0;
+  /** Of the directory that was recalled last. */
   #lastLeft: Knowledge['left'];
+  /** Directories that were given back with their files because leaving them had been in vain. */
   #givenWithFiles = 0;
   /** Questions that were answered from memory, and others; recalls that came. */
   hits = 0;

@@ -22,6 +22,7 @@ import {
 } from '../../shared/protocol/messages.ts';
 import { ProtocolError } from '../../shared/protocol/schema.ts';
 import { reconnectDelayMs } from './backoff.ts';
+import { explainConnectError } from './connect-error.ts';
 import { type Connector, type HelloReply, type Lane, Link, type LinkEvents, RefusedError } from './link.ts';
 import type { ServerAddress } from './server-address.ts';
 
@@ -85,17 +86,21 @@ const CHECKS_PER_TIMEOUT = 8;
 
 const NO_BULK = new Uint8Array(0);
 
-/** The server has refused this client's credential: one lane asks now and then whether it still does, for both. */
-class Denial {
-  readonly lane: Lane;
-  readonly over: Promise<void>;
+/** A time that others wait to be over. */
+class Interval {
   end: () => void = () => {};
+  readonly over = new Promise<void>((resolve) => {
+    this.end = resolve;
+  });
+}
+
+/** The server has refused this client's credential: one lane asks now and then whether it still does, for both. */
+class Denial extends Interval {
+  readonly lane: Lane;
 
   constructor(lane: Lane) {
+    super();
     this.lane = lane;
-    this.over = new Promise((resolve) => {
-      this.end = resolve;
-    });
   }
 }
 
@@ -131,7 +136,7 @@ export class ServerSession {
   onRecall: (inode: Uint8Array | null) => Recall = () => ({ ready: undefined, finish: () => [] });
   #denial: Denial | undefined;
   /** The server was started lately: until this is resolved locks are only taken again. */
-  #grace: { readonly over: Promise<void>; readonly end: () => void } | undefined;
+  #grace: Interval | undefined;
   #isRenewing = false;
   /** When the server said something last, over either lane. */
   #heardMs = performance.now();
@@ -203,15 +208,11 @@ export class ServerSession {
   }
 
   #setGrace(isOn: boolean): void {
-    if (!isOn) {
+    if (isOn) {
+      this.#grace ??= new Interval();
+    } else {
       this.#grace?.end();
       this.#grace = undefined;
-    } else if (this.#grace === undefined) {
-      let end = () => {};
-      const over = new Promise<void>((resolve) => {
-        end = resolve;
-      });
-      this.#grace = { over, end };
     }
   }
 
@@ -509,23 +510,3 @@ function isOnceOnly(operation: OperationName, request: object): boolean {
 function expectedBulkBytes(request: { readonly size?: unknown; readonly knownVersion?: unknown }): number {
   return 'knownVersion' in request && !request.knownVersion ? Number(request.size) : 0;
 }
-
-/** One line for whoever typed the address. */
-export function explainConnectError(address: ServerAddress, error: unknown): string {
-  const at = `${address.host}:${address.port}`;
-  if (error instanceof RefusedError) return `${at}: ${error.message}`;
-  const code = error instanceof FsError ? error.code : undefined;
-  if (code === errno.ECONNREFUSED) {
-    return `${at}: nothing listens there; start the server with \`weft serve DIR --listen ${at}\`, or correct the address`;
-  }
-  if (code === errno.ETIMEDOUT) return `${at}: no answer; check the address and whether a firewall is in between`;
-  if (isHungUp(error) && address.url.startsWith('ws:')) {
-    return `${at}: the server hung up; if it wants TLS, write wss:// instead of ws://`;
-  }
-  const cause = error instanceof Error && error.cause instanceof Error ? error.cause.message : String(error);
-  return `${at}: cannot connect (${cause}); check the host name and the network`;
-}
-
-/** Before there was a WebSocket: to a server with TLS our first line is noise. */
-const isHungUp = (error: unknown) =>
-  error instanceof FsError && error.operation === 'connect' && error.code === errno.ECONNRESET;

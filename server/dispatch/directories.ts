@@ -62,12 +62,16 @@ function readNames(context: RequestContext, { inode, maxEntries }: RequestOf<'re
   }
 }
 
-/** Undefined: there are more than `maxEntries`, or more than fit into a reply. */
+/** A record of getdents64(2) with a name of up to 40 bytes. */
+const TYPICAL_ENTRY_BYTES = 64;
+
+/** Undefined: there are more than `maxEntries`, or than limits.maxNamesAhead; little more than that is read. */
 function allNames(fd: number, maxEntries: number): StreamEntry[] | undefined {
   const most = Math.min(maxEntries, limits.maxNamesAhead);
+  const sizeBytes = Math.min(most * TYPICAL_ENTRY_BYTES, limits.maxDirectoryBytes);
   const names: StreamEntry[] = [];
   for (let cookie: U64 = 0; ; cookie = names.at(-1)?.cookie ?? 0) {
-    const { entries, end } = readEntries(fd, cookie, limits.maxDirectoryBytes);
+    const { entries, end } = readEntries(fd, cookie, sizeBytes);
     names.push(...entries);
     if (end) return names;
     if (names.length > most) return undefined;

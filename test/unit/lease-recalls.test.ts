@@ -1,5 +1,5 @@
 /** Leases of a real server over sockets: who is sent a recall, who waits for it, and for how long. */
-import { mkdirSync, statSync, writeFileSync } from 'node:fs';
+import { linkSync, mkdirSync, statSync, unlinkSync, writeFileSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { parseServerAddress } from '../../client-fuse/transport/server-address.ts';
 import { ServerSession } from '../../client-fuse/transport/server-session.ts';
@@ -396,6 +396,24 @@ describe('a client that does not answer', () => {
     expect(holdersOf('d/new')).toBe(0);
     expect(session?.openFiles).toBe(0);
   });
+});
+
+test('a rename between two names of one file changes nothing, and hides no local removal right after it', async () => {
+  linkSync(directory.join('d', 'f'), directory.join('d', 'g'));
+  const client = await server.connect();
+  const recalled: (Uint8Array | null)[] = [];
+  client.onRecall = (inode) => {
+    recalled.push(inode);
+    return { ready: undefined, finish: () => [] };
+  };
+  const lookUp = async (parent: Uint8Array, name: string) =>
+    (await client.call('lookup', ROOT, { parent, name: b(name) })).found?.inode as Uint8Array;
+  const d = await lookUp(client.hello.root.inode, 'd');
+  expect(await lookUp(d, 'f')).toEqual(await lookUp(d, 'g'));
+  await client.call('rename', ROOT, { parent: d, name: b('f'), newParent: d, newName: b('g'), flags: 0 });
+  unlinkSync(directory.join('d', 'g'));
+  await vi.waitFor(() => expect(recalled).toContainEqual(d));
+  client.close();
 });
 
 test('a new small lane: the server takes all leases back, and waits for nobody', async () => {

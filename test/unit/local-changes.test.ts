@@ -300,17 +300,6 @@ describe("the server's own changes", () => {
     await everythingIsRead();
     expect(names(holder.recalled)).toContain('d');
   });
-
-  test('that raised no event hide no later one: two names of one inode', async () => {
-    fs.writeFileSync(directory.join('d', 'sub', 'one'), '');
-    fs.linkSync(directory.join('d', 'sub', 'one'), directory.join('d', 'sub', 'other'));
-    const sub = lookUp(d, 'sub') as Inode;
-    const one = lookUp(sub, 'one');
-    expect(lookUp(sub, 'other')).toBe(one);
-    await during([sub], () => store.rename(root, sub, b('one'), sub, b('other'), 0));
-    fs.unlinkSync(directory.join('d', 'sub', 'other'));
-    await vi.waitFor(() => expect(holder.recalled).toContain(sub), SOON);
-  });
 });
 
 describe('limits', () => {

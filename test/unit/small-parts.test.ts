@@ -2,8 +2,8 @@
 import { chmodSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { constants } from 'node:os';
 import { describe, expect, test } from 'vitest';
+import { explainConnectError } from '../../client-fuse/transport/connect-error.ts';
 import { parseServerAddress } from '../../client-fuse/transport/server-address.ts';
-import { explainConnectError } from '../../client-fuse/transport/server-session.ts';
 import { openExports } from '../../server/open-exports.ts';
 import { defaultStateDirectory, loadHandleKey } from '../../server/store/handle-key.ts';
 import { HandleSigner, handleKind } from '../../server/store/inode-handle.ts';
