@@ -13,6 +13,7 @@ import { FileData, WRITTEN_THROUGH } from './file-data.ts';
 import type { Caller, Entry, NodeId, OpenedFile } from './filesystem.ts';
 import type { Node, OpenHandle } from './node.ts';
 import { ensureOpen, NOT_OPENED, newHandle } from './open-handle.ts';
+import { ReleaseQueue } from './release-queue.ts';
 import { checkName, type RemoteContext } from './remote-context.ts';
 import type { RemoteLocks } from './remote-locks.ts';
 import type { RemoteNames } from './remote-names.ts';
@@ -29,12 +30,14 @@ export class RemoteFiles {
   readonly #names: RemoteNames;
   readonly #locks: RemoteLocks;
   readonly #data: FileData;
+  readonly #releases: ReleaseQueue;
 
   constructor(context: RemoteContext, names: RemoteNames, locks: RemoteLocks) {
     this.#context = context;
     this.#names = names;
     this.#locks = locks;
     this.#data = new FileData(context);
+    this.#releases = new ReleaseQueue(context.session);
   }
 
   get dirtyBytes(): number {
@@ -80,6 +83,7 @@ export class RemoteFiles {
   ): Promise<OpenedFile> {
     const { leases, session } = this.#context;
     // The server would recall it, for this handle is one more.
+    if (this.#releases.has(node)) this.#releases.send();
     await this.#context.written(node);
     const { epoch } = session;
     const opener = this.#context.identity(caller);
@@ -187,22 +191,28 @@ export class RemoteFiles {
     open.node.unopened?.delete(open);
     if (!open.node.unopened?.size) this.#context.withUnopened.delete(open.node);
     open.node.cached?.delete(open);
+    const mayWait = open.behind?.isStopped === false && open.node.locks === undefined;
     const hasEnded = open.behind && this.#endGathering(open);
     // At once when nothing is to be written: the next request may be for a lock that goes with this handle.
-    if (hasEnded && !open.behind?.isClean) void hasEnded.then(() => this.#releaseAtServer(open));
-    else this.#releaseAtServer(open);
+    if (hasEnded && !open.behind?.isClean) void hasEnded.then(() => this.#releaseAtServer(open, mayWait));
+    else this.#releaseAtServer(open, mayWait);
   }
 
-  #releaseAtServer(open: OpenHandle): void {
+  #releaseAtServer(open: OpenHandle, mayWait: boolean): void {
     if (open.reopening) {
-      const again = () => this.#releaseAtServer(open);
+      const again = () => this.#releaseAtServer(open, mayWait);
       void open.reopening.then(again, again);
       return;
     }
     this.#locks.released(open);
     if (open.epoch !== this.#context.session.epoch) return;
-    // Nobody waits for it. It fails only when the session has ended, and then the handle is closed already.
-    this.#context.session.call('release', open.opener, { handle: open.server }).catch(() => {});
+    this.#releases.add(open);
+    if (!mayWait) this.#releases.send();
+  }
+
+  /** Before a lease is given back: the server closes nothing itself. */
+  releaseNow(): void {
+    this.#releases.send();
   }
 
   // --- data

@@ -70,6 +70,7 @@ export class RemoteFilesystem implements Filesystem {
   #giveBack(inode: Uint8Array): Recall {
     const { leases, kernel } = this.#context;
     const node = this.#context.nodeOf(inode);
+    this.#files.releaseNow();
     const nodes = leases.recall(node);
     if (node === undefined) return NOTHING_KNOWN;
     const waits = [this.#files.giveBack(node), kernel.takeBack(nodes)].filter((wait) => wait !== undefined);

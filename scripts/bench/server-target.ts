@@ -55,7 +55,7 @@ class ServerFile implements OverlapFile {
   }
 
   async close(): Promise<void> {
-    await this.#session.call('release', callerIdentity(), { handle: this.#handle });
+    await this.#session.call('release', callerIdentity(), { handles: [this.#handle] });
   }
 }
 
@@ -84,7 +84,7 @@ export class ServerTarget implements OverlapTarget {
       wants: 'none' as const,
     };
     const { handle } = await this.#session.call('create', callerIdentity(), request);
-    await this.#session.call('release', callerIdentity(), { handle });
+    await this.#session.call('release', callerIdentity(), { handles: [handle] });
   }
 
   async openFile(name: string, access: 'read' | 'write'): Promise<OverlapFile> {

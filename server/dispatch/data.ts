@@ -9,6 +9,7 @@ import { limits, MiB } from '../../shared/limits.ts';
 import { FALLOC, SEEK } from '../../shared/linux/constants.ts';
 import { copyFileRangeAsync, fallocateAsync, lseek } from '../../shared/linux/libc.ts';
 import type { ReplyOf, RequestOf } from '../../shared/protocol/messages.ts';
+import type { Change } from '../leases/lease-manager.ts';
 import { type Cancellable, type Grant, pagesFrom, pagesOf } from '../state/page-range-lock-queue.ts';
 import type { OpenFile } from '../store/open-file.ts';
 import { wrongKind } from './attributes.ts';
@@ -26,7 +27,7 @@ export const dataHandlers: Handlers<'read' | 'write' | 'fsync' | 'fallocate' | '
     mutates: true,
     handle: (context, request, data) => {
       const { inode } = context.session.file(request.handle);
-      return context.leases.during(context.session, [inode], () => write(context, request, data));
+      return context.leases.during(context.session, [inode], (change) => write(context, request, data, change));
     },
   },
   fsync: {
@@ -171,6 +172,7 @@ async function write(
   context: RequestContext,
   request: RequestOf<'write'>,
   data: Uint8Array,
+  change: Change,
 ): Promise<ReplyOf<'write'>> {
   const file = regular(context.session.file(request.handle));
   if (!file.canWrite) throw new FsError(errno.EBADF, 'write');
@@ -195,7 +197,7 @@ async function write(
   file.inode.dataChanged();
   if (request.sync !== 'none') await file.calls.synchronize(file.fd, request.sync);
   context.session.bytesWritten += written;
-  return { written, attributes: request.behind ? file.calls.stat(file.fd) : undefined };
+  return { written, attributes: request.behind ? context.leases.attributesAfter(change, file.inode) : undefined };
 }
 
 /**

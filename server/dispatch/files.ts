@@ -23,8 +23,8 @@ export const fileHandlers: Handlers<'open' | 'create' | 'tmpfile' | 'release'> =
   },
   release: {
     mutates: false,
-    handle: ({ session }, { handle }) => {
-      session.releaseFile(handle);
+    handle: ({ session }, { handles }) => {
+      for (const handle of handles) session.releaseFile(handle);
       return DONE;
     },
   },
@@ -100,22 +100,27 @@ function openReply(context: RequestContext, file: OpenFile, { wants, firstBytes 
   return count.then(withData).finally(() => use[Symbol.dispose]());
 }
 
-function grant({ session, leases }: RequestContext, file: OpenFile, wants: Wanted): 'none' | 'exclusive' {
-  return wants === 'exclusive' && leases.grantExclusive(session, file) ? 'exclusive' : 'none';
+function grant(
+  { session, leases }: RequestContext,
+  file: OpenFile,
+  wants: Wanted,
+  isNew = false,
+): 'none' | 'exclusive' {
+  return wants === 'exclusive' && leases.grantExclusive(session, file, isNew) ? 'exclusive' : 'none';
 }
 
 async function create(context: RequestContext, request: RequestOf<'create'>): Promise<ReplyOf<'create'>> {
   const { session, store, leases, identity } = context;
   const { name, mode, umask, flags, wants } = request;
   const parent = store.resolve(request.parent);
-  const reply = await leases.during(session, [parent], () => {
+  const reply = await leases.during(session, [parent], (change) => {
     // Without O_EXCL a second attempt opens what the first one made.
     if (flags & O.EXCL) context.request.applying();
     const created = store.create(identity, parent, name, mode, umask, flags);
     if (created === undefined) return undefined;
     context.request.made = created.inode.handle;
     leases.madeName(parent, name, created.inode);
-    const directory = leases.attributesForHolder(session, parent);
+    const directory = leases.attributesForHolder(session, change, parent);
     return { ...createdReply(context, created, flags, wants), directory };
   });
   if (reply) return reply;
@@ -132,5 +137,5 @@ function createdReply(context: RequestContext, created: CreatedFile, flags: numb
   const { session, store } = context;
   const file = new OpenFile(store, created.inode, created.fd, kindOf(flags));
   const handle = session.addFile(file);
-  return { entry: entryOf(context, created), handle, lease: grant(context, file, wants) };
+  return { entry: entryOf(context, created), handle, lease: grant(context, file, wants, true) };
 }

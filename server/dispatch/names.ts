@@ -6,6 +6,7 @@ import { errno, FsError } from '../../shared/errno.ts';
 import type { Eventually } from '../../shared/eventually.ts';
 import { RENAME } from '../../shared/linux/constants.ts';
 import type { ReplyOf, RequestOf, WireEntry } from '../../shared/protocol/messages.ts';
+import type { Change } from '../leases/lease-manager.ts';
 import type { Identity } from '../store/identity.ts';
 import type { Inode } from '../store/inode.ts';
 import type { FoundInode } from '../store/inode-table.ts';
@@ -121,12 +122,12 @@ function addName(
 ): Eventually<ReplyOf<'mkdir'>> {
   const { session, store, leases } = context;
   const directory = store.resolve(parent);
-  return leases.during(session, [directory, ...also], () => {
+  return leases.during(session, [directory, ...also], (change) => {
     context.request.applying();
     const found = make(context, directory);
     context.request.made = found.inode.handle;
     leases.madeName(directory, name, found.inode);
-    return { entry: entryOf(context, found), directory: leases.attributesForHolder(session, directory) };
+    return { entry: entryOf(context, found), directory: leases.attributesForHolder(session, change, directory) };
   });
 }
 
@@ -141,22 +142,28 @@ function removeName(
   const directory = store.resolve(parent);
   const victim = store.find(directory, name);
   const inodes = victim ? [directory, victim] : [directory];
-  return leases.during(session, inodes, (hasWaited) => {
+  return leases.during(session, inodes, (change) => {
     // While leases were recalled, the name may have come to mean another inode.
-    if (hasWaited && store.find(directory, name) !== victim) return removeName(context, parent, name, remove);
+    if (change.hasWaited && store.find(directory, name) !== victim) return removeName(context, parent, name, remove);
     context.request.applying();
     remove(context, directory, victim);
     leases.madeName(directory, name, null);
-    return { directory: leases.attributesForHolder(session, directory), changed: alsoChanged(context, [victim]) };
+    const ofDirectory = leases.attributesForHolder(session, change, directory);
+    return { directory: ofDirectory, changed: alsoChanged(context, change, [victim]) };
   });
 }
 
 /** What else a change of names changed, for its author: not a new reference, as other entries are. */
-function alsoChanged({ session, store }: RequestContext, inodes: readonly (Inode | null)[]): WireEntry[] {
+function alsoChanged(
+  { session, leases }: RequestContext,
+  change: Change,
+  inodes: readonly (Inode | null)[],
+): WireEntry[] {
   const changed: WireEntry[] = [];
   for (const inode of inodes) {
     if (inode === null || inode.isRemoved) continue;
-    changed.push({ inode: inode.handle, attributes: store.attributes(inode), leased: session.holdsLease(inode) });
+    const attributes = leases.attributesAfter(change, inode);
+    changed.push({ inode: inode.handle, attributes, leased: session.holdsLease(inode) });
   }
   return changed;
 }
@@ -170,8 +177,8 @@ function rename(context: RequestContext, request: RequestOf<'rename'>): Eventual
   const replaced = store.find(to, newName);
   const inodes = [from, to, moved, replaced].filter((inode) => inode !== null);
   const isAsItWas = () => store.find(from, name) === moved && store.find(to, newName) === replaced;
-  return leases.during(session, inodes, (hasWaited) => {
-    if (hasWaited && !isAsItWas()) return rename(context, request);
+  return leases.during(session, inodes, (change) => {
+    if (change.hasWaited && !isAsItWas()) return rename(context, request);
     context.request.applying();
     store.rename(identity, from, name, to, newName, flags, replaced);
     // Of two names of one inode both stay as they are.
@@ -181,9 +188,9 @@ function rename(context: RequestContext, request: RequestOf<'rename'>): Eventual
       else leases.madeName(from, name, flags & RENAME.WHITEOUT ? store.find(from, name) : null);
     }
     return {
-      directory: leases.attributesForHolder(session, from),
-      newDirectory: leases.attributesForHolder(session, to),
-      changed: alsoChanged(context, [moved, replaced]),
+      directory: leases.attributesForHolder(session, change, from),
+      newDirectory: leases.attributesForHolder(session, change, to),
+      changed: alsoChanged(context, change, [moved, replaced]),
     };
   });
 }

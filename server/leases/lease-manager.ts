@@ -20,9 +20,14 @@ const DIRECTORY = { mode: mode.S_IFDIR };
 /** A change of some inodes: nobody else holds a lease on them until it is disposed. */
 export class Change implements Disposable {
   readonly #inodes: readonly Inode[];
+  /** Leases were recalled for it: what was looked at before may be different now. */
+  readonly hasWaited: boolean;
+  /** What its author is told of inodes as they are after it. */
+  readonly said = new Map<Inode, LocalAttributes>();
 
-  constructor(inodes: readonly Inode[]) {
+  constructor(inodes: readonly Inode[], hasWaited: boolean) {
     this.#inodes = inodes;
+    this.hasWaited = hasWaited;
   }
 
   [Symbol.dispose](): void {
@@ -105,8 +110,8 @@ export class LeaseManager {
     return this.#grant(session, inode, this.#local.watch(inode, this.#store.attributes(inode)), true);
   }
 
-  /** `session` may gather what it writes through `file`, the only handle there is. */
-  grantExclusive(session: LeaseHolder, file: OpenFile): boolean {
+  /** `session` may gather what it writes through `file`, the only handle there is. `isNew`: nothing was done to it yet. */
+  grantExclusive(session: LeaseHolder, file: OpenFile, isNew = false): boolean {
     const { inode } = file;
     const isWatched = this.#local.watch(inode, { mode: mode.S_IFREG });
     if (!isWatched || session.isClosed) return false;
@@ -117,8 +122,8 @@ export class LeaseManager {
       return false;
     }
     session.holdLease(inode);
-    // Events of what was done before, its creation or truncation, are still to come.
-    this.#local.ownChange(inode, this.#store.attributes(inode));
+    // The event of its truncation is still to come.
+    if (!isNew) this.#local.ownChange(inode, this.#store.attributes(inode));
     return true;
   }
 
@@ -169,27 +174,26 @@ export class LeaseManager {
   /**
    * Does `work`, which changes `inodes` for `author`, when nobody else holds a lease on them; none is granted until it is
    * done. Holds no lock while it waits. The author keeps its leases: it applies its own change to what it knows.
-   * `hasWaited`: what was looked at before may be different now.
    */
-  during<T>(author: LeaseHolder, inodes: readonly Inode[], work: (hasWaited: boolean) => Eventually<T>): Eventually<T> {
+  during<T>(author: LeaseHolder, inodes: readonly Inode[], work: (change: Change) => Eventually<T>): Eventually<T> {
     const change = this.change(author, inodes);
-    if (!(change instanceof Promise)) return this.#carryOut(author, inodes, change, () => work(false));
-    return change.then((begun) => this.#carryOut(author, inodes, begun, () => work(true)));
+    if (!(change instanceof Promise)) return this.#carryOut(author, inodes, change, work);
+    return change.then((begun) => this.#carryOut(author, inodes, begun, work));
   }
 
   #carryOut<T>(
     author: LeaseHolder,
     inodes: readonly Inode[],
     change: Change,
-    work: () => Eventually<T>,
+    work: (change: Change) => Eventually<T>,
   ): Eventually<T> {
     const end = () => {
-      for (const inode of inodes) this.#afterOwnChange(author, inode);
+      for (const inode of inodes) this.#afterOwnChange(author, inode, change);
       change[Symbol.dispose]();
     };
     let result: Eventually<T>;
     try {
-      result = work();
+      result = work(change);
     } catch (error) {
       end();
       throw error;
@@ -200,7 +204,7 @@ export class LeaseManager {
   }
 
   /** The author stays a holder: until it has the reply, it may not know that it changed this inode (a name's old one). */
-  #afterOwnChange(author: LeaseHolder, inode: Inode): void {
+  #afterOwnChange(author: LeaseHolder, inode: Inode, change: Change): void {
     if (inode.leases.holders.size === 0) return;
     if (inode.isRemoved && inode.pins === 0) {
       // Nobody can change it any more.
@@ -208,15 +212,25 @@ export class LeaseManager {
       return;
     }
     try {
-      this.#local.ownChange(inode, this.#store.attributes(inode));
+      this.attributesAfter(change, inode);
     } catch (error) {
       if (!(error instanceof FsError)) throw error; // it is gone, and with it what was said of it
     }
   }
 
-  /** The attributes of a directory for a client that holds its lease, to be sent with the reply to its own change. */
-  attributesForHolder(session: LeaseHolder, directory: Inode): LocalAttributes | undefined {
-    return directory.leases.holders.has(session) ? this.#store.attributes(directory) : undefined;
+  /** The attributes of an inode that was changed, when all of `change` is done to it: its events are no news then. */
+  attributesAfter(change: Change, inode: Inode): LocalAttributes {
+    const known = change.said.get(inode);
+    if (known) return known;
+    const attributes = this.#store.attributes(inode);
+    this.#local.ownChange(inode, attributes);
+    change.said.set(inode, attributes);
+    return attributes;
+  }
+
+  /** The same of a directory for a client that holds its lease, to be sent with the reply to its own change. */
+  attributesForHolder(session: LeaseHolder, change: Change, directory: Inode): LocalAttributes | undefined {
+    return directory.leases.holders.has(session) ? this.attributesAfter(change, directory) : undefined;
   }
 
   /**
@@ -232,7 +246,7 @@ export class LeaseManager {
         waits.push(this.#recall(holder, inode));
       }
     }
-    const change = new Change(inodes);
+    const change = new Change(inodes, waits !== undefined);
     return waits === undefined ? change : Promise.all(waits).then(() => change);
   }
 

@@ -1,7 +1,7 @@
 /** The simulation can fail: each defect that is planted is found within 1,000 seeds. */
 import { expect, test } from 'vitest';
 import { ExclusiveLeases } from '../../server/leases/exclusive-leases.ts';
-import type { LeaseManager } from '../../server/leases/lease-manager.ts';
+import { Change, type LeaseManager } from '../../server/leases/lease-manager.ts';
 import type { Server } from '../../server/server.ts';
 import { Session } from '../../server/session/session.ts';
 import { PageRangeLockQueue } from '../../server/state/page-range-lock-queue.ts';
@@ -29,7 +29,7 @@ function grantsDuringChanges(_server: Server, leases: LeaseManager): void {
     return new Promise((resolve, reject) => {
       setTimeout(() => {
         try {
-          resolve(work(true));
+          resolve(work(new Change(inodes, true)));
         } catch (error) {
           reject(error);
         }

@@ -204,9 +204,9 @@ export class World implements ConnectionHost {
       const isSlow = this.slowDisk && inodes.length === 1;
       if (!isSlow) return during(author, inodes, work);
       this.slowDisk = false;
-      return during(author, inodes, async () => {
+      return during(author, inodes, async (change) => {
         await new Promise<void>((resolve) => this.busy.push(resolve));
-        return work(true);
+        return work(change);
       });
     };
     this.#exported = {

@@ -255,7 +255,7 @@ describe('in the order of the locks', () => {
     const held = await locks.acquire('exclusive', { start: 0, end: 1 });
     const waiting = read(first(), handle, 0, 4);
     await until(() => locks.locks.waiting.length === 1);
-    await first().call('release', ROOT, { handle });
+    await first().call('release', ROOT, { handles: [handle] });
     held[Symbol.dispose]();
     expect(Buffer.from((await waiting).bulk).toString()).toBe('text');
     expect(locks.locks.isIdle).toBe(true);
@@ -336,7 +336,7 @@ test('a file that was removed while open gives its space back when it is closed'
   await session.call('unlink', ROOT, { parent: session.hello.root.inode, name: Buffer.from('f') });
   expect((await read(session, handle, 0, 10)).bulk.length).toBe(10);
   expect(before - statfsSync(mounted.path).bfree).toBeGreaterThanOrEqual(512);
-  await session.call('release', ROOT, { handle });
+  await session.call('release', ROOT, { handles: [handle] });
   expect(statfsSync(mounted.path).bfree).toBe(before);
   session.close();
 });

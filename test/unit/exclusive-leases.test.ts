@@ -125,7 +125,7 @@ async function writtenBehindBefore<T>(handle: number, work: Promise<T>, text = '
 describe('who gets one', () => {
   test('the creator, and the only one to open it for writing', async () => {
     const { handle, inode } = await hold();
-    await holder.call('release', ROOT, { handle });
+    await holder.call('release', ROOT, { handles: [handle] });
     await vi.waitFor(() => expect(inodeOf('f').opens).toBe(0));
     expect(inodeOf('f').leases.exclusive).toBeUndefined();
     expect((await openWith(holder, inode, O.RDWR, 'exclusive')).lease).toBe('exclusive');
@@ -155,7 +155,7 @@ describe('who gets one', () => {
     const { inode } = await lookUp(holder, ROOT, { parent: holder.hello.root.inode, name: b('f') });
     const { lease, handle } = await openWith(holder, inode, O.RDWR, 'exclusive');
     expect([lease, inodeOf('f').leases.exclusive, exported.leases.counts.exclusive]).toEqual(['none', undefined, 0]);
-    await holder.call('release', ROOT, { handle });
+    await holder.call('release', ROOT, { handles: [handle] });
     closeSync(fd);
     expect((await openWith(holder, inode, O.RDWR, 'exclusive')).lease).toBe('exclusive');
   });
@@ -263,7 +263,7 @@ describe('other requests wait until what was gathered is written', () => {
     other.onRecall = () => ({ ready: undefined, finish: () => [] });
     await vi.waitFor(() => expect(recalls).toHaveLength(1), { interval: 1 });
     await other.call('statfs', ROOT, { inode: other.hello.root.inode }); // both have been asked for
-    await holder.call('release', ROOT, { handle });
+    await holder.call('release', ROOT, { handles: [handle] });
     recalls[0]?.answer();
     await Promise.all(opens);
     expect(selfWaits).toEqual([]);

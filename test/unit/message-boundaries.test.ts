@@ -41,8 +41,8 @@ async function workload(session: ServerSession): Promise<void> {
   await session.call('unlink', ROOT, at('short'));
   const read = { handle, offset: 0, size: 1 << 20, knownVersion: undefined, wantsLease: false };
   expect((await session.callForBulk('read', ROOT, read)).bulk.length).toBe(6 + LARGE.length);
-  await session.call('release', ROOT, { handle });
-  await session.call('release', ROOT, { handle: other.handle });
+  await session.call('release', ROOT, { handles: [handle] });
+  await session.call('release', ROOT, { handles: [other.handle] });
 }
 
 function localRun(path: (name: string) => string): void {

@@ -56,7 +56,7 @@ async function expectUnharmed(): Promise<void> {
   });
   const read = { handle, offset: 0, size: 100, knownVersion: undefined, wantsLease: false };
   expect(Buffer.from((await bystander.callForBulk('read', ROOT, read)).bulk).toString()).toBe('inside');
-  await bystander.call('release', ROOT, { handle });
+  await bystander.call('release', ROOT, { handles: [handle] });
   expect(readdirSync(outside.path).sort()).toEqual(['export', 'secret']);
   expect(readFileSync(outside.join('secret'), 'utf8')).toBe('secret');
   expect(server.server.dispatcher.unexpectedErrors).toBe(0);

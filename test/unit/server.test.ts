@@ -42,7 +42,7 @@ test('what one session writes, the disk and another session have', async () => {
   await writer.call('unlink', ROOT, where);
   expect((await reader.call('lookup', ROOT, where)).found).toBeUndefined();
   expect((await read(0, 4)).bulk).toEqual(data.subarray(0, 4)); // open, though it has no name any more
-  await reader.call('release', ROOT, { handle });
+  await reader.call('release', ROOT, { handles: [handle] });
   await expect(read(0, 4)).rejects.toMatchObject({ code: errno.EBADF });
   writer.close();
   reader.close();

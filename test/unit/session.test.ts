@@ -80,7 +80,7 @@ describe('exactly once', () => {
         // One record in three is larger than what stays on the small lane.
         const record = Buffer.alloc(round % 3 === 0 ? 100_000 : 100, `${id}.${round} `);
         expect(await session.call('write', ROOT, append, { bulk: record })).toEqual({ written: record.length });
-        await session.call('release', ROOT, { handle });
+        await session.call('release', ROOT, { handles: [handle] });
         await session.call('rename', ROOT, {
           parent,
           name: name('f'),
