@@ -67,6 +67,9 @@ const c = {
   socketpair: declare('int socketpair(int domain, int type, int protocol, void *pair)'),
   sendmsg: declare('long sendmsg(int fd, void *message, int flags)'),
   recvmsg: declare('long recvmsg(int fd, void *message, int flags)'),
+  getenv: declare('void *getenv(void *name)'),
+  strlen: declare('ulong strlen(void *text)'),
+  explicitBzero: declare('void explicit_bzero(void *memory, ulong size)'),
   getrlimit: declare('int getrlimit64(int resource, void *limit)'),
   setrlimit: declare('int setrlimit64(int resource, void *limit)'),
 } as const;
@@ -468,6 +471,19 @@ export function setThreadGroups(groups: readonly number[]): void {
 /** Of the whole process. Returns the earlier mask. */
 export function umask(mask: number): number {
   return c.umask(mask) as number;
+}
+
+/**
+ * The value of an environment variable, which is gone afterwards: from `process.env`, from what children get, and from the
+ * memory that others read as /proc/PID/environ.
+ */
+export function takeFromEnvironment(name: string): string | undefined {
+  const value = process.env[name];
+  if (value === undefined) return undefined;
+  const memory: unknown = c.getenv(Buffer.from(`${name}\0`));
+  if (memory !== null) c.explicitBzero(memory, c.strlen(memory));
+  delete process.env[name];
+  return value;
 }
 
 const RLIMIT_NOFILE = 7;
