@@ -1,8 +1,8 @@
 /**
- * What an attack takes from a client that is in already: `scripts/attack [ROUNDS] [SECONDS]` (6 rounds of 4 s by default).
+ * What an attack takes from a client that is in already: `scripts/attack [ROUNDS] [SECONDS] [NICE]` (6 rounds of 4 s by default).
  * Three processes on loopback: a server that asks for tokens, an honest client (4 callers: 4 KiB reads and lookups), and an
  * attacker with several addresses. Rounds without and with the attack alternate; the ratio of each pair is taken. The attacker
- * runs with the lowest priority: it would have processors of its own.
+ * runs with the lowest priority, unless told otherwise: it would have processors of its own.
  */
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
@@ -124,8 +124,8 @@ class Attacker {
   }
 }
 
-function attack(port: number, token: string): void {
-  setPriority(constants.priority.PRIORITY_LOW);
+function attack(port: number, token: string, nice: number): void {
+  setPriority(nice);
   const attacker = new Attacker(port, token);
   process.on('message', ({ attack: kind }: Order) => {
     if (kind) attacker.start(kind);
@@ -197,7 +197,7 @@ async function quietOf(server: ChildProcess): Promise<void> {
 
 const median = (numbers: readonly number[]) => [...numbers].sort((a, b) => a - b)[numbers.length >> 1] as number;
 
-async function measure(rounds: number, seconds: number): Promise<void> {
+async function measure(rounds: number, seconds: number, nice: number): Promise<void> {
   const base = mkdtempSync(join(tmpdir(), 'weft-attack-'));
   const [grantFile, tokenFile] = [join(base, 'grants.json'), join(base, 'token')];
   const [honest, own] = [newToken(), newToken()];
@@ -209,7 +209,7 @@ async function measure(rounds: number, seconds: number): Promise<void> {
   writeFileSync(tokenFile, honest.token);
   writeFileSync(join(base, 'data'), Buffer.alloc(FILE_BYTES, 1));
   const server = await start('serve', base, grantFile);
-  const attacker = await start('attack', String(server.said), own.token);
+  const attacker = await start('attack', String(server.said), own.token, String(nice));
   const address = { ...parseServerAddress(`ws://127.0.0.1:${server.said}/`), credentials: { tokenFile } };
   const session = await ServerSession.connect(address, log);
   try {
@@ -266,7 +266,7 @@ async function measure(rounds: number, seconds: number): Promise<void> {
       const spread = `${Math.min(...ratios).toFixed(2)}-${Math.max(...ratios).toFixed(2)}`;
       const perSecond = Math.round((1000 * attempts) / attackedMs);
       console.log(
-        `${kind}: ${median(ratios).toFixed(2)} (${spread}) of the quiet throughput; ${rate(quiet)} -> ${rate(under)} operations/s, ${perSecond} attempts/s; server ${cpu(quiet)} -> ${cpu(under)} us of processor an operation
+        `${kind}: ${median(ratios).toFixed(2)} (${spread}) of the quiet throughput; ${rate(quiet)} -> ${rate(under)} operations/s, ${perSecond} attempts/s in ${Math.round(attackedMs / 1000)} s; server ${cpu(quiet)} -> ${cpu(under)} us of processor an operation
   a client that comes: ${entry(quiet)} -> ${entry(under)}; the log tells of ${told.refused} refusals in ${told.lines} lines`,
       );
     }
@@ -280,5 +280,5 @@ async function measure(rounds: number, seconds: number): Promise<void> {
 
 const [role, ...rest] = process.argv.slice(2);
 if (role === 'serve') await serve(rest[0] as string, rest[1] as string);
-else if (role === 'attack') attack(Number(rest[0]), rest[1] as string);
-else await measure(Number(role ?? 6), Number(rest[0] ?? 4));
+else if (role === 'attack') attack(Number(rest[0]), rest[1] as string, Number(rest[2]));
+else await measure(Number(role ?? 6), Number(rest[0] ?? 4), Number(rest[1] ?? constants.priority.PRIORITY_LOW));
