@@ -1,8 +1,8 @@
 /**
- * What an attack takes from a client that is in already: `scripts/attack [ROUNDS] [SECONDS]` (6 rounds of 4 s by default).
+ * What an attack takes from a client that is in already: `scripts/attack [ROUNDS] [SECONDS] [NICE]` (6 rounds of 4 s by default).
  * Three processes on loopback: a server that asks for tokens, an honest client (4 callers: 4 KiB reads and lookups), and an
  * attacker with several addresses. Rounds without and with the attack alternate; the ratio of each pair is taken. The attacker
- * runs with the lowest priority: it would have processors of its own.
+ * runs with the lowest priority, unless told otherwise: it would have processors of its own.
  */
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
@@ -14,7 +14,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import pino from 'pino';
 import { WebSocket } from 'ws';
-import { parseServerAddress } from '../client-fuse/transport/server-address.ts';
+import { parseServerAddress, type ServerAddress } from '../client-fuse/transport/server-address.ts';
 import { ServerSession } from '../client-fuse/transport/server-session.ts';
 import { changeGrants, newToken } from '../server/access/grant-file.ts';
 import { openExports } from '../server/open-exports.ts';
@@ -27,10 +27,14 @@ const CALLERS = 4;
 const CALLER = [0, 0];
 const FILE_BYTES = 1024 * KiB;
 const READ_BYTES = 4 * KiB;
-const SETTLE_MS = 500;
+/** A server that has nothing to do takes less of a processor than this. */
+const QUIET_MS = 300;
+const QUIET_CPU_US = 15_000;
+/** Another client comes and goes so often. */
+const ENTRY_EACH_MS = 200;
 /** The attacker's, all of loopback. */
 const ADDRESSES = 40;
-/** At once; the server lets 1,024 in. What it refuses is tried again. */
+/** All at the same moment; the server lets 1,024 in. What it refuses is tried again. */
 const HALF_OPEN = 10_000;
 const TICK_MS = 10;
 /** A tick: 2,000 connections a second, 1,000 guesses, 1,000 malformed frames. */
@@ -39,15 +43,27 @@ const SHOWN_EACH_TICK = 10;
 
 const attacks = ['half-open connections', 'token guessing', 'malformed frames', 'all three'] as const;
 type Attack = (typeof attacks)[number];
+/** Lines of the log, and refusals that they tell of. */
+type Said = { lines: number; refused: number };
+type ServerCounts = { cpu: NodeJS.CpuUsage; said: Said };
 type Order = { readonly attack: Attack | undefined };
 
 // --- the server
 
 async function serve(directory: string, grantFile: string): Promise<void> {
-  const exports = openExports([{ name: '/', directory, readOnly: false }], 'none', Buffer.alloc(32, 1), log);
+  const said: Said = { lines: 0, refused: 0 };
+  const lines = {
+    write(line: string): void {
+      const { msg, unsaid } = JSON.parse(line) as { msg: string; unsaid?: number };
+      said.lines++;
+      if (msg === 'connection refused') said.refused += 1 + (unsaid ?? 0);
+    },
+  };
+  const serverLog = pino({ level: 'info' }, lines);
+  const exports = openExports([{ name: '/', directory, readOnly: false }], 'none', Buffer.alloc(32, 1), serverLog);
   const listen = { host: '127.0.0.1', port: 0 };
-  const server = await Server.start({ exports, listen, grantFile, log, pollUs: 0 });
-  process.on('message', () => process.send?.(process.cpuUsage()));
+  const server = await Server.start({ exports, listen, grantFile, log: serverLog, pollUs: 0 });
+  process.on('message', () => process.send?.({ cpu: process.cpuUsage(), said }));
   process.send?.(server.port);
 }
 
@@ -68,6 +84,7 @@ class Attacker {
 
   start(attack: Attack): void {
     const is = (one: Attack) => attack === one || attack === 'all three';
+    if (is('half-open connections')) while (this.#open.size < HALF_OPEN) this.#halfOpen();
     this.#timer = setInterval(() => {
       if (is('half-open connections')) {
         for (let times = 0; times < OPENED_EACH_TICK && this.#open.size < HALF_OPEN; times++) this.#halfOpen();
@@ -107,8 +124,8 @@ class Attacker {
   }
 }
 
-function attack(port: number, token: string): void {
-  setPriority(constants.priority.PRIORITY_LOW);
+function attack(port: number, token: string, nice: number): void {
+  setPriority(nice);
   const attacker = new Attacker(port, token);
   process.on('message', ({ attack: kind }: Order) => {
     if (kind) attacker.start(kind);
@@ -121,13 +138,13 @@ function attack(port: number, token: string): void {
 
 // --- the honest client, and the measurement
 
-/** Operations until `endMs`, by all callers. */
-async function work(session: ServerSession, handle: number, endMs: number): Promise<number> {
+/** Operations until it is over, by all callers. */
+async function work(session: ServerSession, handle: number, isOver: () => boolean): Promise<number> {
   const parent = session.hello.root.inode;
   let done = 0;
   const caller = async (_: unknown, index: number) => {
     const random = new Random(index + 1);
-    for (; performance.now() < endMs; done++) {
+    for (; !isOver(); done++) {
       const offset = random.below(FILE_BYTES / READ_BYTES) * READ_BYTES;
       if (done % 4 === 0) await session.call('lookup', CALLER, { parent, name: Buffer.from('absent') });
       else
@@ -144,6 +161,19 @@ async function work(session: ServerSession, handle: number, endMs: number): Prom
   return done;
 }
 
+/** Another honest client, from an address of its own: how long it took to get in, in ms, each time; infinite when it was refused. */
+async function comeAndGo(address: ServerAddress, isOver: () => boolean): Promise<number[]> {
+  const took: number[] = [];
+  while (!isOver()) {
+    const startMs = performance.now();
+    const session = await ServerSession.connect(address, log).catch(() => undefined);
+    took.push(session ? performance.now() - startMs : Number.POSITIVE_INFINITY);
+    session?.close();
+    await delay(ENTRY_EACH_MS);
+  }
+  return took;
+}
+
 async function ask<T>(child: ChildProcess, order: unknown): Promise<T> {
   const answer = once(child, 'message');
   child.send(order as object);
@@ -155,9 +185,19 @@ async function start(...role: string[]): Promise<{ child: ChildProcess; said: nu
   return { child, said: (await once(child, 'message'))[0] as number };
 }
 
+/** What an attack has left behind is worked off. */
+async function quietOf(server: ChildProcess): Promise<void> {
+  for (let used = Number.POSITIVE_INFINITY; used > QUIET_CPU_US; ) {
+    const { cpu: before } = await ask<ServerCounts>(server, {});
+    await delay(QUIET_MS);
+    const { cpu: after } = await ask<ServerCounts>(server, {});
+    used = after.user + after.system - before.user - before.system;
+  }
+}
+
 const median = (numbers: readonly number[]) => [...numbers].sort((a, b) => a - b)[numbers.length >> 1] as number;
 
-async function measure(rounds: number, seconds: number): Promise<void> {
+async function measure(rounds: number, seconds: number, nice: number): Promise<void> {
   const base = mkdtempSync(join(tmpdir(), 'weft-attack-'));
   const [grantFile, tokenFile] = [join(base, 'grants.json'), join(base, 'token')];
   const [honest, own] = [newToken(), newToken()];
@@ -169,7 +209,7 @@ async function measure(rounds: number, seconds: number): Promise<void> {
   writeFileSync(tokenFile, honest.token);
   writeFileSync(join(base, 'data'), Buffer.alloc(FILE_BYTES, 1));
   const server = await start('serve', base, grantFile);
-  const attacker = await start('attack', String(server.said), own.token);
+  const attacker = await start('attack', String(server.said), own.token, String(nice));
   const address = { ...parseServerAddress(`ws://127.0.0.1:${server.said}/`), credentials: { tokenFile } };
   const session = await ServerSession.connect(address, log);
   try {
@@ -180,36 +220,54 @@ async function measure(rounds: number, seconds: number): Promise<void> {
     if (!found) throw new Error('the file is not there');
     const open = { inode: found.inode, flags: 0, killSuidgid: false, wants: 'none', firstBytes: 0 } as const;
     const { handle } = await session.call('open', CALLER, open);
-    await work(session, handle, performance.now() + 2000);
+    const warmMs = performance.now() + 2000;
+    await work(session, handle, () => performance.now() > warmMs);
     const phase = async (kind: Attack | undefined) => {
-      await ask<number>(attacker.child, { attack: kind });
-      await delay(SETTLE_MS);
-      const before = await ask<NodeJS.CpuUsage>(server.child, {});
+      // An attack begins while others work, and its begin is the worst of it: it is over when all of that was sent.
+      let isOver = false;
+      const started = ask<number>(attacker.child, { attack: kind });
+      if (kind === undefined) await Promise.all([started, quietOf(server.child)]);
+      const { cpu: before } = await ask<ServerCounts>(server.child, {});
       const startMs = performance.now();
-      const done = await work(session, handle, startMs + seconds * 1000);
-      const rate = (1000 * done) / (performance.now() - startMs);
-      const after = await ask<NodeJS.CpuUsage>(server.child, {});
-      return { rate, cpuUs: (after.user + after.system - before.user - before.system) / done };
+      const over = Promise.all([started, delay(seconds * 1000)]).then(([attempts]) => {
+        isOver = true;
+        return attempts;
+      });
+      const until = () => isOver;
+      const [done, entries] = await Promise.all([work(session, handle, until), comeAndGo(address, until)]);
+      const tookMs = performance.now() - startMs;
+      const { cpu: after } = await ask<ServerCounts>(server.child, {});
+      const cpuUs = (after.user + after.system - before.user - before.system) / done;
+      return { rate: (1000 * done) / tookMs, cpuUs, entries, tookMs, attempts: await over };
     };
     for (const kind of attacks) {
       const ratios: number[] = [];
       const [quiet, under]: Awaited<ReturnType<typeof phase>>[][] = [[], []];
-      let attempts = 0;
+      let [attempts, attackedMs] = [0, 0];
+      const { said: before } = await ask<ServerCounts>(server.child, {});
       for (let round = 0; round < rounds; round++) {
         const one = await phase(undefined);
         const other = await phase(kind);
-        attempts += await ask<number>(attacker.child, { attack: undefined });
-        await delay(SETTLE_MS);
+        attempts += other.attempts + (await ask<number>(attacker.child, { attack: undefined }));
+        attackedMs += other.tookMs;
         quiet?.push(one);
         under?.push(other);
         ratios.push(other.rate / one.rate);
       }
+      const { said: after } = await ask<ServerCounts>(server.child, {});
+      const told = { refused: after.refused - before.refused, lines: after.lines - before.lines };
       const rate = (of: typeof quiet) => Math.round(median((of ?? []).map((one) => one.rate)));
       const cpu = (of: typeof quiet) => Math.round(median((of ?? []).map((one) => one.cpuUs)));
+      const entry = (of: typeof quiet) => {
+        const all = (of ?? []).flatMap((one) => one.entries);
+        const refused = all.filter((ms) => ms === Number.POSITIVE_INFINITY).length;
+        return `${Math.round(median(all))} ms, ${Math.round(Math.max(...all.filter(Number.isFinite)))} at most, ${refused} of ${all.length} refused`;
+      };
       const spread = `${Math.min(...ratios).toFixed(2)}-${Math.max(...ratios).toFixed(2)}`;
-      const perSecond = Math.round(attempts / (rounds * (seconds + SETTLE_MS / 1000)));
+      const perSecond = Math.round((1000 * attempts) / attackedMs);
       console.log(
-        `${kind}: ${median(ratios).toFixed(2)} (${spread}) of the quiet throughput; ${rate(quiet)} -> ${rate(under)} operations/s, ${perSecond} attempts/s; server ${cpu(quiet)} -> ${cpu(under)} us of processor an operation`,
+        `${kind}: ${median(ratios).toFixed(2)} (${spread}) of the quiet throughput; ${rate(quiet)} -> ${rate(under)} operations/s, ${perSecond} attempts/s in ${Math.round(attackedMs / 1000)} s; server ${cpu(quiet)} -> ${cpu(under)} us of processor an operation
+  a client that comes: ${entry(quiet)} -> ${entry(under)}; the log tells of ${told.refused} refusals in ${told.lines} lines`,
       );
     }
   } finally {
@@ -222,5 +280,5 @@ async function measure(rounds: number, seconds: number): Promise<void> {
 
 const [role, ...rest] = process.argv.slice(2);
 if (role === 'serve') await serve(rest[0] as string, rest[1] as string);
-else if (role === 'attack') attack(Number(rest[0]), rest[1] as string);
-else await measure(Number(role ?? 6), Number(rest[0] ?? 4));
+else if (role === 'attack') attack(Number(rest[0]), rest[1] as string, Number(rest[2]));
+else await measure(Number(role ?? 6), Number(rest[0] ?? 4), Number(rest[1] ?? constants.priority.PRIORITY_LOW));

@@ -101,7 +101,7 @@ export const limits = {
   maxConnections: 8192,
   maxConnectionsPerAddress: 2048,
   maxConnectionsPerCredential: 512,
-  /** Connections that have not said hello yet: some for everybody, so that one address cannot take all. */
+  /** Connections that have not said hello yet: some for everybody, so that one address cannot take all. If they are, the addresses share them. */
   maxHalfOpen: 1024,
   maxHalfOpenPerAddress: 256,
   /** Wrong tokens of one address before it has to wait, and how long until one is forgotten. */

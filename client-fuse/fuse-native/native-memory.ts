@@ -1,6 +1,6 @@
 /**
  * The few libc calls with which the driver reads and writes the memory of a waiting libfuse thread.
- * Apart from shared/linux/libc.ts because every one of them takes an address: a wrong one ends the process. Addresses come
+ * Apart from shared/linux because every one of them takes an address: a wrong one ends the process. Addresses come
  * from a NativeRequest only, and are good until its request is answered.
  */
 import koffi from 'koffi';

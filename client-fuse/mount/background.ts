@@ -5,6 +5,7 @@
  */
 import { spawn } from 'node:child_process';
 import { closeSync, openSync } from 'node:fs';
+import { environmentWithToken } from '../transport/environment-token.ts';
 import { messageType, STOP_SIGNALS } from './supervision.ts';
 
 const ENVIRONMENT_MARK = 'WEFT_BACKGROUND';
@@ -25,7 +26,7 @@ export function mountInBackground(command: readonly string[], options: Backgroun
   const child = spawn(program, args, {
     detached: true,
     stdio: ['ignore', output, output, 'ipc'],
-    env: { ...process.env, [ENVIRONMENT_MARK]: '1' },
+    env: { ...environmentWithToken(), [ENVIRONMENT_MARK]: '1' },
   });
   if (typeof output === 'number') closeSync(output);
   // It is in another session and does not hear Ctrl-C.

@@ -7,6 +7,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { readFile } from 'node:fs/promises';
 import { close, sendDescriptor, socketpair } from '../../shared/linux/libc.ts';
 import { procTasks } from '../kernel/task.ts';
+import { environmentWithToken } from '../transport/environment-token.ts';
 import { MountError } from './mount-error.ts';
 import { messageType, type ToClient, type ToSupervisor } from './supervision.ts';
 
@@ -39,7 +40,7 @@ export class SupervisedClient {
     this.#child = spawn(program, args, {
       cwd: '/',
       stdio: ['ignore', 'inherit', 'inherit', theirs, 'ipc'],
-      env: { ...process.env, UV_THREADPOOL_SIZE: String(poolThreads) },
+      env: { ...environmentWithToken(), UV_THREADPOOL_SIZE: String(poolThreads) },
     });
     close(theirs);
     this.#child.on('message', (message) => {

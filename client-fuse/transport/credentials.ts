@@ -1,6 +1,6 @@
 /**
- * What a client shows the server, and how it knows the server. Secrets are read from files or the environment when a
- * connection is opened, so that a token may be replaced under a mount; they are in no option and no log.
+ * What a client shows the server, and how it knows the server. Files are read when a connection is opened, so that a token
+ * may be replaced under a mount; secrets are in no option and no log.
  */
 import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
@@ -8,6 +8,7 @@ import { isIP } from 'node:net';
 import { connect, createSecureContext, type SecureContext, type TLSSocket } from 'node:tls';
 import { limits } from '../../shared/limits.ts';
 import { isLoopback } from '../../shared/loopback.ts';
+import { environmentToken } from './environment-token.ts';
 import type { ServerAddress } from './server-address.ts';
 
 /** The server is not who it should be, or what is to be shown to it is not there; the message is for people. */
@@ -34,9 +35,7 @@ function read(file: string, what: string): Buffer {
 /** The fields of the upgrade. Throws CredentialError. */
 export function authorization(address: ServerAddress): Record<string, string> {
   const { tokenFile } = address.credentials ?? {};
-  const token = (
-    tokenFile === undefined ? (process.env.WEFT_TOKEN ?? '') : read(tokenFile, 'token file').toString()
-  ).trim();
+  const token = (tokenFile === undefined ? environmentToken() : read(tokenFile, 'token file').toString()).trim();
   if (token === '') {
     if (tokenFile !== undefined) throw new CredentialError(`the token file ${tokenFile} is empty`);
     return {};

@@ -9,6 +9,7 @@ import { mountFuseNative } from '../../client-fuse/fuse-native/mount-fuse-native
 import { prepareMountPoint } from '../../client-fuse/mount/mount-point.ts';
 import { isWeftMount, mountAt } from '../../client-fuse/mount/mount-table.ts';
 import { detach } from '../../client-fuse/mount/unmount.ts';
+import { environmentWithToken } from '../../client-fuse/transport/environment-token.ts';
 import type { Filesystem } from '../../client-fuse/vfs/filesystem.ts';
 
 const STOP_SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
@@ -28,7 +29,10 @@ export interface NativeSupervision {
 export async function superviseNativeMount(options: NativeSupervision): Promise<number> {
   const mountpoint = await prepareMountPoint(options.mountpoint, options);
   const [program = '', ...args] = options.clientCommand;
-  const client = spawn(program, [...args, '--at', mountpoint], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] });
+  const client = spawn(program, [...args, '--at', mountpoint], {
+    stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+    env: environmentWithToken(),
+  });
   const pass = (signal: NodeJS.Signals) => client.kill(signal);
   for (const signal of STOP_SIGNALS) process.on(signal, pass);
   let failure: string | undefined;

@@ -13,6 +13,7 @@ import { answerStatus, type MountStatus } from '../../client-fuse/mount/mount-st
 import { hasMountsInside } from '../../client-fuse/mount/mount-table.ts';
 import { failMount, serveMount } from '../../client-fuse/mount/serve-mount.ts';
 import { superviseMount } from '../../client-fuse/mount/supervisor.ts';
+import { environmentToken } from '../../client-fuse/transport/environment-token.ts';
 import { parseServerAddress } from '../../client-fuse/transport/server-address.ts';
 import { ServerSession } from '../../client-fuse/transport/server-session.ts';
 import { RemoteFilesystem } from '../../client-fuse/vfs/remote-filesystem.ts';
@@ -76,6 +77,7 @@ function self(...args: string[]): string[] {
 }
 
 async function mount(url: string, mountpoint: string, options: MountCommandOptions): Promise<void> {
+  environmentToken();
   // What can be wrong with the command line is said at once, by the process that has the terminal.
   parseServerAddress(url);
   const { soft, timeout } = options;
@@ -128,6 +130,8 @@ async function superviseInForeground(
 }
 
 async function mountClient(url: string, options: MountCommandOptions & { at?: string }): Promise<void> {
+  // With a token file, too, which goes before it.
+  environmentToken();
   const log = openLog(options.logLevel, 'weft client');
   const { pollUs } = options;
   const { client, allowOther, generic, credentials } = parseMountOptions(options.o);

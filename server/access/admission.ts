@@ -25,32 +25,59 @@ export class Ticket {
   isHalfOpen = true;
   /** It came as far as asking for a WebSocket. */
   hasAsked = false;
+  /** Ends the connection, for another's sake. */
+  readonly #end: () => void;
 
-  constructor(address: string) {
+  constructor(address: string, end: () => void) {
     this.address = address;
+    this.#end = end;
+  }
+
+  end(): void {
+    this.#end();
   }
 }
 
 export class Admission {
   readonly #open = new Tally();
-  readonly #halfOpen = new Tally();
+  /** By address, the oldest first. */
+  readonly #halfOpen = new Map<string, Set<Ticket>>();
   readonly #ofCredential = new Tally();
   /** Wrong credentials and broken connections of an address, which are forgotten with time; the oldest entry goes when there are too many. */
   readonly #failures = new Map<string, { count: number; sinceMs: number }>();
   #total = 0;
   #totalHalfOpen = 0;
 
-  enter(address: string): Ticket | string {
+  /** `end` is called when it has to make room for a connection of another address. */
+  enter(address: string, end: () => void): Ticket | string {
+    const halfOpen = this.#halfOpen.get(address) ?? new Set();
     if (this.#total >= limits.maxConnections) return 'the server has too many connections';
     if (this.#open.of(address) >= limits.maxConnectionsPerAddress) return 'too many connections from this address';
-    if (this.#totalHalfOpen >= limits.maxHalfOpen) return 'the server has too many half-open connections';
-    if (this.#halfOpen.of(address) >= limits.maxHalfOpenPerAddress)
-      return 'too many half-open connections from this address';
+    if (halfOpen.size >= limits.maxHalfOpenPerAddress) return 'too many half-open connections from this address';
+    if (this.#totalHalfOpen >= limits.maxHalfOpen && !this.#makeRoom(halfOpen.size))
+      return 'the server has too many half-open connections';
+    const ticket = new Ticket(address, end);
     this.#total++;
     this.#totalHalfOpen++;
     this.#open.add(address, 1);
-    this.#halfOpen.add(address, 1);
-    return new Ticket(address);
+    this.#halfOpen.set(address, halfOpen.add(ticket));
+    return ticket;
+  }
+
+  /**
+   * A few addresses that say nothing must not keep all others out. Whoever has less than its share of the places gets the
+   * one of the oldest connection of the address that has the most. Each is looked at only then: an attacker that has its
+   * share is refused at once.
+   */
+  #makeRoom(own: number): boolean {
+    if ((own + 1) * (this.#halfOpen.size + 1) > limits.maxHalfOpen) return false;
+    let most = new Set<Ticket>();
+    for (const tickets of this.#halfOpen.values()) if (tickets.size > most.size) most = tickets;
+    const [oldest] = most;
+    if (oldest === undefined || most.size <= own + 1) return false;
+    this.established(oldest);
+    oldest.end();
+    return true;
   }
 
   /** The client is known; returns why it may not come in nevertheless. */
@@ -62,12 +89,14 @@ export class Admission {
     return undefined;
   }
 
-  /** Hello was answered. */
+  /** It is not half open any more: hello was answered. */
   established(ticket: Ticket): void {
     if (!ticket.isHalfOpen) return;
     ticket.isHalfOpen = false;
     this.#totalHalfOpen--;
-    this.#halfOpen.add(ticket.address, -1);
+    const halfOpen = this.#halfOpen.get(ticket.address);
+    halfOpen?.delete(ticket);
+    if (halfOpen?.size === 0) this.#halfOpen.delete(ticket.address);
   }
 
   leave(ticket: Ticket): void {

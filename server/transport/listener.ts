@@ -129,7 +129,10 @@ export class Listener implements Listening {
     // Gone before it was accepted.
     if (address === undefined) return void socket.destroy();
     const key = `${address}:${remotePort}`;
-    const ticket = this.#enterOrRefuse(address);
+    const ticket = this.#enterOrRefuse(address, () => {
+      this.#refused(address, key, 'no hello yet, and its place was needed');
+      socket.destroy();
+    });
     if ('status' in ticket) {
       // To answer costs as much as all the rest.
       if (!this.#refused(address, key, ticket.reason) || !speaksHttp) return void socket.destroy();
@@ -160,14 +163,14 @@ export class Listener implements Listening {
     if (!this.#access.isOpen) this.#admission.failed(address, Date.now());
   }
 
-  #enterOrRefuse(address: string): Ticket | Refusal {
+  #enterOrRefuse(address: string, end: () => void): Ticket | Refusal {
     if (this.#admission.isFailing(address, Date.now())) {
       return {
         status: 429,
         reason: 'too many wrong tokens or broken connections came from this address: wait a minute',
       };
     }
-    const ticket = this.#admission.enter(address);
+    const ticket = this.#admission.enter(address, end);
     return typeof ticket === 'string' ? { status: 503, reason: ticket } : ticket;
   }
 

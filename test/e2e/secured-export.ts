@@ -3,7 +3,7 @@
  * starts them. Everything they say is kept, by whom it was said.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type CommandResult, runCommand } from '../../client-fuse/mount/command.ts';
@@ -12,6 +12,7 @@ import { detach, tryUnmount } from '../../client-fuse/mount/unmount.ts';
 import { exitOf, waitFor, weft } from './lease-mounts.ts';
 
 const COMMAND_MS = 30_000;
+const clockAhead = join(import.meta.dirname, 'clock-ahead.cjs');
 
 /** Runs `weft` without a token of this process's own environment. */
 export function runWeft(args: readonly string[], environment: Record<string, string> = {}): Promise<CommandResult> {
@@ -19,6 +20,15 @@ export function runWeft(args: readonly string[], environment: Record<string, str
     timeoutMs: COMMAND_MS,
     environment: { WEFT_TOKEN: '', ...environment },
   });
+}
+
+/** Empty when there is no such process any more. */
+export function readProc(file: string): string {
+  try {
+    return readFileSync(`/proc/${file}`, 'utf8');
+  } catch {
+    return '';
+  }
 }
 
 export class SecuredExport implements AsyncDisposable {
@@ -62,6 +72,7 @@ export class SecuredExport implements AsyncDisposable {
     const server = spawn(process.execPath, [weft, ...args, '--tls', 'auto', '--log-level', 'trace', ...options], {
       stdio: ['ignore', 'pipe', 'pipe'],
       cwd: '/',
+      env: { ...process.env, NODE_OPTIONS: `--require=${clockAhead}` },
     });
     this.#server = server;
     server.stdout.on('data', (chunk) => (this.#said += chunk));
@@ -72,6 +83,11 @@ export class SecuredExport implements AsyncDisposable {
     });
     this.port = Number(/at wss:\/\/0\.0\.0\.0:(\d+)\/$/m.exec(this.#said)?.[1]);
     this.fingerprint = /^fingerprint (\S+)$/m.exec(this.#said)?.[1] ?? '';
+  }
+
+  /** For the server it is a day later from now on. */
+  aDayPasses(): void {
+    this.#server?.kill('SIGUSR2');
   }
 
   get url(): string {
@@ -90,10 +106,17 @@ export class SecuredExport implements AsyncDisposable {
     mkdirSync(path);
     this.#mounts.push(path);
     const log = ['--log-level', 'trace', '--log-file', `${path}.log`];
-    const startedMs = performance.now();
     const result = await runWeft(['mount', url, path, '-o', 'allow_other', ...log, ...options], environment);
     this.#said += `${result.stdout}${result.stderr}\n`;
-    return { ...result, path, tookMs: performance.now() - startedMs, isMounted: (await mountAt(path)) !== undefined };
+    return { ...result, path, isMounted: (await mountAt(path)) !== undefined };
+  }
+
+  /** The supervisor of the mount at `path`, and its client. */
+  processesOf(path: string): number[] {
+    const isSupervisor = (pid: string) => readProc(`${pid}/cmdline`).includes(`\0${path}\0-f\0`);
+    const supervisor = readdirSync('/proc').find((name) => /^\d+$/.test(name) && isSupervisor(name));
+    const children = readProc(`${supervisor}/task/${supervisor}/children`).trim().split(' ');
+    return [Number(supervisor), ...children.map(Number)];
   }
 
   /** A shell command in `path`, with the exported directory as $X; killed when it takes long. */

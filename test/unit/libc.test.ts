@@ -284,6 +284,14 @@ describe('they do what they say', () => {
     expect(() => libc.sendDescriptor(fd, fd)).toThrow(expect.objectContaining({ code: errno.ENOTSOCK }));
   });
 
+  test('what is taken from the environment is not there any more, and nothing else goes', () => {
+    Object.assign(process.env, { WEFT_TEST_SECRET: 'sécret', WEFT_TEST_OTHER: 'other' });
+    expect(libc.takeFromEnvironment('WEFT_TEST_SECRET')).toBe('sécret');
+    expect(libc.takeFromEnvironment('WEFT_TEST_SECRET')).toBe(undefined);
+    expect([process.env.WEFT_TEST_SECRET, process.env.WEFT_TEST_OTHER]).toEqual([undefined, 'other']);
+    delete process.env.WEFT_TEST_OTHER;
+  });
+
   test('64-bit values are numbers where that is exact', () => {
     const buffer = Buffer.alloc(8);
     for (const value of [0n, 1n, 2n ** 32n, 2n ** 53n - 1n, 2n ** 53n, 2n ** 63n, 2n ** 64n - 1n]) {

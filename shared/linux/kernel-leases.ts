@@ -1,0 +1,39 @@
+/** The kernel's own locks and leases of open files, between this process and other local programs. */
+import koffi from 'koffi';
+import { errno, FsError } from '../errno.ts';
+import { check, declare } from './call.ts';
+
+const c = {
+  flock: declare('int flock(int fd, int operation)'),
+  fcntl: declare('int fcntl(int fd, int command, long argument)'),
+} as const;
+
+const F_SETLEASE = 1024;
+const F_GETLEASE = 1025;
+
+const LOCK_EX = 2;
+const LOCK_NB = 4;
+
+/** False: another open file has it locked. As flock(2): given back when the last descriptor of this open file is closed. */
+export function tryLockFile(fd: number): boolean {
+  if (c.flock(fd, LOCK_EX | LOCK_NB) === 0) return true;
+  const code = koffi.errno();
+  if (code === errno.EAGAIN) return false;
+  throw new FsError(code, 'flock');
+}
+
+/** As fcntl(2): what a local open must wait for. */
+export const lease = { READ: 0, WRITE: 1, NONE: 2 } as const;
+
+/**
+ * F_SETLEASE: until it is NONE again, opens of the file by other programs that conflict wait, and this process gets SIGIO
+ * (which ends it unless it is handled). False when others have the file open, or this user may not.
+ */
+export function setLease(fd: number, kind: number): boolean {
+  return c.fcntl(fd, F_SETLEASE, kind) === 0;
+}
+
+/** The kind that the lease has, or must become because somebody waits. */
+export function getLease(fd: number): number {
+  return check(c.fcntl(fd, F_GETLEASE, 0), 'fcntl');
+}
