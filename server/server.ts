@@ -76,9 +76,14 @@ export class Server implements ConnectionHost {
       ...(options.clients ? { clients: options.clients } : {}),
       ...(options.sessionLeaseMs === undefined ? {} : { leaseMs: options.sessionLeaseMs }),
     });
-    const { grace } = this.sessions;
+    const { grace, writersGrace } = this.sessions;
     if (!grace.isOver)
       this.log.info({ clients: grace.awaited.length }, 'grace period: clients may reclaim their locks');
+    if (!writersGrace.isOver)
+      this.log.info(
+        { clients: writersGrace.awaited.length },
+        'clients that wrote are awaited: no file is cached by the page',
+      );
     this.sessions.onGraceOver = (late) =>
       this.log.info(
         { late: late.map(({ client }) => client) },

@@ -20,6 +20,7 @@ import type {
   NodeId,
 } from './filesystem.ts';
 import type { Node } from './node.ts';
+import { reclaim } from './reclaim.ts';
 import { type Presentation, RemoteContext } from './remote-context.ts';
 import { RemoteDirectories } from './remote-directories.ts';
 import { RemoteFiles } from './remote-files.ts';
@@ -47,7 +48,7 @@ export class RemoteFilesystem implements Filesystem {
     session.onLost = () => this.#loseShared();
     session.onForgotten = (isSameServer) => {
       this.#files.stopGathering(isSameServer);
-      this.#locks.forgotten(isSameServer);
+      void reclaim(this.#context, this.#locks.forgotten(isSameServer));
     };
   }
 

@@ -81,8 +81,10 @@ function openReply(context: RequestContext, file: OpenFile, { wants, firstBytes 
   const handle = session.addFile(file);
   if (wants !== 'shared') return { handle, lease: grant(context, file, wants), attributes: undefined };
   const attributes = file.calls.stat(file.fd);
-  // While somebody writes, what is read is not kept: each write would have to recall it.
-  const isLeased = file.inode.writers === 0 && context.leases.grantAttributes(session, file.inode, attributes);
+  // While somebody writes, what is read is not kept: each write would have to recall it, and a handle whose reads fill the
+  // page cache reads by the page for as long as it is open. Right after a start it is not known who writes.
+  const isWritten = file.inode.writers > 0 || session.awaitsWriters;
+  const isLeased = !isWritten && context.leases.grantAttributes(session, file.inode, attributes);
   const reply: ReplyOf<'open'> = { handle, lease: isLeased ? 'shared' : 'none', attributes };
   if (!isLeased || attributes.size === 0 || attributes.size > firstBytes) return reply;
   // Under the lease that was just granted: who changes the file now waits until this client has dropped what it read.

@@ -34,6 +34,10 @@ export interface SessionHost {
   contested(session: Session): void;
   /** It is to be given a lock: throws FsError when it may not be now. */
   admitLock(session: Session, isReclaim: boolean): void;
+  /** It is to be given a file open for writing, its first. */
+  writes(session: Session): void;
+  /** Clients that had files open for writing, before the server was started anew, may not be back yet. */
+  readonly awaitsWriters: boolean;
   /** Its client holds again what it held before the server was started anew. */
   reclaimed(session: Session): void;
 }
@@ -66,6 +70,7 @@ export class Session implements LeaseHolder {
   bytesWritten = 0;
   readonly locks: SessionLocks;
   readonly #files = new Map<number, OpenFile>();
+  #hasWritten = false;
   #lastHandle = randomInt(FIRST_HANDLE_BELOW);
   readonly #inFlight = new Map<number, InFlightRequest>();
   /** By slot, the last request: a later one in its slot says that its reply was taken. So a slow request keeps no others' replies. */
@@ -121,6 +126,10 @@ export class Session implements LeaseHolder {
     if (this.isClosed || this.#files.size >= limits.maxOpenHandles) {
       file.release();
       throw new FsError(this.isClosed ? errno.ESHUTDOWN : errno.EMFILE, 'open');
+    }
+    if (file.canWrite && !this.#hasWritten) {
+      this.#hasWritten = true;
+      this.#host.writes(this);
     }
     this.#files.set(++this.#lastHandle, file);
     return this.#lastHandle;
@@ -192,6 +201,10 @@ export class Session implements LeaseHolder {
 
   admitLock(isReclaim: boolean): void {
     this.#host.admitLock(this, isReclaim);
+  }
+
+  get awaitsWriters(): boolean {
+    return this.#host.awaitsWriters;
   }
 
   reclaimed(): void {
