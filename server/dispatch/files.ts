@@ -121,6 +121,7 @@ async function create(context: RequestContext, request: RequestOf<'create'>): Pr
     const created = store.create(identity, parent, name, mode, umask, flags);
     if (created === undefined) return undefined;
     context.request.made = created.inode.handle;
+    if (flags & O.EXCL) context.request.applied();
     leases.madeName(parent, name, created.inode);
     const directory = leases.attributesForHolder(session, change, parent);
     return { ...createdReply(context, created, flags, wants), directory };

@@ -10,11 +10,15 @@ import type { Session } from '../session/session.ts';
 import type { Identity } from '../store/identity.ts';
 import type { FoundInode } from '../store/inode-table.ts';
 import type { Store } from '../store/store.ts';
+import type { Removals } from './removals.ts';
 
 export interface RequestContext {
   readonly session: Session;
   /** Of the server. */
   readonly instance: Buffer;
+  /** When it was started, in milliseconds since 1970; and what clients have removed since. */
+  readonly startedMs: number;
+  readonly removals: Removals;
   readonly store: Store;
   readonly leases: LeaseManager;
   readonly identity: Identity;

@@ -161,7 +161,10 @@ export class Session implements LeaseHolder {
     const request = new InFlightRequest();
     const earlier = this.#journal?.earlier.get(slot);
     if (earlier?.seq === seq) request.earlier = earlier;
-    if (this.#journal) request.noteBegin = () => this.#journal?.begun(slot, seq);
+    if (this.#journal) {
+      request.noteBegin = () => this.#journal?.begun(slot, seq, Date.now());
+      request.noteEnd = (code) => this.#journal?.done(slot, seq, code, request.made, request.count);
+    }
     request.answers.push(answer);
     this.#inFlight.set(seq, request);
     this.requests++;
@@ -171,7 +174,7 @@ export class Session implements LeaseHolder {
   /** The request is done: everyone who asked is answered, and the bulk data are free when all have sent them. */
   end(slot: number, seq: number, keep: KeptReply | undefined, outcome: Outcome): void {
     const request = this.#inFlight.get(seq);
-    if (request?.isNoted) this.#journal?.done(slot, seq, outcome.errno, request.made, request.count);
+    request?.ended(outcome.errno);
     const answers = request?.answers ?? [];
     this.#inFlight.delete(seq);
     const last = this.#slots.get(slot);
