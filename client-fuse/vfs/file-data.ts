@@ -80,6 +80,7 @@ export class FileData {
     const { server: handle, killsSuidgid: killSuidgid } = open;
     const request = { handle, offset, append, sync: syncOf(flags), killSuidgid, behind: false };
     const { written } = await this.#context.session.call('write', open.opener, request, { bulk: data });
+    if (request.sync === 'none') this.#context.unsynced.wrote(open);
     return written;
   }
 
@@ -120,6 +121,7 @@ export class FileData {
     try {
       const reply = await session.call('write', open.opener, request, { bulk: data });
       ({ attributes } = reply);
+      this.#context.unsynced.wrote(open);
       return reply.written;
     } finally {
       leases.endChange(open.node, mark, attributes, true);

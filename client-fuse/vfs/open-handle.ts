@@ -19,6 +19,7 @@ export function newHandle(
     ...of,
     reopening: undefined,
     hasLostLocks: false,
+    hasLostWrites: false,
     readAhead: undefined,
     isCached: false,
     first: undefined,

@@ -24,6 +24,14 @@ export interface SessionTableOptions {
   readonly nowMs?: number;
 }
 
+/** For status. */
+export interface GraceStatus {
+  /** New locks are not granted meanwhile. */
+  readonly holdsUpLocks: boolean;
+  readonly atMostSeconds: number;
+  readonly clients: readonly { client: string; export: string; isBack: boolean; heldLocks: boolean }[];
+}
+
 export class SessionTable implements SessionHost {
   readonly leaseMs: number;
   /** Of locks. */
@@ -186,6 +194,19 @@ export class SessionTable implements SessionHost {
     this.writersGrace.done(key);
     this.#endGraceIfDue();
     this.#endWritersGraceIfDue();
+  }
+
+  /** Whom it is waited for after the start, and how long at most. Undefined: for nobody, any more. */
+  graceStatus(nowMs: number): GraceStatus | undefined {
+    if (this.writersGrace.isOver) return undefined;
+    const { awaited, endsMs } = this.writersGrace;
+    const clients = awaited.flatMap((id) => {
+      const listed = this.#clients.get(id);
+      if (listed === undefined) return [];
+      const { client, export: exportName, locks } = listed;
+      return [{ client, export: exportName, isBack: this.writersGrace.mayReclaim(id), heldLocks: locks }];
+    });
+    return { holdsUpLocks: !this.grace.isOver, atMostSeconds: Math.ceil(Math.max(0, endsMs - nowMs) / 1000), clients };
   }
 
   /** After that of locks: this one takes nothing from anybody. Who is not back is not waited for once more. */

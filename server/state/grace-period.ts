@@ -31,6 +31,11 @@ export class GracePeriod {
     return [...this.#awaited.keys()];
   }
 
+  /** When it is over at the latest, as things are: for those that are back there is more time. */
+  get endsMs(): number {
+    return [...this.#awaited.values()].includes('back') ? this.#endsForAllMs : this.#endsMs;
+  }
+
   /** Its client may go on under this id. */
   mayReturn(id: string): boolean {
     return !this.#isOver && this.#awaited.get(id) === 'away';

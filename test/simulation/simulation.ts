@@ -142,7 +142,7 @@ class Run {
     const boot = Buffer.alloc(16, this.#machineStarts);
     const journal = new RequestJournal(this.#journal, boot, Date.now());
     const clients = new ClientList(this.#kept);
-    const options = { exports: [exported], listen, log: silent, pollUs: 0, journal, clients };
+    const options = { exports: [exported], listen, log: silent, pollUs: 0, journal, clients, boot };
     const server = await Server.start(options, this.#network.listen);
     this.#sabotage(server, leases);
   }

@@ -8,6 +8,7 @@ import { parseServerAddress } from '../../client-fuse/transport/server-address.t
 import { ServerSession } from '../../client-fuse/transport/server-session.ts';
 import { type Caller, ROOT_NODE } from '../../client-fuse/vfs/filesystem.ts';
 import { RemoteFilesystem } from '../../client-fuse/vfs/remote-filesystem.ts';
+import { statusOf } from '../../server/admin/status.ts';
 import { limits } from '../../shared/limits.ts';
 import { O } from '../../shared/linux/constants.ts';
 import { ALL_BYTES } from '../../shared/range-map.ts';
@@ -93,11 +94,15 @@ test('while it is away nobody keeps pages; it is back with its files as soon as 
   await restart();
   expect([await granted('f'), await granted('g')]).toEqual(['none', 'none']);
   expect([server.server.sessions.grace.isOver, reader.grace]).toEqual([true, undefined]);
+  const awaited = { export: '/', isBack: false, heldLocks: false };
+  expect(statusOf(server.server).grace).toMatchObject({ holdsUpLocks: false, clients: [awaited] });
+  expect(statusOf(server.server).grace?.atMostSeconds).toBeLessThanOrEqual(limits.sessionLeaseMs / 1000);
   proxy.refusing = false;
   await vi.waitFor(() => expect(server.server.sessions.awaitsWriters).toBe(false), { timeout: 5000 });
   // Two of the reader.
   expect(writersAtServer()).toBe(3);
   expect([await granted('f'), await granted('g')]).toEqual(['none', 'shared']);
+  expect(statusOf(server.server).grace).toBe(null);
 });
 
 test('one that does not come back is waited for until the grace period is over, and once', async () => {
