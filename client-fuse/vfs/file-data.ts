@@ -86,12 +86,11 @@ export class FileData {
 
   /** For the one handle that holds the exclusive lease on its file, until it is recalled or the server restarted. */
   writeBehindFor(open: OpenHandle): WriteBehind {
-    const { epoch } = open;
     const send = (offset: number, data: Uint8Array) =>
       this.#context.withHandle(open, () => {
         // It was on its way when the session ended.
         if (behind.isFenced) throw new FsError(errno.ESTALE, 'write behind');
-        return this.#writeBehind(open, offset, data, open.epoch === epoch);
+        return this.#writeBehind(open, offset, data);
       });
     const behind = new WriteBehind(send, this.#dirty);
     return behind;
@@ -111,11 +110,11 @@ export class FileData {
     return new BlockCache(fetch, fetchSize, this.#blocks);
   }
 
-  /** `behind` false: a server that was started anew knows of no lease, and what was gathered must not be lost for that. */
-  async #writeBehind(open: OpenHandle, offset: number, data: Uint8Array, behind: boolean): Promise<number> {
+  /** A server that was started anew knows of no lease, and takes it as long as nobody else has changed the file. */
+  async #writeBehind(open: OpenHandle, offset: number, data: Uint8Array): Promise<number> {
     const { leases, session } = this.#context;
     const { server: handle, killsSuidgid: killSuidgid } = open;
-    const request = { handle, offset, append: false, sync: 'none', killSuidgid, behind } as const;
+    const request = { handle, offset, append: false, sync: 'none', killSuidgid, behind: true } as const;
     const mark = leases.beginChange(open.node);
     let attributes: Attributes | undefined;
     try {

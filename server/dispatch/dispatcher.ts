@@ -20,8 +20,8 @@ import { fileHandlers } from './files.ts';
 import { BulkReply, DONE, type Handler, type Handlers, type RequestContext } from './handler.ts';
 import { lockHandlers } from './locks.ts';
 import { nameHandlers } from './names.ts';
-import { Removals } from './removals.ts';
 import { certain, mayBeTried, replayed } from './replays.ts';
+import { SinceStart } from './since-start.ts';
 
 /** `hello` is the connection's own business; `status` is answered by the server. */
 export type DispatchedOperation = Exclude<OperationName, 'hello'>;
@@ -42,7 +42,7 @@ export class Dispatcher {
   readonly #log: Logger;
   readonly #instance: Buffer;
   readonly #startedMs = Date.now();
-  readonly #removals = new Removals();
+  readonly #sinceStart = new SinceStart();
   /** By operation, for status: requests and failures other than the ordinary. */
   readonly counts = new Map<string, number>();
   unexpectedErrors = 0;
@@ -77,7 +77,7 @@ export class Dispatcher {
       session,
       instance: this.#instance,
       startedMs: this.#startedMs,
-      removals: this.#removals,
+      sinceStart: this.#sinceStart,
       store: session.exported.store,
       leases: session.exported.leases,
       identity: identityOf(admittedCaller(session.credential, request.caller), session.exported.squash),

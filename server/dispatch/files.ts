@@ -8,7 +8,7 @@ import { pagesFrom } from '../state/page-range-lock-queue.ts';
 import type { Inode } from '../store/inode.ts';
 import { OpenFile } from '../store/open-file.ts';
 import type { CreatedFile } from '../store/store.ts';
-import { BulkReply, DONE, entryOf, type Handlers, type RequestContext } from './handler.ts';
+import { BulkReply, DONE, dataChanged, entryOf, type Handlers, type RequestContext } from './handler.ts';
 
 export const fileHandlers: Handlers<'open' | 'create' | 'tmpfile' | 'release'> = {
   open: { mutates: false, handle: open },
@@ -71,7 +71,7 @@ function openNow(context: RequestContext, inode: Inode, { flags, killSuidgid }: 
   const { store, identity } = context;
   if (flags & O.TRUNC) context.request.applyingAgain();
   const fd = store.open(identity, inode, flags);
-  if (flags & O.TRUNC) inode.dataChanged();
+  if (flags & O.TRUNC) dataChanged(context, inode);
   if (killSuidgid && changes(flags)) store.killSuidgid(inode);
   return new OpenFile(store, inode, fd, kindOf(flags));
 }

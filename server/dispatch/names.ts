@@ -149,7 +149,7 @@ function removeName(
     context.request.applying();
     remove(context, directory, victim);
     context.request.applied();
-    context.removals.add(directory, name);
+    context.sinceStart.removed(directory, name);
     leases.madeName(directory, name, null);
     const ofDirectory = leases.attributesForHolder(session, change, directory);
     return { directory: ofDirectory, changed: alsoChanged(context, change, [victim]) };
@@ -185,8 +185,8 @@ function rename(context: RequestContext, request: RequestOf<'rename'>): Eventual
     context.request.applying();
     store.rename(identity, from, name, to, newName, flags, replaced);
     context.request.applied();
-    context.removals.add(from, name);
-    context.removals.add(to, newName);
+    context.sinceStart.removed(from, name);
+    context.sinceStart.removed(to, newName);
     // Of two names of one inode both stay as they are.
     if (moved !== replaced) {
       leases.madeName(to, newName, moved);

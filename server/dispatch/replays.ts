@@ -20,14 +20,14 @@ const SHOW_THEMSELVES = new Set<OperationName>(['mkdir', 'mknod', 'symlink', 'li
  * there now, or was not made: unless somebody was faster and took it away.
  */
 export function mayBeTried(
-  { store, removals }: RequestContext,
+  { store, sinceStart }: RequestContext,
   operation: OperationName,
   body: RequestOf<OperationName>,
   { isDone }: EarlierRequest,
 ): boolean {
   if (isDone || !SHOW_THEMSELVES.has(operation)) return false;
   const { parent, name } = body as RequestOf<'link'>;
-  return !removals.mayHave(store.resolve(parent), name);
+  return !sinceStart.mayBeRemoved(store.resolve(parent), name);
 }
 
 /** Of a kernel's clock that file times are taken from, and of the coarsest filesystem: how far they may be behind. */

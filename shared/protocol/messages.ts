@@ -41,7 +41,7 @@ import {
 } from './schema.ts';
 
 /** Counts up with every change that an older peer would not understand. */
-export const PROTOCOL_VERSION = 6;
+export const PROTOCOL_VERSION = 7;
 
 export const frameKind = {
   REQUEST: 1,
