@@ -5,6 +5,7 @@
 import { randomBytes } from 'node:crypto';
 import type { Logger } from 'pino';
 import { limits } from '../shared/limits.ts';
+import { bootId } from '../shared/linux/boot-id.ts';
 import { LoopPoll } from '../shared/loop-poll.ts';
 import { operations, PROTOCOL_VERSION } from '../shared/protocol/messages.ts';
 import { AccessControl } from './access/access-control.ts';
@@ -43,6 +44,8 @@ export interface ServerOptions {
   readonly clients?: ClientList;
   /** Where it is kept which requests were applied; absent: this is not known after a restart. */
   readonly journal?: RequestJournal | undefined;
+  /** Which start of the machine it is; absent: as Linux says. */
+  readonly boot?: Buffer;
 }
 
 const EXPIRY_CHECK_MS = 500;
@@ -50,6 +53,7 @@ const DRAIN_MS = 2_000;
 
 export class Server implements ConnectionHost {
   readonly instance = randomBytes(16);
+  readonly #boot: Buffer;
   readonly startedMs = Date.now();
   readonly sessions: SessionTable;
   readonly exports: ReadonlyMap<string, Export>;
@@ -65,6 +69,7 @@ export class Server implements ConnectionHost {
 
   private constructor(options: ServerOptions) {
     this.log = options.log;
+    this.#boot = options.boot ?? bootId();
     this.#access = new AccessControl(options.grantFile, options.log);
     if (!this.#access.isOpen) this.#grantCheck = setInterval(() => this.#checkGrants(), limits.grantCheckMs).unref();
     this.exports = new Map(options.exports.map((one) => [one.name, one]));
@@ -76,9 +81,14 @@ export class Server implements ConnectionHost {
       ...(options.clients ? { clients: options.clients } : {}),
       ...(options.sessionLeaseMs === undefined ? {} : { leaseMs: options.sessionLeaseMs }),
     });
-    const { grace } = this.sessions;
+    const { grace, writersGrace } = this.sessions;
     if (!grace.isOver)
       this.log.info({ clients: grace.awaited.length }, 'grace period: clients may reclaim their locks');
+    if (!writersGrace.isOver)
+      this.log.info(
+        { clients: writersGrace.awaited.length },
+        'clients that wrote are awaited: no file is cached by the page',
+      );
     this.sessions.onGraceOver = (late) =>
       this.log.info(
         { late: late.map(({ client }) => client) },
@@ -146,6 +156,7 @@ export class Server implements ConnectionHost {
     const reply = operations.hello.reply.encode({
       protocol: PROTOCOL_VERSION,
       instance: this.instance,
+      boot: this.#boot,
       session: session.id,
       resumed,
       remembers: session.remembers,

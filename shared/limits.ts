@@ -44,6 +44,8 @@ export const limits = {
   maxCourtesyMs: 24 * 3_600_000,
   /** Clients to whom it does: each may hold open files and locks. Beyond, who has been away for longest goes. */
   maxCourtesySessions: 256,
+  /** Names removed, and files changed, since its start that a server keeps in mind, some 100 bytes each: for what comes late. */
+  maxKnownSinceStart: 100_000,
   /** How long a client may use its leases after the server answered it last. */
   leaseUseMs: 3_000,
   /** While leases are used, the server is asked this often at least to say that it would have recalled. */

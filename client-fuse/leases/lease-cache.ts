@@ -120,6 +120,7 @@ export class LeaseCache {
   }
 
   learnName(directory: Node, key: string, node: Node | null, leased: boolean, asOf: number): void {
+    if (node) node.foundAs = key;
     const known = this.#toLearn(directory, leased, asOf);
     if (known === undefined) return;
     known.names ??= new Map();
@@ -248,6 +249,7 @@ export class LeaseCache {
     mark: number,
     attributes?: Attributes,
   ): void {
+    if (node) node.foundAs = key;
     const known = this.#knowledge(directory);
     const isUndisturbed = this.isUndisturbed(directory, mark);
     this.changed(directory);

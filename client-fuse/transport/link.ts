@@ -15,7 +15,11 @@ import { WebSocketTransport, webSocketOptions } from '../../shared/transport/web
 import { authorization, CredentialError, openTls } from './credentials.ts';
 import type { ServerAddress } from './server-address.ts';
 
-export type HelloReply = ReplyOf<'hello'> & { readonly session: Buffer; readonly instance: Buffer };
+export type HelloReply = ReplyOf<'hello'> & {
+  readonly session: Buffer;
+  readonly instance: Buffer;
+  readonly boot: Buffer;
+};
 
 /** What a connection is for: bulk data never hold up a small reply. */
 export type Lane = 'small' | 'bulk';
@@ -157,6 +161,7 @@ function helloReplyOf(frame: unknown[]): HelloReply {
     ...reply,
     session: Buffer.from(reply.session),
     instance: Buffer.from(reply.instance),
+    boot: Buffer.from(reply.boot),
     root: { ...reply.root, inode: Buffer.from(reply.root.inode) },
   };
 }

@@ -128,8 +128,9 @@ export class ServerSession {
   onLost: () => void = () => {};
   /**
    * The server was started anew, or had ended this session (`isSameServer`): it knows of no lease, no open file, no lock.
+   * Another machine, or another start of it, has not what was written and not synchronized.
    */
-  onForgotten: (isSameServer: boolean) => void = () => {};
+  onForgotten: (isSameServer: boolean, isSameMachine: boolean) => void = () => {};
   /** A lock that was waited for is decided: 0, or an errno. It may be said twice. */
   onGranted: (ticket: number, errno: number) => void = () => {};
   /** A lease is not to be used from now on; null: none. */
@@ -415,7 +416,7 @@ export class ServerSession {
     if (before && !(isSameServer && before.session.equals(link.hello.session))) {
       this.epoch++;
       if (!link.hello.remembers) this.#failUncertain();
-      this.onForgotten(isSameServer === true);
+      this.onForgotten(isSameServer === true, before.boot.equals(link.hello.boot));
       this.log.warn({ server: this.address.url }, 'the server has forgotten this session; files are opened anew');
     }
     this.#links.set(lane, link);

@@ -80,17 +80,17 @@ export class FileData {
     const { server: handle, killsSuidgid: killSuidgid } = open;
     const request = { handle, offset, append, sync: syncOf(flags), killSuidgid, behind: false };
     const { written } = await this.#context.session.call('write', open.opener, request, { bulk: data });
+    if (request.sync === 'none') this.#context.unsynced.wrote(open);
     return written;
   }
 
   /** For the one handle that holds the exclusive lease on its file, until it is recalled or the server restarted. */
   writeBehindFor(open: OpenHandle): WriteBehind {
-    const { epoch } = open;
     const send = (offset: number, data: Uint8Array) =>
       this.#context.withHandle(open, () => {
         // It was on its way when the session ended.
         if (behind.isFenced) throw new FsError(errno.ESTALE, 'write behind');
-        return this.#writeBehind(open, offset, data, open.epoch === epoch);
+        return this.#writeBehind(open, offset, data);
       });
     const behind = new WriteBehind(send, this.#dirty);
     return behind;
@@ -110,16 +110,17 @@ export class FileData {
     return new BlockCache(fetch, fetchSize, this.#blocks);
   }
 
-  /** `behind` false: a server that was started anew knows of no lease, and what was gathered must not be lost for that. */
-  async #writeBehind(open: OpenHandle, offset: number, data: Uint8Array, behind: boolean): Promise<number> {
+  /** A server that was started anew knows of no lease, and takes it as long as nobody else has changed the file. */
+  async #writeBehind(open: OpenHandle, offset: number, data: Uint8Array): Promise<number> {
     const { leases, session } = this.#context;
     const { server: handle, killsSuidgid: killSuidgid } = open;
-    const request = { handle, offset, append: false, sync: 'none', killSuidgid, behind } as const;
+    const request = { handle, offset, append: false, sync: 'none', killSuidgid, behind: true } as const;
     const mark = leases.beginChange(open.node);
     let attributes: Attributes | undefined;
     try {
       const reply = await session.call('write', open.opener, request, { bulk: data });
       ({ attributes } = reply);
+      this.#context.unsynced.wrote(open);
       return reply.written;
     } finally {
       leases.endChange(open.node, mark, attributes, true);

@@ -109,6 +109,7 @@ export class NodeTable {
       cached: undefined,
       gatherer: undefined,
       foundIn: undefined,
+      foundAs: undefined,
       locks: undefined,
       isForgotten: false,
     };

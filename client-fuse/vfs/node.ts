@@ -74,6 +74,8 @@ export interface Node {
   gatherer: OpenHandle | undefined;
   /** The directory whose known name led to it last. */
   foundIn: Node | undefined;
+  /** The name by which it was found last, for people. */
+  foundAs: string | undefined;
   /** Locks of programs of this mount. */
   locks: HeldLocks<OpenHandle> | undefined;
   /** It has left the table: whoever still has it looks the name up again. */
@@ -116,6 +118,8 @@ export interface OpenHandle {
   reopening: Promise<void> | undefined;
   /** Locks that were taken through it are lost: it is of no use any more. */
   hasLostLocks: boolean;
+  /** What it wrote may be lost, and its next fsync or close says so. */
+  hasLostWrites: boolean;
   readAhead: ReadAhead | undefined;
   /** Reads fill the kernel's page cache, under a lease. */
   isCached: boolean;

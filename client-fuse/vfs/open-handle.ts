@@ -1,9 +1,11 @@
 /**
  * An open file or directory of the mount. It knows what it takes to open it again: after the server has forgotten the
- * session (it was restarted), the handle is opened anew at its next use; so is one that was opened on the credit of a
- * lease, without asking. Owned by the HandleTable until released.
+ * session (it was restarted), a handle that can write, or through which something is locked, is opened anew at once
+ * (reclaim.ts), any other at its next use; so is one that was opened on the credit of a lease, without asking. Owned by
+ * the HandleTable until released.
  */
 import { errno, FsError } from '../../shared/errno.ts';
+import { O } from '../../shared/linux/constants.ts';
 import type { ServerSession } from '../transport/server-session.ts';
 import type { OpenHandle } from './node.ts';
 
@@ -17,6 +19,7 @@ export function newHandle(
     ...of,
     reopening: undefined,
     hasLostLocks: false,
+    hasLostWrites: false,
     readAhead: undefined,
     isCached: false,
     first: undefined,
@@ -27,6 +30,10 @@ export function newHandle(
     isListingRead: false,
     listed: undefined,
   };
+}
+
+export function canWrite({ flags, isDirectory }: OpenHandle): boolean {
+  return !isDirectory && (flags & O.ACCMODE) !== O.RDONLY && (flags & O.EXEC) === 0;
 }
 
 /** Handles by the number that the kernel knows them by. */

@@ -14,6 +14,7 @@ import { ForgetQueue } from './forget-queue.ts';
 import type { Node, OpenHandle } from './node.ts';
 import { NodeTable } from './node-table.ts';
 import { ensureOpen, HandleTable } from './open-handle.ts';
+import { Unsynced } from './unsynced.ts';
 
 /** How attributes are shown on this mount, whatever the server says (`-o uid=,gid=,umask=`). */
 export interface Presentation {
@@ -31,6 +32,7 @@ export class RemoteContext {
   readonly withUnopened = new Set<Node>();
   readonly leases: LeaseCache;
   readonly kernel: KernelCaches;
+  readonly unsynced = new Unsynced();
   readonly #presentation: Presentation;
   readonly #forgotten: ForgetQueue | undefined;
 

@@ -4,6 +4,7 @@
  * read and write one request past all caches.
  */
 import type { U64 } from '../../shared/attributes.ts';
+import { errno, FsError } from '../../shared/errno.ts';
 import type { Eventually } from '../../shared/eventually.ts';
 import { limits } from '../../shared/limits.ts';
 import { O } from '../../shared/linux/constants.ts';
@@ -204,6 +205,7 @@ export class RemoteFiles {
       void open.reopening.then(again, again);
       return;
     }
+    this.#context.unsynced.released(open);
     this.#locks.released(open);
     if (open.epoch !== this.#context.session.epoch) return;
     this.#releases.add(open);
@@ -323,6 +325,7 @@ export class RemoteFiles {
     const open = this.#context.handles.get(handle);
     try {
       await open.behind?.flush();
+      tellLost(open);
     } finally {
       const unlocked = this.#locks.closed(open, owner);
       if (unlocked) await unlocked;
@@ -330,11 +333,16 @@ export class RemoteFiles {
   }
 
   async fsync(caller: Caller, handle: number, dataOnly: boolean): Promise<void> {
-    const { behind } = this.#context.handles.get(handle);
-    await behind?.flush();
-    await this.#context.withOpen(handle, ({ server }) =>
+    const open = this.#context.handles.get(handle);
+    const { unsynced } = this.#context;
+    await open.behind?.flush();
+    const asOf = unsynced.clock;
+    await this.#context.withHandle(open, ({ server }) =>
       this.#context.call('fsync', caller, { handle: server, dataOnly }),
     );
+    // The server that did it may have been started on the way.
+    tellLost(open);
+    unsynced.synchronized(open.node, asOf);
   }
 
   async fallocate(caller: Caller, handle: number, mode: number, offset: number, length: number): Promise<void> {
@@ -344,6 +352,7 @@ export class RemoteFiles {
       const request = { handle: server, mode, offset, length };
       return this.#context.changing(node, () => this.#context.call('fallocate', caller, request));
     });
+    this.#context.unsynced.wrote(this.#context.handles.get(handle));
     await this.#changedPages(node, offset, 0);
   }
 
@@ -385,6 +394,7 @@ export class RemoteFiles {
         return (await this.#context.changing(node, () => this.#context.call('copyFileRange', caller, request))).copied;
       }),
     );
+    this.#context.unsynced.wrote(handles.get(handleOut));
     if (copied > 0) await this.#changedPages(node, offsetOut, copied);
     return copied;
   }
@@ -409,4 +419,11 @@ export class RemoteFiles {
     // One that cannot be opened is told so at its next use.
     return Promise.allSettled([...opened, written]).then(() => {});
   }
+}
+
+/** Once. */
+function tellLost(open: OpenHandle): void {
+  if (!open.hasLostWrites) return;
+  open.hasLostWrites = false;
+  throw new FsError(errno.EIO, 'what was written and not synchronized is lost');
 }

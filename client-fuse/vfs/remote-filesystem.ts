@@ -20,6 +20,7 @@ import type {
   NodeId,
 } from './filesystem.ts';
 import type { Node } from './node.ts';
+import { reclaim } from './reclaim.ts';
 import { type Presentation, RemoteContext } from './remote-context.ts';
 import { RemoteDirectories } from './remote-directories.ts';
 import { RemoteFiles } from './remote-files.ts';
@@ -28,6 +29,7 @@ import { RemoteNames } from './remote-names.ts';
 
 export type { Presentation } from './remote-context.ts';
 
+const LONGEST_PATH = 32;
 const NOTHING_KNOWN: Recall = { ready: undefined, finish: () => [] };
 
 export class RemoteFilesystem implements Filesystem {
@@ -45,10 +47,22 @@ export class RemoteFilesystem implements Filesystem {
     this.#directories = new RemoteDirectories(this.#context, this.#names);
     session.onRecall = (inode) => (inode === null ? this.#revoked() : this.#giveBack(inode));
     session.onLost = () => this.#loseShared();
-    session.onForgotten = (isSameServer) => {
+    session.onForgotten = (isSameServer, isSameMachine) => {
+      if (!isSameMachine) this.#tellOfLost();
       this.#files.stopGathering(isSameServer);
-      this.#locks.forgotten(isSameServer);
+      void reclaim(this.#context, this.#locks.forgotten(isSameServer));
     };
+  }
+
+  #tellOfLost(): void {
+    const { session, unsynced } = this.#context;
+    for (const node of unsynced.lost()) {
+      const file = pathOf(node);
+      session.log.error(
+        { file },
+        'what was written and not synchronized may be lost: the server has been started anew',
+      );
+    }
   }
 
   /** From now on the kernel may keep what is known under leases; it is taken back through `kernel`. */
@@ -145,7 +159,10 @@ export class RemoteFilesystem implements Filesystem {
     if (changesRights) await this.#names.openForGood(node);
     const work = () => (handle === undefined ? ask(0) : this.#context.withOpen(handle, (open) => ask(open.server)));
     const { attributes } = await this.#context.changing(node, work, (reply) => reply);
-    if (changes.size !== undefined) await this.#files.truncated(node, changes.size);
+    if (changes.size !== undefined) {
+      if (handle !== undefined) this.#context.unsynced.wrote(this.#context.handles.get(handle));
+      await this.#files.truncated(node, changes.size);
+    }
     return this.#context.attributesReply(node, attributes);
   }
 
@@ -345,4 +362,14 @@ export class RemoteFilesystem implements Filesystem {
   ): Promise<number> {
     return this.#files.copyFileRange(caller, handleIn, offsetIn, handleOut, offsetOut, length);
   }
+}
+
+/** As far as it is known; it may have been renamed since. */
+function pathOf(node: Node): string {
+  const names: string[] = [];
+  // Directories that were moved into each other may seem to go round.
+  for (let at: Node | undefined = node; at?.foundAs !== undefined && names.length < LONGEST_PATH; at = at.foundIn) {
+    names.unshift(Buffer.from(at.foundAs, 'latin1').toString());
+  }
+  return names.join('/');
 }

@@ -9,7 +9,6 @@ import { ALL_BYTES } from '../../shared/range-map.ts';
 import type { Caller, FoundLock, Lock, LockOwner, LockRange } from './filesystem.ts';
 import { HeldLocks } from './held-locks.ts';
 import type { Node, OpenHandle } from './node.ts';
-import { ensureOpen } from './open-handle.ts';
 import type { RemoteContext } from './remote-context.ts';
 
 /** `forgotten`: nobody knows of the ticket any more. */
@@ -82,10 +81,10 @@ export class RemoteLocks {
   }
 
   /**
-   * The server has no locks of ours. One that was started anew has nobody's, and they are taken again. Of one that ended
-   * the session, others may have had them since.
+   * The server has no locks of ours. One that was started anew has nobody's, and they are to be taken again, by opening
+   * these handles. Of one that ended the session, others may have had them since.
    */
-  forgotten(isSameServer: boolean): void {
+  forgotten(isSameServer: boolean): Iterable<OpenHandle> {
     const handles = new Set<OpenHandle>();
     for (const node of this.#locked) {
       for (const owner of node.locks?.all ?? []) {
@@ -97,18 +96,8 @@ export class RemoteLocks {
       this.#context.session.log.error({ openFiles }, 'locks are lost: the server ended the session');
     }
     if (isSameServer) for (const open of handles) open.hasLostLocks = true;
-    else void this.#reclaim([...handles]);
     for (const { resolve } of this.#waiting.values()) resolve('forgotten');
-  }
-
-  /** Others wait until it has said that it is done. */
-  async #reclaim(handles: readonly OpenHandle[]): Promise<void> {
-    const { session } = this.#context;
-    const { epoch } = session;
-    const { instance } = session.hello;
-    // An error is told at the next use.
-    await Promise.allSettled(handles.map((open) => ensureOpen(open, session)));
-    if (epoch === session.epoch) await session.call('reclaimComplete', [], { instance }).catch(() => {});
+    return handles;
   }
 
   /** Who held something before the server was started anew comes first. */

@@ -181,6 +181,17 @@ function showLocks({ locks }: ServerStatus): void {
   if (listed < locks.held + locks.waiting) console.log(`  the first ${listed} of them`);
 }
 
+function showGrace({ holdsUpLocks, atMostSeconds, clients }: NonNullable<ServerStatus['grace']>): void {
+  const waits = holdsUpLocks ? 'new locks wait, and ' : '';
+  console.log(
+    `  grace period after its start, for at most ${atMostSeconds} s more: ${waits}nothing is cached by the page`,
+  );
+  for (const one of clients) {
+    const held = one.heldLocks ? 'held locks' : 'had files open for writing';
+    console.log(`    awaited: ${one.client}, export "${one.export}", ${held}${one.isBack ? ', is back' : ''}`);
+  }
+}
+
 function show({ url, mounts, server, error }: Answer): void {
   console.log(url);
   for (const mount of mounts) showMount(mount);
@@ -196,6 +207,7 @@ function show({ url, mounts, server, error }: Answer): void {
     for (const guarantee of one.guarantees) console.log(`    - ${guarantee}`);
   }
   console.log(`  locks: ${server.locks.held} held, ${server.locks.waiting} waited for (\`--locks\` lists them)`);
+  if (server.grace) showGrace(server.grace);
   const table = new Table({
     style: { head: [], border: [] },
     head: ['client', 'export', 'open files', 'leases', 'in flight', 'requests', 'read', 'written', 'state'],

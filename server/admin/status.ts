@@ -2,6 +2,7 @@
 import { limits } from '../../shared/limits.ts';
 import type { Export } from '../export.ts';
 import type { Session } from '../session/session.ts';
+import type { GraceStatus } from '../session/session-table.ts';
 import type { Inode } from '../store/inode.ts';
 
 /** What the snapshot is taken of; the server is one. */
@@ -10,7 +11,10 @@ export interface StatusSource {
   readonly connectionCount: number;
   readonly dispatcher: { readonly unexpectedErrors: number; readonly counts: ReadonlyMap<string, number> };
   readonly exports: ReadonlyMap<string, Export>;
-  readonly sessions: { readonly all: Iterable<Session> };
+  readonly sessions: {
+    readonly all: Iterable<Session>;
+    graceStatus(nowMs: number): GraceStatus | undefined;
+  };
 }
 
 /** A lock of a program that is held or waited for. An end of 2^63 is beyond every file. */
@@ -42,6 +46,8 @@ interface LeaseCounts {
 
 export interface ServerStatus {
   readonly locks: Locks;
+  /** The server was started lately, and clients are awaited. */
+  readonly grace: GraceStatus | null;
   readonly pid: number;
   readonly uptimeSeconds: number;
   readonly memoryBytes: number;
@@ -81,6 +87,7 @@ export function statusOf(server: StatusSource): ServerStatus {
     unexpectedErrors: server.dispatcher.unexpectedErrors,
     requests: Object.fromEntries(server.dispatcher.counts),
     locks: locksOf(server.sessions.all),
+    grace: server.sessions.graceStatus(performance.now()) ?? null,
     exports: [...server.exports.values()].map((one) => ({
       name: one.name,
       directory: one.directory,

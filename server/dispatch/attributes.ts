@@ -7,7 +7,7 @@ import type { LocalAttributes } from '../../shared/linux/libc.ts';
 import type { ReplyOf, RequestOf } from '../../shared/protocol/messages.ts';
 import { pagesFrom } from '../state/page-range-lock-queue.ts';
 import type { Inode } from '../store/inode.ts';
-import { DONE, type Handlers, type RequestContext } from './handler.ts';
+import { DONE, dataChanged, type Handlers, type RequestContext } from './handler.ts';
 
 const W_OK = 2;
 
@@ -123,7 +123,7 @@ async function setSize(context: RequestContext, inode: Inode, request: SetattrRe
     using _grant = await inode.rangeLocks.acquire('exclusive', pagesFrom(Math.min(size, before)), cancellable);
     if (request.killSuidgid) store.killSuidgid(inode);
     await store.descriptors.truncate(file ? file.fd : ownFd, size);
-    inode.dataChanged();
+    dataChanged(context, inode);
     changeMetadata(context, inode, { ...request, killSuidgid: false });
   } finally {
     if (ownFd >= 0) store.descriptors.close(ownFd);

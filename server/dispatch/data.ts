@@ -13,7 +13,7 @@ import type { Change } from '../leases/lease-manager.ts';
 import { type Cancellable, type Grant, pagesFrom, pagesOf } from '../state/page-range-lock-queue.ts';
 import type { OpenFile } from '../store/open-file.ts';
 import { wrongKind } from './attributes.ts';
-import { BulkReply, DONE, type Handlers, type RequestContext } from './handler.ts';
+import { BulkReply, DONE, dataChanged, type Handlers, type RequestContext } from './handler.ts';
 
 /** Enough for the replies that a few clients have queued. */
 const buffers = new BufferPool(64 * MiB);
@@ -184,8 +184,8 @@ async function write(
   using _grant = request.append
     ? await lockEndOfFile(file, context.request)
     : await file.inode.rangeLocks.acquire('exclusive', pagesOf(request.offset, data.length), context.request);
-  // The lease was revoked while its holder was away: others have looked at the file since.
-  if (request.behind && !file.isExclusive) throw new FsError(errno.ESTALE, 'write behind');
+  if (request.behind && !file.isExclusive && !isFromBefore(context, file))
+    throw new FsError(errno.ESTALE, 'write behind');
   if (request.killSuidgid) context.store.killSuidgid(file.inode);
   if (request.append) context.request.applying();
   else context.request.applyingAgain();
@@ -194,10 +194,19 @@ async function write(
     : await file.calls.write(file.fd, data, request.offset);
   context.request.count = written;
   if (!request.append) file.wrote(request.offset, written);
-  file.inode.dataChanged();
+  dataChanged(context, file.inode);
   if (request.sync !== 'none') await file.calls.synchronize(file.fd, request.sync);
   context.session.bytesWritten += written;
-  return { written, attributes: request.behind ? context.leases.attributesAfter(change, file.inode) : undefined };
+  const isLeased = request.behind && file.isExclusive;
+  return { written, attributes: isLeased ? context.leases.attributesAfter(change, file.inode) : undefined };
+}
+
+/**
+ * Gathered under a lease of an earlier process of the server, and nobody else has changed the file since. Not so when the
+ * lease was of this one, and was revoked while its holder was away: others have looked at the file since.
+ */
+function isFromBefore({ sinceStart, session }: RequestContext, file: OpenFile): boolean {
+  return !file.wasExclusive && !sinceStart.mayBeChangedByOthers(file.inode, session);
 }
 
 /**
@@ -224,7 +233,7 @@ async function fallocate(context: RequestContext, request: RequestOf<'fallocate'
   using _grant = await file.inode.rangeLocks.acquire('exclusive', range, context.request);
   context.request.applying();
   await fallocateAsync(file.fd, mode, offset, length);
-  file.inode.dataChanged();
+  dataChanged(context, file.inode);
   return DONE;
 }
 
@@ -245,7 +254,7 @@ async function copyFileRange(
   context.request.applying();
   const copied = await copyFileRangeAsync(source.fd, offsetIn, target.fd, offsetOut, length);
   context.request.count = copied;
-  target.inode.dataChanged();
+  dataChanged(context, target.inode);
   return { copied };
 }
 

@@ -21,6 +21,7 @@ import { BulkReply, DONE, type Handler, type Handlers, type RequestContext } fro
 import { lockHandlers } from './locks.ts';
 import { nameHandlers } from './names.ts';
 import { certain, mayBeTried, replayed } from './replays.ts';
+import { SinceStart } from './since-start.ts';
 
 /** `hello` is the connection's own business; `status` is answered by the server. */
 export type DispatchedOperation = Exclude<OperationName, 'hello'>;
@@ -40,6 +41,8 @@ export class Dispatcher {
   readonly #handlers: Handlers<DispatchedOperation>;
   readonly #log: Logger;
   readonly #instance: Buffer;
+  readonly #startedMs = Date.now();
+  readonly #sinceStart = new SinceStart();
   /** By operation, for status: requests and failures other than the ordinary. */
   readonly counts = new Map<string, number>();
   unexpectedErrors = 0;
@@ -73,16 +76,18 @@ export class Dispatcher {
     const context: RequestContext = {
       session,
       instance: this.#instance,
+      startedMs: this.#startedMs,
+      sinceStart: this.#sinceStart,
       store: session.exported.store,
       leases: session.exported.leases,
       identity: identityOf(admittedCaller(session.credential, request.caller), session.exported.squash),
       request: request.request,
     };
     const { earlier } = request.request;
-    const failed = (error: unknown) => this.#failed(operation, certain(error, earlier));
+    const failed = (error: unknown) => this.#failed(operation, certain(context, operation, body, error, earlier));
     try {
       const reply =
-        earlier === undefined || mayBeTried(operation, earlier)
+        earlier === undefined || mayBeTried(context, operation, body, earlier)
           ? handler.handle(context, body, request.bulk)
           : replayed(context, operation, body, earlier);
       if (!(reply instanceof Promise)) return outcomeOf(operation, reply);

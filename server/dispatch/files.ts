@@ -8,7 +8,7 @@ import { pagesFrom } from '../state/page-range-lock-queue.ts';
 import type { Inode } from '../store/inode.ts';
 import { OpenFile } from '../store/open-file.ts';
 import type { CreatedFile } from '../store/store.ts';
-import { BulkReply, DONE, entryOf, type Handlers, type RequestContext } from './handler.ts';
+import { BulkReply, DONE, dataChanged, entryOf, type Handlers, type RequestContext } from './handler.ts';
 
 export const fileHandlers: Handlers<'open' | 'create' | 'tmpfile' | 'release'> = {
   open: { mutates: false, handle: open },
@@ -71,7 +71,7 @@ function openNow(context: RequestContext, inode: Inode, { flags, killSuidgid }: 
   const { store, identity } = context;
   if (flags & O.TRUNC) context.request.applyingAgain();
   const fd = store.open(identity, inode, flags);
-  if (flags & O.TRUNC) inode.dataChanged();
+  if (flags & O.TRUNC) dataChanged(context, inode);
   if (killSuidgid && changes(flags)) store.killSuidgid(inode);
   return new OpenFile(store, inode, fd, kindOf(flags));
 }
@@ -81,8 +81,10 @@ function openReply(context: RequestContext, file: OpenFile, { wants, firstBytes 
   const handle = session.addFile(file);
   if (wants !== 'shared') return { handle, lease: grant(context, file, wants), attributes: undefined };
   const attributes = file.calls.stat(file.fd);
-  // While somebody writes, what is read is not kept: each write would have to recall it.
-  const isLeased = file.inode.writers === 0 && context.leases.grantAttributes(session, file.inode, attributes);
+  // While somebody writes, what is read is not kept: each write would have to recall it, and a handle whose reads fill the
+  // page cache reads by the page for as long as it is open. Right after a start it is not known who writes.
+  const isWritten = file.inode.writers > 0 || session.awaitsWriters;
+  const isLeased = !isWritten && context.leases.grantAttributes(session, file.inode, attributes);
   const reply: ReplyOf<'open'> = { handle, lease: isLeased ? 'shared' : 'none', attributes };
   if (!isLeased || attributes.size === 0 || attributes.size > firstBytes) return reply;
   // Under the lease that was just granted: who changes the file now waits until this client has dropped what it read.
@@ -119,6 +121,7 @@ async function create(context: RequestContext, request: RequestOf<'create'>): Pr
     const created = store.create(identity, parent, name, mode, umask, flags);
     if (created === undefined) return undefined;
     context.request.made = created.inode.handle;
+    if (flags & O.EXCL) context.request.applied();
     leases.madeName(parent, name, created.inode);
     const directory = leases.attributesForHolder(session, change, parent);
     return { ...createdReply(context, created, flags, wants), directory };

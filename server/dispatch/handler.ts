@@ -8,13 +8,18 @@ import type { LeaseManager } from '../leases/lease-manager.ts';
 import type { InFlightRequest } from '../session/in-flight-request.ts';
 import type { Session } from '../session/session.ts';
 import type { Identity } from '../store/identity.ts';
+import type { Inode } from '../store/inode.ts';
 import type { FoundInode } from '../store/inode-table.ts';
 import type { Store } from '../store/store.ts';
+import type { SinceStart } from './since-start.ts';
 
 export interface RequestContext {
   readonly session: Session;
   /** Of the server. */
   readonly instance: Buffer;
+  /** When it was started, in milliseconds since 1970; and what clients have done since. */
+  readonly startedMs: number;
+  readonly sinceStart: SinceStart;
   readonly store: Store;
   readonly leases: LeaseManager;
   readonly identity: Identity;
@@ -48,6 +53,12 @@ export interface Handler<N extends OperationName> {
 export type Handlers<N extends OperationName> = { readonly [K in N]: Handler<K> };
 
 export const DONE = {};
+
+/** Called under the exclusive page-range lock of what changed. */
+export function dataChanged({ session, sinceStart }: RequestContext, inode: Inode): void {
+  inode.dataChanged();
+  sinceStart.changed(inode, session);
+}
 
 /** The wire's form of an inode that was found; the session remembers it where the server needs that. */
 export function entryOf({ session, leases }: RequestContext, { inode, attributes }: FoundInode): WireEntry {

@@ -126,6 +126,7 @@ function addName(
     context.request.applying();
     const found = make(context, directory);
     context.request.made = found.inode.handle;
+    context.request.applied();
     leases.madeName(directory, name, found.inode);
     return { entry: entryOf(context, found), directory: leases.attributesForHolder(session, change, directory) };
   });
@@ -147,6 +148,8 @@ function removeName(
     if (change.hasWaited && store.find(directory, name) !== victim) return removeName(context, parent, name, remove);
     context.request.applying();
     remove(context, directory, victim);
+    context.request.applied();
+    context.sinceStart.removed(directory, name);
     leases.madeName(directory, name, null);
     const ofDirectory = leases.attributesForHolder(session, change, directory);
     return { directory: ofDirectory, changed: alsoChanged(context, change, [victim]) };
@@ -181,6 +184,9 @@ function rename(context: RequestContext, request: RequestOf<'rename'>): Eventual
     if (change.hasWaited && !isAsItWas()) return rename(context, request);
     context.request.applying();
     store.rename(identity, from, name, to, newName, flags, replaced);
+    context.request.applied();
+    context.sinceStart.removed(from, name);
+    context.sinceStart.removed(to, newName);
     // Of two names of one inode both stay as they are.
     if (moved !== replaced) {
       leases.madeName(to, newName, moved);

@@ -4,6 +4,7 @@
  * and nothing is leased.
  */
 import { errno, FsError } from '../../shared/errno.ts';
+import type { LocalAttributes } from '../../shared/linux/libc.ts';
 import type { OperationName, ReplyOf, RequestOf } from '../../shared/protocol/messages.ts';
 import type { EarlierRequest } from '../session/request-journal.ts';
 import { DONE, entryOf, type RequestContext } from './handler.ts';
@@ -14,15 +15,64 @@ const NOT_OPEN = Number.MAX_SAFE_INTEGER;
 /** A second attempt of these fails if the first one was successful. */
 const SHOW_THEMSELVES = new Set<OperationName>(['mkdir', 'mknod', 'symlink', 'link', 'create']);
 
-/** The server was killed between the note that the change begins and the note that it has ended. */
-export function mayBeTried(operation: OperationName, { isDone }: EarlierRequest): boolean {
-  return !isDone && SHOW_THEMSELVES.has(operation);
+/**
+ * The server was killed between the note that the change begins and the note that it has ended. What it may have made is
+ * there now, or was not made: unless somebody was faster and took it away.
+ */
+export function mayBeTried(
+  { store, sinceStart }: RequestContext,
+  operation: OperationName,
+  body: RequestOf<OperationName>,
+  { isDone }: EarlierRequest,
+): boolean {
+  if (isDone || !SHOW_THEMSELVES.has(operation)) return false;
+  const { parent, name } = body as RequestOf<'link'>;
+  return !sinceStart.mayBeRemoved(store.resolve(parent), name);
 }
 
-/** The name may be there because the first attempt made it. */
-export function certain(error: unknown, earlier: EarlierRequest | undefined): unknown {
-  const isOwn = earlier && !earlier.isDone && error instanceof FsError && error.code === errno.EEXIST;
-  return isOwn ? new FsError(errno.EIO, 'interrupted by the end of the server') : error;
+/** Of a kernel's clock that file times are taken from, and of the coarsest filesystem: how far they may be behind. */
+const TIMES_BEHIND_MS = 2_000;
+
+/** The name may be there because the first attempt made it: then nobody knows, unless it is provably somebody else's. */
+export function certain(
+  context: RequestContext,
+  operation: OperationName,
+  body: RequestOf<OperationName>,
+  error: unknown,
+  earlier: EarlierRequest | undefined,
+): unknown {
+  if (earlier === undefined || earlier.isDone || !(error instanceof FsError) || error.code !== errno.EEXIST)
+    return error;
+  const uncertain = new FsError(errno.EIO, 'interrupted by the end of the server');
+  try {
+    return isOthers(context, operation, body as RequestOf<'link'>, earlier.begunMs) ? error : uncertain;
+  } catch {
+    return uncertain;
+  }
+}
+
+/** What has the name was not made by the earlier server. A local program may have made it at the same time, so the reverse is not known. */
+function isOthers(
+  { store, startedMs }: RequestContext,
+  operation: OperationName,
+  { parent, name, inode }: RequestOf<'link'>,
+  begunMs: number,
+): boolean {
+  const there = store.find(store.resolve(parent), name);
+  if (there === null) return false;
+  if (operation === 'link') return there !== store.resolve(inode);
+  return isBornAtAnotherTime(bornMsOf(store.attributes(there)), begunMs, startedMs);
+}
+
+/** What the earlier server made was born after the note that it begins, and before this server was started. */
+function isBornAtAnotherTime(bornMs: number | undefined, begunMs: number, startedMs: number): boolean {
+  // The filesystem does not say, or the clock was set back in between.
+  if (bornMs === undefined || begunMs >= startedMs) return false;
+  return bornMs < begunMs - TIMES_BEHIND_MS || bornMs >= startedMs;
+}
+
+function bornMsOf({ btime: { sec, nsec } }: LocalAttributes): number | undefined {
+  return sec === 0 ? undefined : sec * 1000 + nsec / 1e6;
 }
 
 /** Throws FsError: the errno of then, or EIO when nobody can know whether it was applied. */

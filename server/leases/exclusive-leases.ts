@@ -28,6 +28,7 @@ export class ExclusiveLeases {
     this.#listen();
     if (!file.canWrite || file.inode.opens > 1 || !file.calls.holdOffLocalOpens(file.fd, true)) return false;
     file.isExclusive = true;
+    file.wasExclusive = true;
     this.#files.set(file.inode, file);
     file.onClose = () => this.end(file.inode);
     return true;

@@ -1,7 +1,8 @@
 /**
- * Which clients hold locks, or may: what the server must know of them after a crash, to give nobody else their locks
- * before they are back. A client is entered before its first lock and struck out when its session ends, so a lock costs
- * nothing here. Owned by the SessionTable.
+ * Which clients hold locks, or have files open for writing, or may: what the server must know of them after a crash, to
+ * give nobody else their locks, and let nobody read by the page what they write, before they are back. A client is entered
+ * before its first lock, and its first file; it is struck out when its session ends, so a lock and an open cost nothing here.
+ * Owned by the SessionTable.
  */
 import type { Logger } from 'pino';
 
@@ -14,6 +15,8 @@ export interface ListedClient {
   readonly client: string;
   /** Id of the credential that opened the session. */
   readonly credential: string;
+  /** False: it has had files open for writing, and no locks. */
+  readonly locks: boolean;
 }
 
 /** Where the list is kept. */
@@ -35,8 +38,8 @@ export class ClientList {
     this.#clients = new Map(durable?.read().map((one) => [one.id, one]));
   }
 
-  get ids(): Iterable<string> {
-    return this.#clients.keys();
+  get all(): Iterable<ListedClient> {
+    return this.#clients.values();
   }
 
   get(id: string): ListedClient | undefined {
@@ -45,9 +48,12 @@ export class ClientList {
 
   /** True: it is durable. */
   add(client: ListedClient): boolean {
+    const before = this.#clients.get(client.id);
+    if (before && (before.locks || !client.locks)) return true;
     this.#clients.set(client.id, client);
     const isWritten = this.#write();
     if (!isWritten) this.#clients.delete(client.id);
+    if (!isWritten && before) this.#clients.set(client.id, before);
     return isWritten;
   }
 

@@ -13,8 +13,10 @@ export class InFlightRequest {
   earlier: EarlierRequest | undefined;
   /** Notes that it begins to change something; undefined where no journal is kept. */
   noteBegin: (() => void) | undefined;
-  /** It is noted how it ends. */
-  isNoted = false;
+  /** Notes how it ended. */
+  noteEnd: ((errno: number) => void) | undefined;
+  /** What is to be noted of its end: nothing, how it is, or only how it failed, since success is noted already. */
+  #noted: 'nothing' | 'end' | 'failure' = 'nothing';
   /** For the journal: the inode that it made, and the bytes that it wrote. */
   made: Uint8Array | undefined;
   count = 0;
@@ -32,13 +34,23 @@ export class InFlightRequest {
 
   /** Called right before a change that must not be made twice: if the server is killed from now on, it may have been made. */
   applying(): void {
-    this.isNoted = true;
+    this.#noted = 'end';
     this.noteBegin?.();
+  }
+
+  /** It is made, and `made` and `count` say what. As soon as possible: a server that is killed before does not know. */
+  applied(): void {
+    this.#noted = 'failure';
+    this.noteEnd?.(0);
   }
 
   /** Before a change that may be made again, as long as nobody has seen it: once it is done, others may change it further. */
   applyingAgain(): void {
-    this.isNoted = true;
+    this.#noted = 'end';
+  }
+
+  ended(code: number): void {
+    if (this.#noted === 'end' || (this.#noted === 'failure' && code !== 0)) this.noteEnd?.(code);
   }
 
   cancel(): void {

@@ -2,10 +2,11 @@
  * The journal's file in the state directory. A full disk does not stop the server: what could not be noted is logged,
  * and may be applied twice if the server is killed right then.
  */
-import { constants, fstatSync, openSync, readFileSync, readSync } from 'node:fs';
+import { constants, fstatSync, openSync, readSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Logger } from 'pino';
 import { errno, FsError } from '../../shared/errno.ts';
+import { bootId } from '../../shared/linux/boot-id.ts';
 import { pwrite } from '../../shared/linux/libc.ts';
 import { type JournalFile, RequestJournal } from './request-journal.ts';
 
@@ -40,6 +41,5 @@ class StateFile implements JournalFile {
 
 /** The state directory is this server's: see ClientListFile. */
 export function openJournal(directory: string, log: Logger): RequestJournal {
-  const boot = Buffer.from(readFileSync('/proc/sys/kernel/random/boot_id', 'latin1').replace(/[^0-9a-f]/g, ''), 'hex');
-  return new RequestJournal(new StateFile(join(directory, 'requests.journal'), log), boot, Date.now());
+  return new RequestJournal(new StateFile(join(directory, 'requests.journal'), log), bootId(), Date.now());
 }

@@ -8,6 +8,7 @@
  *
  *   header   0 magic   8 session   24 boot   40 owner (SHA-256)   72 time of opening, ms since 1970
  *   record   0 state   4 errno     8 seq     16 count             24 first half of the session   32 length of inode   33 inode
+ *            of one that begins, in the place of the count: when, ms since 1970
  *
  * Records do not cross pages, so each is written entirely or not at all. Numbers are little endian, seq, count and time
  * are doubles.
@@ -31,6 +32,8 @@ export interface EarlierRequest {
   readonly inode: Uint8Array | undefined;
   /** Bytes that it wrote or copied. */
   readonly count: number;
+  /** When it began, in milliseconds since 1970, where that is all that is known. */
+  readonly begunMs: number;
 }
 
 export interface JournalFile {
@@ -61,8 +64,8 @@ export class SessionJournal {
     this.earlier = isNew ? new Map() : this.#read();
   }
 
-  begun(slot: number, seq: number): void {
-    this.#write(slot, BEGUN, seq, 0, undefined, 0);
+  begun(slot: number, seq: number, nowMs: number): void {
+    this.#write(slot, BEGUN, seq, 0, undefined, nowMs);
   }
 
   done(slot: number, seq: number, errno: number, inode: Uint8Array | undefined, count: number): void {
@@ -83,7 +86,8 @@ export class SessionJournal {
         isDone: state === DONE,
         errno: record.readUInt32LE(4),
         inode: length > 0 ? Buffer.from(record.subarray(33, 33 + length)) : undefined,
-        count: record.readDoubleLE(16),
+        count: state === DONE ? record.readDoubleLE(16) : 0,
+        begunMs: state === DONE ? 0 : record.readDoubleLE(16),
       });
     }
     return requests;

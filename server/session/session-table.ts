@@ -1,7 +1,7 @@
 /**
  * All sessions of the server, by id, and what becomes of those whose clients are away. Until the session lease is over
  * they keep everything. Then they keep it as a courtesy, until somebody asks for it (a lock), or for too long, or too
- * many do. After a start of the server, those that held locks in an earlier run come first: see GracePeriod. The server
+ * many do. After a start of the server, those that held something in an earlier run come first: see GracePeriod. The server
  * calls `expire` from a timer; the table itself has no clock. Its times are performance.now().
  * Source: "courteous server" in RFC 8881, 8.4.2.4 and 8.4.3, and the Linux server's nfs4_laundromat().
  */
@@ -16,7 +16,7 @@ import { Session, type SessionHost } from './session.ts';
 
 export interface SessionTableOptions {
   readonly leaseMs?: number;
-  /** Who held locks in an earlier run, and who does. */
+  /** Who held locks and wrote in an earlier run, and who does. */
   readonly clients?: ClientList;
   /** Which requests were applied. */
   readonly journal?: RequestJournal | undefined;
@@ -24,15 +24,26 @@ export interface SessionTableOptions {
   readonly nowMs?: number;
 }
 
+/** For status. */
+export interface GraceStatus {
+  /** New locks are not granted meanwhile. */
+  readonly holdsUpLocks: boolean;
+  readonly atMostSeconds: number;
+  readonly clients: readonly { client: string; export: string; isBack: boolean; heldLocks: boolean }[];
+}
+
 export class SessionTable implements SessionHost {
   readonly leaseMs: number;
+  /** Of locks. */
   readonly grace: GracePeriod;
+  /** Of files that were open for writing, by any client in the list. */
+  readonly writersGrace: GracePeriod;
   readonly #clients: ClientList;
   readonly #journal: RequestJournal | undefined;
   readonly #sessions = new Map<string, Session>();
   /** Ended because its client stayed away. */
   onExpired: (session: Session) => void = () => {};
-  /** The grace period is over; these clients have not come back, or not taken all their locks. */
+  /** The grace period of locks is over; these clients have not come back, or not taken all their locks. */
   onGraceOver: (late: readonly ListedClient[]) => void = () => {};
 
   constructor({
@@ -45,7 +56,12 @@ export class SessionTable implements SessionHost {
     this.leaseMs = leaseMs;
     this.#clients = clients;
     const endsMs = nowMs + Math.max(leaseMs, limits.minGraceMs);
-    this.grace = new GracePeriod(clients.ids, endsMs, endsMs + limits.minGraceMs);
+    const graceOf = (which: (client: ListedClient) => boolean) => {
+      const ids = [...clients.all].filter(which).map(({ id }) => id);
+      return new GracePeriod(ids, endsMs, endsMs + limits.minGraceMs);
+    };
+    this.grace = graceOf(({ locks }) => locks);
+    this.writersGrace = graceOf(() => true);
   }
 
   get all(): Iterable<Session> {
@@ -83,14 +99,14 @@ export class SessionTable implements SessionHost {
     const sameId = isBack || remembers ? id : undefined;
     const session = new Session(this, exported, client, nowMs, credential, sameId, openJournal);
     session.remembers = remembers;
-    if (isBack) this.grace.returned(key);
+    if (isBack) for (const grace of [this.grace, this.writersGrace]) grace.returned(key);
     session.connections = 1;
     this.#sessions.set(session.key, session);
     return { session, resumed: false };
   }
 
   #mayReturn(key: string, exported: Export, credential: string): boolean {
-    const listed = this.grace.mayReturn(key) ? this.#clients.get(key) : undefined;
+    const listed = this.writersGrace.mayReturn(key) ? this.#clients.get(key) : undefined;
     return listed !== undefined && listed.export === exported.name && listed.credential === credential;
   }
 
@@ -116,13 +132,13 @@ export class SessionTable implements SessionHost {
     session.close();
     this.#sessions.delete(session.key);
     this.#journal?.close(session.key);
-    this.grace.done(session.key);
-    this.#endGraceIfDue();
+    this.#done(session.key);
   }
 
   /** Ends what nobody waits for any more, or somebody does. */
   expire(nowMs: number): void {
     this.#endGraceIfDue(nowMs);
+    this.#endWritersGraceIfDue(nowMs);
     const kept: { session: Session; absentMs: number }[] = [];
     for (const session of [...this.#sessions.values()]) {
       if (session.absentSinceMs === undefined) continue;
@@ -156,14 +172,49 @@ export class SessionTable implements SessionHost {
     if (isReclaim && !this.grace.mayReclaim(key)) throw new FsError(errno.ESTALE, 'reclaim');
     // Clients hold themselves back until they are told that it is over.
     if (!isReclaim && !this.grace.isOver) throw new FsError(errno.EAGAIN, 'grace period');
-    if (this.#clients.get(key)) return;
-    const listed = { id: key, export: exported.name, client, credential: credential.id };
+    const listed = { id: key, export: exported.name, client, credential: credential.id, locks: true };
     if (!this.#clients.add(listed)) throw new FsError(errno.ENOLCK, 'list of clients');
   }
 
+  /** A list that cannot be written stops nobody: after a crash now, others may keep pages of what this one writes. */
+  writes({ key, exported, client, credential }: Session): void {
+    this.#clients.add({ id: key, export: exported.name, client, credential: credential.id, locks: false });
+  }
+
+  get awaitsWriters(): boolean {
+    return !this.writersGrace.isOver;
+  }
+
   reclaimed({ key }: Session): void {
+    this.#done(key);
+  }
+
+  #done(key: string): void {
     this.grace.done(key);
+    this.writersGrace.done(key);
     this.#endGraceIfDue();
+    this.#endWritersGraceIfDue();
+  }
+
+  /** Whom it is waited for after the start, and how long at most. Undefined: for nobody, any more. */
+  graceStatus(nowMs: number): GraceStatus | undefined {
+    if (this.writersGrace.isOver) return undefined;
+    const { awaited, endsMs } = this.writersGrace;
+    const clients = awaited.flatMap((id) => {
+      const listed = this.#clients.get(id);
+      if (listed === undefined) return [];
+      const { client, export: exportName, locks } = listed;
+      return [{ client, export: exportName, isBack: this.writersGrace.mayReclaim(id), heldLocks: locks }];
+    });
+    return { holdsUpLocks: !this.grace.isOver, atMostSeconds: Math.ceil(Math.max(0, endsMs - nowMs) / 1000), clients };
+  }
+
+  /** After that of locks: this one takes nothing from anybody. Who is not back is not waited for once more. */
+  #endWritersGraceIfDue(nowMs = Number.NEGATIVE_INFINITY): void {
+    if (!this.writersGrace.isDue(nowMs)) return;
+    const late = this.writersGrace.awaited.filter((id) => !this.#sessions.has(id) && !this.#clients.get(id)?.locks);
+    this.writersGrace.end();
+    this.#clients.remove(late);
   }
 
   /** Without a time: if everybody is done. */

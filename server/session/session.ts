@@ -34,6 +34,10 @@ export interface SessionHost {
   contested(session: Session): void;
   /** It is to be given a lock: throws FsError when it may not be now. */
   admitLock(session: Session, isReclaim: boolean): void;
+  /** It is to be given a file open for writing, its first. */
+  writes(session: Session): void;
+  /** Clients that had files open for writing, before the server was started anew, may not be back yet. */
+  readonly awaitsWriters: boolean;
   /** Its client holds again what it held before the server was started anew. */
   reclaimed(session: Session): void;
 }
@@ -66,6 +70,7 @@ export class Session implements LeaseHolder {
   bytesWritten = 0;
   readonly locks: SessionLocks;
   readonly #files = new Map<number, OpenFile>();
+  #hasWritten = false;
   #lastHandle = randomInt(FIRST_HANDLE_BELOW);
   readonly #inFlight = new Map<number, InFlightRequest>();
   /** By slot, the last request: a later one in its slot says that its reply was taken. So a slow request keeps no others' replies. */
@@ -122,6 +127,10 @@ export class Session implements LeaseHolder {
       file.release();
       throw new FsError(this.isClosed ? errno.ESHUTDOWN : errno.EMFILE, 'open');
     }
+    if (file.canWrite && !this.#hasWritten) {
+      this.#hasWritten = true;
+      this.#host.writes(this);
+    }
     this.#files.set(++this.#lastHandle, file);
     return this.#lastHandle;
   }
@@ -152,7 +161,10 @@ export class Session implements LeaseHolder {
     const request = new InFlightRequest();
     const earlier = this.#journal?.earlier.get(slot);
     if (earlier?.seq === seq) request.earlier = earlier;
-    if (this.#journal) request.noteBegin = () => this.#journal?.begun(slot, seq);
+    if (this.#journal) {
+      request.noteBegin = () => this.#journal?.begun(slot, seq, Date.now());
+      request.noteEnd = (code) => this.#journal?.done(slot, seq, code, request.made, request.count);
+    }
     request.answers.push(answer);
     this.#inFlight.set(seq, request);
     this.requests++;
@@ -162,7 +174,7 @@ export class Session implements LeaseHolder {
   /** The request is done: everyone who asked is answered, and the bulk data are free when all have sent them. */
   end(slot: number, seq: number, keep: KeptReply | undefined, outcome: Outcome): void {
     const request = this.#inFlight.get(seq);
-    if (request?.isNoted) this.#journal?.done(slot, seq, outcome.errno, request.made, request.count);
+    request?.ended(outcome.errno);
     const answers = request?.answers ?? [];
     this.#inFlight.delete(seq);
     const last = this.#slots.get(slot);
@@ -192,6 +204,10 @@ export class Session implements LeaseHolder {
 
   admitLock(isReclaim: boolean): void {
     this.#host.admitLock(this, isReclaim);
+  }
+
+  get awaitsWriters(): boolean {
+    return this.#host.awaitsWriters;
   }
 
   reclaimed(): void {

@@ -1,7 +1,8 @@
 /**
- * The time after a start of the server in which locks are granted only to clients that held locks before and take them
- * again. It is over when all of them have said that they are done. Those that have not come back by its end lose their
- * locks; those that have, and are still at it, have some more time. Pure: no clock, no messages; owned by the SessionTable.
+ * The time after a start of the server in which those come first that held something before: locks, which only they are
+ * granted, or files open for writing, which nobody else keeps pages of. It is over when all of them have said that they
+ * are done. Those that have not come back by its end lose what they held; those that have, and are still at it, have some
+ * more time. Pure: no clock, no messages; owned by the SessionTable.
  *
  * Invariants: it never begins anew; nobody reclaims who was not known from the start, nor after having said it is done.
  * Source: RFC 8881, 8.4.2.1 "State Reclaim When Client ID Is Restarted".
@@ -13,7 +14,7 @@ export class GracePeriod {
   readonly #endsForAllMs: number;
   #isOver: boolean;
 
-  /** `ids`: sessions of an earlier run that held locks. Whoever is back at `endsMs` has until `endsForAllMs`. */
+  /** `ids`: sessions of an earlier run that held something. Whoever is back at `endsMs` has until `endsForAllMs`. */
   constructor(ids: Iterable<string>, endsMs: number, endsForAllMs: number) {
     for (const id of ids) this.#awaited.set(id, 'away');
     this.#endsMs = endsMs;
@@ -28,6 +29,11 @@ export class GracePeriod {
   /** Who has not said that it is done. */
   get awaited(): string[] {
     return [...this.#awaited.keys()];
+  }
+
+  /** When it is over at the latest, as things are: for those that are back there is more time. */
+  get endsMs(): number {
+    return [...this.#awaited.values()].includes('back') ? this.#endsForAllMs : this.#endsMs;
   }
 
   /** Its client may go on under this id. */

@@ -41,7 +41,7 @@ import {
 } from './schema.ts';
 
 /** Counts up with every change that an older peer would not understand. */
-export const PROTOCOL_VERSION = 6;
+export const PROTOCOL_VERSION = 7;
 
 export const frameKind = {
   REQUEST: 1,
@@ -174,6 +174,8 @@ export const operations = {
       protocol: u32,
       /** Changes with every start of the server: handles of an earlier one are gone. */
       instance: bytes(16),
+      /** Changes with every start of the server's machine: what was written and not synchronized on an earlier one may be lost. */
+      boot: bytes(16),
       session: bytes(16),
       /** False when the session that was asked for had ended: its open handles and locks are gone. True says so of this instance only. */
       resumed: bool,

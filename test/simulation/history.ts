@@ -14,9 +14,8 @@
  * The end of the server's machine takes the journal: a change of names that is under way then is treated as a write is, and
  * an append may be there once more for each such end.
  * It also takes what is not synchronized, page by page. The checker goes on from what is on the
- * disk, of which no page may be older than a write that was synchronized. What was written before such an end and
- * synchronized after it may be lost: the new server has nothing of it to synchronize, and cannot know. So an increment that
- * was under way then is believed to be done at any time, or not, whatever was there.
+ * disk, of which no page may be older than a write that was synchronized: also when the end came between the write and
+ * its fsync. An increment that was under way then is believed to be done at any time, or not, whatever was there.
  */
 import { type Call, violations } from './linearizability.ts';
 import {
@@ -54,7 +53,6 @@ interface Append {
   isUnderWay: boolean;
   isDone: boolean;
   ends: number;
-  hasLostMachine: boolean;
 }
 
 export class History {
@@ -92,7 +90,7 @@ export class History {
   }
 
   append(tag: number): Append {
-    const append: Append = { isUnderWay: true, isDone: false, ends: 0, hasLostMachine: false };
+    const append: Append = { isUnderWay: true, isDone: false, ends: 0 };
     this.#appends.set(tag, append);
     return append;
   }
@@ -162,7 +160,6 @@ export class History {
       this.#data.push({ ...reset, argument: { file, tag, tears }, result: 'written' });
     }
     for (const call of this.#underWay) call.hasLostMachine = true;
-    for (const append of this.#appends.values()) append.hasLostMachine ||= append.isUnderWay;
     if (counter !== undefined) this.#counter.push({ ...reset, argument: { kind: 'set', value: counter }, result: 0 });
   }
 
@@ -177,11 +174,11 @@ export class History {
     };
   }
 
-  /** Another write began after this one had ended, and was synchronized, both in one run of the server. */
+  /** Another write began after this one had ended, and was synchronized. */
   #isObsolete(file: string, tag: number): boolean {
     const ofFile = this.#data.filter(({ argument }) => argument.file === file && argument.tag !== undefined);
     const ended = ofFile.find(({ argument }) => argument.tag === tag)?.ended ?? 0;
-    return ofFile.some(({ result, began, ends }) => result === 'written' && ends === 0 && began > ended);
+    return ofFile.some(({ result, began }) => result === 'written' && began > ended);
   }
 
   // --- checks
@@ -225,9 +222,9 @@ export class History {
       const tag = log.readUInt32LE(at);
       counts.set(tag, (counts.get(tag) ?? 0) + 1);
     }
-    for (const [tag, { isDone, ends, hasLostMachine }] of this.#appends) {
+    for (const [tag, { isDone, ends }] of this.#appends) {
       const count = counts.get(tag) ?? 0;
-      if (isDone && !hasLostMachine && count === 0) this.broke(`the appended record ${tag} is lost`);
+      if (isDone && count === 0) this.broke(`the appended record ${tag} is lost`);
       if (count > 1 + ends) this.broke(`the record ${tag} was appended ${count} times`);
     }
   }

@@ -33,6 +33,8 @@ export interface Scenario {
   /** A kernel is attached that keeps nothing: leases are used in full, writes are gathered. */
   readonly hasKernel: boolean;
   readonly faults: readonly Fault[];
+  /** The server's process is killed at this note of its journal: right before it, of those before and after a change. */
+  readonly killAtNote?: number;
 }
 
 /** Longer than a session waits for its client. */
@@ -47,6 +49,8 @@ export function scenarioOf(seed: number): Scenario {
     forMs: 50 + random.below(random.chance(0.1) ? LONG_MS : 8_000),
     client: random.below(clients),
   });
+  const kill = new Random(seed ^ 0xc2a5);
+  const killAtNote = kill.chance(0.25) ? { killAtNote: 1 + kill.below(12) } : {};
   const faults = Array.from({ length: random.below(5) }, fault);
   return {
     seed,
@@ -55,5 +59,6 @@ export function scenarioOf(seed: number): Scenario {
     operations: 6 + random.below(10),
     hasKernel: random.chance(0.5),
     faults: faults.sort((one, other) => one.atMs - other.atMs),
+    ...killAtNote,
   };
 }

@@ -17,6 +17,7 @@ import type { Random } from './random.ts';
 export interface DiskFile {
   readonly ino: number;
   readonly names: Map<string, DiskFile> | undefined;
+  readonly bornMs: number;
   nlink: number;
   data: Buffer;
   /** The data as they were synchronized last. */
@@ -49,6 +50,7 @@ export class SimulatedDisk {
     const file = {
       ino,
       names,
+      bornMs: Date.now(),
       nlink: 1,
       data: Buffer.alloc(0),
       durable: Buffer.alloc(0),
@@ -310,9 +312,10 @@ export class SimulatedStore {
     return { inode: this.#inode(file), attributes: this.#attributes(file) };
   }
 
-  #attributes({ ino, names, nlink, data, changes }: DiskFile): LocalAttributes {
+  #attributes({ ino, names, bornMs, nlink, data, changes }: DiskFile): LocalAttributes {
     const time = { sec: 1, nsec: 0 };
-    const times = { atime: time, mtime: { sec: 1, nsec: changes }, ctime: { sec: 1, nsec: changes }, btime: time };
+    const btime = { sec: Math.floor(bornMs / 1000), nsec: Math.round((bornMs % 1000) * 1e6) };
+    const times = { atime: time, mtime: { sec: 1, nsec: changes }, ctime: { sec: 1, nsec: changes }, btime };
     const kind = { mode: names ? 0o040755 : 0o100644, nlink, uid: 0, gid: 0, rdev: 0, device: 1 };
     return { ino, ...kind, size: data.length, blocks: Math.ceil(data.length / 512), blksize: PAGE_SIZE, ...times };
   }

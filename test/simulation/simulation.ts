@@ -29,6 +29,7 @@ const silent = pino({ level: 'silent' });
 const SIZES = [...FILES.map((name) => [name, RANGE_BYTES] as const), [LOG, 0], [COUNTER, COUNTER_BYTES]] as const;
 /** Longer than every patience of client and server together. */
 const LONGEST_MS = 20 * 60_000;
+const KILLED_FOR_MS = 300;
 /** Longer than any fault, and what is left to do after it. */
 const QUIET_MS = 20_000;
 
@@ -71,6 +72,7 @@ class Run {
   #machineStarts = 1;
   #journal = new KeptJournal();
   readonly #kept = new KeptClients();
+  #notes = 0;
   #isServerDown = false;
   #openProcesses = 0;
 
@@ -134,10 +136,13 @@ class Run {
     };
     const listen = { host: 'simulated', port: 1 };
     this.#journal = this.#journal.ofNextProcess();
+    this.#journal.onNote = () => {
+      if (++this.#notes === this.#scenario.killAtNote) this.#crashServer(false, KILLED_FOR_MS);
+    };
     const boot = Buffer.alloc(16, this.#machineStarts);
     const journal = new RequestJournal(this.#journal, boot, Date.now());
     const clients = new ClientList(this.#kept);
-    const options = { exports: [exported], listen, log: silent, pollUs: 0, journal, clients };
+    const options = { exports: [exported], listen, log: silent, pollUs: 0, journal, clients, boot };
     const server = await Server.start(options, this.#network.listen);
     this.#sabotage(server, leases);
   }

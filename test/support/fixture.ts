@@ -58,16 +58,17 @@ export class TestServer implements AsyncDisposable {
       log?: Logger;
       clients?: DurableClients;
       journal?: JournalFile;
+      boot?: Buffer;
     } = {},
   ): Promise<TestServer> {
     const requests = [{ name: '/', directory, readOnly: options.readOnly ?? false }];
     const exports = openExports(requests, options.squash ?? 'none', options.key ?? KEY, silent);
     const listen = { host: '127.0.0.1', port: options.port ?? 0 };
-    const { grantFile, log = silent } = options;
+    const { grantFile, log = silent, boot = BOOT } = options;
     const asks = grantFile === undefined ? {} : { grantFile };
     const clients = new ClientList(options.clients);
-    const journal = options.journal && new RequestJournal(options.journal, BOOT, Date.now());
-    return new TestServer(await Server.start({ exports, listen, log, pollUs: 0, clients, journal, ...asks }));
+    const journal = options.journal && new RequestJournal(options.journal, boot, Date.now());
+    return new TestServer(await Server.start({ exports, listen, log, pollUs: 0, clients, journal, boot, ...asks }));
   }
 
   get address(): ServerAddress {

@@ -19,11 +19,14 @@ export class KeptClients implements DurableClients {
 }
 
 const RECORD_BYTES = 256;
+const BEGUN = 1;
 
 export class KeptJournal implements JournalFile {
   readonly #records: Map<number, Buffer>;
   /** Its process has: what it still says is not heard. */
   hasEnded = false;
+  /** Called before a change is noted, at its begin or its end: the process may end right there. */
+  onNote: () => void = () => {};
   writes = 0;
 
   constructor(records = new Map<number, Buffer>()) {
@@ -48,6 +51,8 @@ export class KeptJournal implements JournalFile {
   }
 
   write(data: Uint8Array, position: number): void {
+    if (this.hasEnded) return;
+    if (data[0] === BEGUN || this.#records.get(position)?.[0] === BEGUN) this.onNote();
     if (this.hasEnded) return;
     this.writes++;
     this.#records.set(position, Buffer.from(data));

@@ -68,7 +68,12 @@ export class Pipe {
     this.connection.message([Buffer.from(encodeFrame(request).head)]);
     const [, , , result] = decodeFrame([this.toClient.shift() as Buffer]);
     const hello = operations.hello.reply.decode(result);
-    this.hello = { ...hello, session: Buffer.from(hello.session), instance: Buffer.from(hello.instance) };
+    this.hello = {
+      ...hello,
+      session: Buffer.from(hello.session),
+      instance: Buffer.from(hello.instance),
+      boot: Buffer.from(hello.boot),
+    };
   }
 
   deliverToServer(): void {
@@ -245,6 +250,7 @@ export class World implements ConnectionHost {
     const reply = operations.hello.reply.encode({
       protocol: PROTOCOL_VERSION,
       instance: Buffer.alloc(16),
+      boot: Buffer.alloc(16),
       session: session.id,
       resumed,
       grace: false,

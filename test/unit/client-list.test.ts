@@ -7,7 +7,7 @@ import { GracePeriod } from '../../server/state/grace-period.ts';
 import { TemporaryDirectory } from '../support/fixture.ts';
 import { KeptClients } from '../support/kept-state.ts';
 
-const one = { id: '01', export: '/', client: 'here:1', credential: 'anyone' };
+const one = { id: '01', export: '/', client: 'here:1', credential: 'anyone', locks: true };
 const two = { ...one, id: '02' };
 
 describe('the file', () => {
@@ -41,7 +41,7 @@ test('what could not be written is as it was', () => {
   expect(list.add(one)).toBe(true);
   kept.isFull = true;
   expect([list.add(two), list.remove([one.id]), list.remove(['unknown'])]).toEqual([false, false, true]);
-  expect([...list.ids]).toEqual([one.id]);
+  expect([...list.all]).toEqual([one]);
   kept.isFull = false;
   expect([list.remove([one.id]), kept.clients]).toEqual([true, []]);
 });

@@ -1,11 +1,24 @@
 /** Requests under way when the server is killed: what the next process says to them, and that it applies none twice. */
 import { execFileSync } from 'node:child_process';
-import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, unlinkSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  linkSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmdirSync,
+  statSync,
+  unlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import type { RequestContext } from '../../server/dispatch/handler.ts';
+import { certain } from '../../server/dispatch/replays.ts';
+import type { Export } from '../../server/export.ts';
 import { openJournal } from '../../server/session/journal-file.ts';
 import { RequestJournal } from '../../server/session/request-journal.ts';
-import { errno } from '../../shared/errno.ts';
+import { errno, FsError } from '../../shared/errno.ts';
 import { limits } from '../../shared/limits.ts';
 import { O, RENAME } from '../../shared/linux/constants.ts';
 import { frameKind, type OperationName, operations, type RequestOf } from '../../shared/protocol/messages.ts';
@@ -20,17 +33,17 @@ describe('the journal', () => {
   test('says of each slot what was noted last', () => {
     const kept = new KeptJournal();
     const session = new RequestJournal(kept, BOOT, 0).open(ID, 'owner', 0);
-    session.begun(0, 7);
+    session.begun(0, 7, 1);
     session.done(0, 7, 0, inode, 0);
-    session.begun(1, 2 ** 53 - 1);
-    session.begun(limits.maxRequestsInFlight - 1, 9);
+    session.begun(1, 2 ** 53 - 1, 1234.5);
+    session.begun(limits.maxRequestsInFlight - 1, 9, 1);
     session.done(limits.maxRequestsInFlight - 1, 9, errno.EEXIST, undefined, 4096);
     const next = new RequestJournal(kept.ofNextProcess(), BOOT, 0);
     expect([next.knows(ID.toString('hex'), 'owner'), next.knows(ID.toString('hex'), 'other')]).toEqual([true, false]);
     expect([...next.open(ID, 'owner', 0).earlier]).toEqual([
-      [0, { seq: 7, isDone: true, errno: 0, inode, count: 0 }],
-      [1, { seq: 2 ** 53 - 1, isDone: false, errno: 0, inode: undefined, count: 0 }],
-      [1023, { seq: 9, isDone: true, errno: errno.EEXIST, inode: undefined, count: 4096 }],
+      [0, { seq: 7, isDone: true, errno: 0, inode, count: 0, begunMs: 0 }],
+      [1, { seq: 2 ** 53 - 1, isDone: false, errno: 0, inode: undefined, count: 0, begunMs: 1234.5 }],
+      [1023, { seq: 9, isDone: true, errno: errno.EEXIST, inode: undefined, count: 4096, begunMs: 0 }],
     ]);
   });
 
@@ -50,7 +63,7 @@ describe('the journal', () => {
   test('gives the place of one that has ended to another, without what was noted there', () => {
     const kept = new KeptJournal();
     const journal = new RequestJournal(kept, BOOT, 0);
-    journal.open(ID, 'owner', 0).begun(3, 1);
+    journal.open(ID, 'owner', 0).begun(3, 1, 0);
     journal.close(ID.toString('hex'));
     const { bytes } = kept;
     const other = Buffer.alloc(16, 6);
@@ -247,7 +260,7 @@ describe('a request whose reply was lost with the server', () => {
       const { client, hello } = await RawClient.greeted(server.server.port);
       client[Symbol.dispose]();
       const { session } = hello;
-      new RequestJournal(journal, BOOT, 0).open(session, '/ anyone', Date.now()).begun(1, 1);
+      new RequestJournal(journal, BOOT, 0).open(session, '/ anyone', Date.now()).begun(1, 1, Date.now());
       await nextServer();
       const { client: again } = await RawClient.greeted(server.server.port, session);
       return { raw: again, root: hello.root.inode };
@@ -270,6 +283,60 @@ describe('a request whose reply was lost with the server', () => {
       expect((await send(raw, 1, 'mkdir', { ...name(root, 'new'), ...made })).code).toBe(errno.EIO);
       raw[Symbol.dispose]();
     });
+
+    test('a name that somebody took since the server is there again: EEXIST', async () => {
+      const { raw, root } = await interrupted();
+      mkdirSync(at('new'));
+      // File times are those of the kernel's last tick.
+      const bornMs = () => statSync(at('new')).birthtimeMs;
+      while (bornMs() < server.server.startedMs + 20) {
+        rmdirSync(at('new'));
+        mkdirSync(at('new'));
+      }
+      expect((await send(raw, 1, 'mkdir', { ...name(root, 'new'), ...made })).code).toBe(errno.EEXIST);
+      raw[Symbol.dispose]();
+    });
+
+    test('a link, and the name is there: EEXIST when it is one of another file', async () => {
+      linkSync(at('old'), at('same'));
+      writeFileSync(at('other'), '');
+      for (const [there, told] of [
+        ['same', errno.EIO],
+        ['other', errno.EEXIST],
+      ] as const) {
+        const earlier = { seq: 1, isDone: false, errno: 0, inode: undefined, count: 0, begunMs: 1 };
+        const { store } = server.server.exports.get('/') as Export;
+        const inode = store.find(store.root, b('old'))?.handle as Buffer;
+        const context = { store, startedMs: Date.now() } as unknown as RequestContext;
+        const body = { inode, parent: store.root.handle, name: b(there) };
+        expect(certain(context, 'link', body, new FsError(errno.EEXIST, 'link'), earlier)).toMatchObject({
+          code: told,
+        });
+      }
+    });
+  });
+});
+
+describe('whose is a name that is there after an interrupted attempt', () => {
+  const BEGUN_MS = 100_000.5;
+  const STARTED_MS = 103_000;
+  const rows: [what: string, bornMs: number, told: number, begunMs?: number, startedMs?: number][] = [
+    ['long before', BEGUN_MS - 2_001, errno.EEXIST],
+    ['before, or by a clock that is behind', BEGUN_MS - 1_999, errno.EIO],
+    ['at that time: by the server, or a local program', BEGUN_MS + 1, errno.EIO],
+    ['while there was no server', STARTED_MS - 1, errno.EIO],
+    ['by somebody else, when there was one again', STARTED_MS, errno.EEXIST],
+    ['who knows: the clock was set back', BEGUN_MS, errno.EIO, BEGUN_MS, BEGUN_MS - 60_000],
+    ['who knows: the filesystem does not say', 0, errno.EIO],
+  ];
+  test.each(rows)('born %s', (_what, bornMs, told, begunMs = BEGUN_MS, startedMs = STARTED_MS) => {
+    const btime = { sec: Math.floor(bornMs / 1000), nsec: Math.round((bornMs % 1000) * 1e6) };
+    const store = { resolve: () => ({}), find: () => ({}), attributes: () => ({ btime }) };
+    const context = { store, startedMs } as unknown as RequestContext;
+    const earlier = { seq: 1, isDone: false, errno: 0, inode: undefined, count: 0, begunMs };
+    const body = { ...name(b(''), 'new'), ...made };
+    const answer = certain(context, 'mkdir', body, new FsError(errno.EEXIST, 'mkdir'), earlier);
+    expect(answer).toMatchObject({ code: told });
   });
 });
 

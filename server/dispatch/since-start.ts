@@ -1,0 +1,43 @@
+/**
+ * What clients have done since this server was started that decides about what comes late, from before: names that they
+ * removed, one of which an earlier process may have made for a request whose end it did not note; and files that they
+ * wrote, over which nothing is written that another client had gathered before. Kept for as long as clients need to come
+ * back; afterwards everything may have been done. Owned by the Dispatcher.
+ */
+import { limits } from '../../shared/limits.ts';
+import type { Inode, LeaseHolder } from '../store/inode.ts';
+
+export class SinceStart {
+  readonly #untilMs = performance.now() + limits.sessionLeaseMs;
+  /** Undefined: it is not known any more. */
+  #removed: Set<string> | undefined = new Set();
+  /** By the key of an inode: the only client that changed its data, or that there are several. */
+  #changed: Map<string, LeaseHolder | 'several'> | undefined = new Map();
+
+  removed(directory: Inode, name: Uint8Array): void {
+    this.#removed?.add(keyOf(directory, name));
+    if (this.#isOver(this.#removed)) this.#removed = undefined;
+  }
+
+  mayBeRemoved(directory: Inode, name: Uint8Array): boolean {
+    return this.#removed === undefined || this.#removed.has(keyOf(directory, name));
+  }
+
+  changed({ key }: Inode, by: LeaseHolder): void {
+    const before = this.#changed?.get(key) ?? by;
+    this.#changed?.set(key, before === by ? by : 'several');
+    if (this.#isOver(this.#changed)) this.#changed = undefined;
+  }
+
+  mayBeChangedByOthers({ key }: Inode, than: LeaseHolder): boolean {
+    return this.#isOver(this.#changed) || (this.#changed?.get(key) ?? than) !== than;
+  }
+
+  #isOver(known: { readonly size: number } | undefined): boolean {
+    return known === undefined || known.size > limits.maxKnownSinceStart || performance.now() > this.#untilMs;
+  }
+}
+
+function keyOf({ key }: Inode, name: Uint8Array): string {
+  return `${key}/${Buffer.from(name).toString('latin1')}`;
+}

@@ -1,0 +1,105 @@
+/** What a client has gathered when the server is started anew: sent late, and never over what others have written since. */
+import { readFileSync, writeFileSync } from 'node:fs';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { parseServerAddress } from '../../client-fuse/transport/server-address.ts';
+import { ServerSession } from '../../client-fuse/transport/server-session.ts';
+import { type Caller, ROOT_NODE } from '../../client-fuse/vfs/filesystem.ts';
+import { RemoteFilesystem } from '../../client-fuse/vfs/remote-filesystem.ts';
+import { errno } from '../../shared/errno.ts';
+import { limits } from '../../shared/limits.ts';
+import { O } from '../../shared/linux/constants.ts';
+import { CuttingProxy } from '../support/cutting-proxy.ts';
+import { silent, TemporaryDirectory, TestServer } from '../support/fixture.ts';
+
+const { maxKnownSinceStart } = limits;
+const caller: Caller = { uid: 0, gid: 0, pid: 1, groups: [], signal: new AbortController().signal };
+const b = (text: string) => Buffer.from(text);
+const nothing = () => Promise.resolve();
+const notifier = { invalidateInode: async () => true, invalidateEntry: nothing, incrementEpoch: nothing };
+
+let directory: TemporaryDirectory;
+let server: TestServer;
+let proxy: CuttingProxy;
+let sessions: ServerSession[];
+
+interface Writer {
+  readonly filesystem: RemoteFilesystem;
+  readonly handle: number;
+}
+
+beforeEach(async () => {
+  directory = new TemporaryDirectory();
+  writeFileSync(directory.join('f'), 'before');
+  server = await TestServer.start(directory.path);
+  const { port } = server.server;
+  proxy = await CuttingProxy.open(() => port);
+  sessions = [];
+});
+afterEach(async () => {
+  Object.assign(limits, { maxKnownSinceStart });
+  for (const session of sessions) session.close();
+  await proxy[Symbol.asyncDispose]();
+  await server[Symbol.asyncDispose]();
+  directory[Symbol.dispose]();
+});
+
+/** Has gathered `late`, and is away while the server is started anew. */
+async function away(): Promise<Writer> {
+  const late = await opened(parseServerAddress(`ws://127.0.0.1:${proxy.port}/`));
+  await late.filesystem.write(caller, late.handle, 0, b('late'), O.RDWR, false);
+  const { port } = server.server;
+  proxy.refusing = true;
+  const ended = server[Symbol.asyncDispose]();
+  proxy.cutNow();
+  await ended;
+  server = await TestServer.start(directory.path, { port });
+  expect(readFileSync(directory.join('f'), 'utf8')).toBe('before');
+  return late;
+}
+
+async function opened(address = server.address): Promise<Writer> {
+  const session = await ServerSession.connect(address, silent);
+  sessions.push(session);
+  const filesystem = new RemoteFilesystem(session);
+  filesystem.attachKernel({ notifier, epochs: true, hasMountsInside: async () => false });
+  const { node } = await filesystem.lookup(caller, ROOT_NODE, b('f'));
+  return { filesystem, handle: (await filesystem.open(caller, node, O.RDWR, false)).handle };
+}
+
+const fsync = ({ filesystem, handle }: Writer) => filesystem.fsync(caller, handle, false);
+
+test('nobody has changed the file: it is written', async () => {
+  const late = await away();
+  await opened();
+  proxy.refusing = false;
+  await fsync(late);
+  expect(readFileSync(directory.join('f'), 'utf8')).toBe('latere');
+});
+
+const changes: [what: string, change: (by: Writer) => Promise<unknown>, content: string][] = [
+  ['written', async (by) => by.filesystem.write(caller, by.handle, 0, b('newer!'), O.RDWR | O.SYNC, false), 'newer!'],
+  // It is on its way when the first one is back.
+  ['gathered', async (by) => by.filesystem.write(caller, by.handle, 0, b('newer!'), O.RDWR, false), 'newer!'],
+  ['truncated', async (by) => by.filesystem.setattr(caller, 2, { size: 1 }), 'b'],
+];
+test.each(changes)('another client has %s it: refused, as its fsync says once', async (_what, change, content) => {
+  const late = await away();
+  const other = await opened();
+  await change(other);
+  proxy.refusing = false;
+  await expect(fsync(late)).rejects.toMatchObject({ code: errno.ESTALE });
+  await fsync(late);
+  expect(readFileSync(directory.join('f'), 'utf8')).toBe(content);
+  // Its handle is as good as any other.
+  await late.filesystem.write(caller, late.handle, 0, b('MY'), O.RDWR, false);
+  await fsync(late);
+  expect(readFileSync(directory.join('f'), 'utf8').startsWith('MY')).toBe(true);
+});
+
+test('the server does not know any more who changed what: refused', async () => {
+  const late = await away();
+  Object.assign(limits, { maxKnownSinceStart: -1 });
+  proxy.refusing = false;
+  await expect(fsync(late)).rejects.toMatchObject({ code: errno.ESTALE });
+  expect(readFileSync(directory.join('f'), 'utf8')).toBe('before');
+});
