@@ -11,7 +11,7 @@ import koffi from 'koffi';
 import { assert } from '../assert.ts';
 import type { Attributes, FilesystemStatistics, Timespec, U64 } from '../attributes.ts';
 import { errno, FsError } from '../errno.ts';
-import { AT } from './constants.ts';
+import { AT, F } from './constants.ts';
 
 assert(endianness() === 'LE', 'the structures below are read as little endian');
 
@@ -60,6 +60,7 @@ const c = {
   ioctl: declare('int ioctl(int fd, ulong request, void *argument)'),
   flock: declare('int flock(int fd, int operation)'),
   fcntl: declare('int fcntl(int fd, int command, long argument)'),
+  fcntlLock: declare('int fcntl(int fd, int command, void *lock)'),
   inotifyInit: declare('int inotify_init1(int flags)'),
   inotifyAddWatch: declare('int inotify_add_watch(int fd, void *path, uint mask)'),
   inotifyRemoveWatch: declare('int inotify_rm_watch(int fd, int wd)'),
@@ -502,6 +503,29 @@ export function tryLockFile(fd: number): boolean {
   const code = koffi.errno();
   if (code === errno.EAGAIN) return false;
   throw new FsError(code, 'flock');
+}
+
+/** How flock(2) and fcntl(2) say what is wanted. */
+const LOCKS = { exclusive: { flock: LOCK_EX, type: F.WRLCK }, none: { flock: 8, type: F.UNLCK } } as const;
+const F_OFD_SETLKW = 38;
+/** struct flock: type, whence, start, length (0: all of it), process. */
+const FLOCK_BYTES = 32;
+
+/** A lock of the open file on all of its bytes, waited for on a thread: of flock(2), or the one of fcntl(2). */
+export function lockFileAsync(fd: number, kind: 'flock' | 'fcntl', wanted: keyof typeof LOCKS): Promise<void> {
+  const { flock, type } = LOCKS[wanted];
+  const lock = Buffer.alloc(FLOCK_BYTES);
+  lock.writeInt16LE(type);
+  return new Promise((resolve, reject) => {
+    const done = (error: Error | null, result: number) => {
+      keepAlive(lock);
+      if (error) reject(error);
+      else if (result < 0) reject(new FsError(koffi.errno(), kind));
+      else resolve();
+    };
+    if (kind === 'flock') c.flock.async(fd, flock, done);
+    else c.fcntlLock.async(fd, F_OFD_SETLKW, lock, done);
+  });
 }
 
 /** As fcntl(2): what a local open must wait for. */
