@@ -21,7 +21,8 @@ const SAMPLES = 40;
 const LEAST_SAMPLE_MS = 3_000;
 /** Beyond it memory is not flat. What is under way at a sample counts, at a client up to some MiB of gathered writes. */
 const MOST_GROWTH_BYTES = { server: 8 * 2 ** 20, client: 16 * 2 ** 20 };
-const MOUNTED_AT_ONCE = 4;
+/** A mount's first answer is waited for at most 20 s. */
+const MOUNTED_AT_ONCE = 2;
 const MOST_COMPLAINTS = 10;
 
 export interface SoakOutcome {
@@ -103,6 +104,7 @@ export class SoakRun {
 
   async run(durationMs: number, progress: (elapsedMs: number, text: string) => void): Promise<SoakOutcome> {
     await this.#start();
+    if (this.#isBroken) throw new Error(this.#failures().join('; '));
     const startMs = performance.now();
     const sampleMs = Math.max(LEAST_SAMPLE_MS, durationMs / SAMPLES);
     this.#faults.isOn = true;
@@ -167,8 +169,7 @@ export class SoakRun {
 
   #failures(): string[] {
     const errors = this.#workers.flatMap(({ errors: own, failure }) => [...own, ...(failure ? [failure] : [])]);
-    const ended = this.#site.ended.map((name) => `${name} has ended`);
-    return [...errors, ...ended, ...this.#site.complaints.slice(0, MOST_COMPLAINTS)];
+    return [...errors, ...this.#site.ended, ...this.#site.complaints.slice(0, MOST_COMPLAINTS)];
   }
 
   #line(elapsedMs: number): string {

@@ -16,6 +16,7 @@ const START_WITHIN_MS = 60_000;
 const END_WITHIN_MS = 10_000;
 const REPORT_WITHIN_MS = 20_000;
 const LOOK_EVERY_MS = 50;
+const SAID_AT_LAST = 500;
 
 interface Program {
   readonly child: ChildProcess;
@@ -54,6 +55,7 @@ export class SoakSite {
     const program = this.#start(name, 'mount', '--foreground', '--log-level', 'warn', url, at);
     this.mounts.push(at);
     await this.#until(program, `${name} is mounted`, async () => (await mountAt(at)) !== undefined);
+    await fs.promises.stat(at);
   }
 
   /** What the log of a program ends with, for every one that said more than that a connection was lost. */
@@ -67,9 +69,14 @@ export class SoakSite {
     );
   }
 
-  /** Programs that have ended, which none should. */
+  /** Programs that have ended, which none should, and what they said. */
   get ended(): string[] {
-    return this.#programs.filter(({ child }) => hasEnded(child)).map(({ logFile }) => path.basename(logFile));
+    return this.#programs
+      .filter(({ child }) => hasEnded(child))
+      .map(
+        ({ logFile }) =>
+          `${path.basename(logFile)} has ended: ${fs.readFileSync(logFile, 'utf8').slice(-SAID_AT_LAST)}`,
+      );
   }
 
   get serverPid(): number {

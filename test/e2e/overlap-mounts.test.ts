@@ -1,11 +1,13 @@
 /**
- * `weft bench overlap` over two mounts of one export: no read is torn. That the checker finds torn reads where there are some
+ * `weft bench overlap` over two mounts of one export: no read is torn, and it ends when the mounts are gone. That the checker finds torn reads where there are some
  * is shown in bench.test.ts, on a local directory.
  */
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { beforeAll, expect, it } from 'vitest';
 import { runCommand } from '../../client-fuse/mount/command.ts';
 import type { OverlapReport } from '../../scripts/bench/overlap-report.ts';
-import { LeaseExport, weft } from './lease-mounts.ts';
+import { LeaseExport, waitFor, weft } from './lease-mounts.ts';
 import { buildPrograms } from './memory-mount-fixture.ts';
 
 beforeAll(buildPrograms, 120_000);
@@ -42,3 +44,28 @@ it('bench overlap over two mounts finds no torn read, and writers of disjoint ra
   expect(allWritersCallsPerSecond).toBeGreaterThan(oneWriterCallsPerSecond / 4);
   expect((await exported.shell('ls -A $X')).stdout).toBe('');
 });
+
+it('bench overlap ends when its mounts are gone, also without the shell that started it', async () => {
+  await using exported = await LeaseExport.open(2);
+  const [result, error] = ['result', 'error'].map((name) => join(exported.directory, name));
+  const bench = `${process.execPath} ${weft} bench overlap $A $B --duration 1h`;
+  const { stdout } = await exported.shell(`${bench} > ${result} 2> ${error} & echo $!`);
+  const pid = Number(stdout);
+  await waitFor('calls are made', async () => /[1-9]\d* reads/.test(readFileSync(error as string, 'utf8')));
+  for (const mount of exported.mounts) await mount.kill();
+  await waitFor('it has ended', async () => !isRunning(pid));
+  const text = readFileSync(result as string, 'utf8');
+  expect(text).toMatch(/^0 torn .* 4 callers failed$/m);
+  expect(
+    text.match(/^ {2}caller \d in .*: gave up: every call failed for \d+ s, the last with E[A-Z]+: /gm)?.length,
+  ).toBe(4);
+});
+
+function isRunning(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch {
+    return false;
+  }
+}
