@@ -21,8 +21,6 @@ const SAMPLES = 40;
 const LEAST_SAMPLE_MS = 3_000;
 /** Beyond it memory is not flat. What is under way at a sample counts, at a client up to some MiB of gathered writes. */
 const MOST_GROWTH_BYTES = { server: 8 * 2 ** 20, client: 16 * 2 ** 20 };
-/** A mount's first answer is waited for at most 20 s. */
-const MOUNTED_AT_ONCE = 2;
 const MOST_COMPLAINTS = 10;
 
 export interface SoakOutcome {
@@ -103,7 +101,7 @@ export class SoakRun {
   }
 
   async run(durationMs: number, progress: (elapsedMs: number, text: string) => void): Promise<SoakOutcome> {
-    await this.#start();
+    await this.#start(progress);
     if (this.#isBroken) throw new Error(this.#failures().join('; '));
     const startMs = performance.now();
     const sampleMs = Math.max(LEAST_SAMPLE_MS, durationMs / SAMPLES);
@@ -139,7 +137,7 @@ export class SoakRun {
     await this.#proxy?.[Symbol.asyncDispose]();
   }
 
-  async #start(): Promise<void> {
+  async #start(progress: (elapsedMs: number, text: string) => void): Promise<void> {
     await this.#site.serve();
     await prepareShared(this.#site.exported);
     const proxy = await FaultProxy.open(
@@ -147,9 +145,10 @@ export class SoakRun {
       () => this.#faults.next(performance.now()),
     );
     this.#proxy = proxy;
-    for (let first = 0; first < this.#mountCount; first += MOUNTED_AT_ONCE) {
-      const count = Math.min(MOUNTED_AT_ONCE, this.#mountCount - first);
-      await Promise.all(Array.from({ length: count }, (_, index) => this.#site.mount(`m${first + index}`, proxy.port)));
+    // One after the other: a mount gives up when its first answer takes 20 s.
+    for (let index = 0; index < this.#mountCount; index++) {
+      progress(0, `mount ${index + 1} of ${this.#mountCount}`);
+      await this.#site.mount(`m${index}`, proxy.port);
     }
     this.#site.mounts.forEach((root, index) => {
       const callers = Array.from({ length: this.#callerCount }, (_, caller) => `${path.basename(root)}-${caller}`);
