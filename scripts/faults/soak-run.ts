@@ -208,6 +208,7 @@ export class SoakRun {
   }
 
   #memoryLines(): string[] {
+    if (this.#clientWatches.length === 0) return ['memory was not looked at'];
     const { fromBytes, toBytes } = this.#serverWatch.growth;
     const growths = this.#clientWatches.map(({ growth }) => growth.growthBytes);
     const resident = [...this.#memory.keys()].map(residentBytes);
