@@ -52,6 +52,8 @@ export const limits = {
   leaseRenewMs: 1_000,
   /** How long a holder may take to answer a recall before its leases are revoked: longer than it would use them. */
   recallMs: 5_000,
+  /** How many times as long, if it goes on speaking: it is slow, and what it gathered would be lost. */
+  maxRecallPeriods: 4,
   /** Inodes one session may hold leases on; beyond, the oldest goes. About 1 KiB each, and as much in the kernel. */
   maxLeases: 50_000,
   /** Clients that hold a lease on one inode; more look it up on demand. A change waits for so many answers, all at once. */

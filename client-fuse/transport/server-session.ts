@@ -52,6 +52,12 @@ interface Pending {
   readonly reject: (error: unknown) => void;
 }
 
+interface Expecting {
+  readonly calledMs: number;
+  readonly operation: string;
+  readonly reject: (error: unknown) => void;
+}
+
 export interface Answer<N extends OperationName> {
   readonly reply: ReplyOf<N>;
   /** A view of the received message; empty for operations without bulk data. */
@@ -83,6 +89,8 @@ export interface SessionOptions {
 
 /** How often a soft mount looks whether callers wait too long. */
 const CHECKS_PER_TIMEOUT = 8;
+/** Give something back: owed to the server, whoever still waits for the answer. */
+const OWED: ReadonlySet<OperationName> = new Set<OperationName>(['release', 'unlock', 'cancelLock', 'forget']);
 
 const NO_BULK = new Uint8Array(0);
 
@@ -118,6 +126,8 @@ export class ServerSession {
   );
   /** Waiting for a place among the requests in flight. */
   readonly #queued: Pending[] = [];
+  /** A soft mount: who waits for what the server says unasked. */
+  readonly #expecting = new Set<Expecting>();
   /** Lanes are opened one after the other: the second must join the session that the first was given. */
   readonly #opening = new Mutex();
   #hello!: HelloReply;
@@ -139,8 +149,8 @@ export class ServerSession {
   /** The server was started lately: until this is resolved locks are only taken again. */
   #grace: Interval | undefined;
   #isRenewing = false;
-  /** When the server said something last, over either lane. */
-  #heardMs = performance.now();
+  /** How often a soft mount has looked since the server said something, over either lane. */
+  #silentChecks = 0;
   readonly #impatience: NodeJS.Timeout | undefined;
   #closed = false;
   /** Counts the sessions this client has had: handles of an earlier one are gone. */
@@ -313,24 +323,41 @@ export class ServerSession {
     }
   }
 
+  /** Waits for something that the server says unasked: on a soft mount only as long as it says anything at all. */
+  expect<T>(said: Promise<T>, operation: string): Promise<T> {
+    if (this.#impatience === undefined) return said;
+    return new Promise((resolve, reject) => {
+      const expecting = { calledMs: performance.now(), operation, reject };
+      this.#expecting.add(expecting);
+      void said.then(resolve, reject).finally(() => this.#expecting.delete(expecting));
+    });
+  }
+
   /**
    * A soft mount: callers that waited for `timeoutMs`, while the server said nothing at all, get ETIMEDOUT. What they
    * asked for may have been done, or be done yet. A server that is there may let a caller wait (for a lock) as long as
-   * it likes; so one that says nothing is asked.
+   * it likes; so one that says nothing is asked. Silence is counted in checks: between two of them what has come is read,
+   * however long this process was held up.
    */
   #giveUp(timeoutMs: number): void {
+    this.#silentChecks++;
     const waiting = [...this.#queued, ...this.#pending.values()];
-    const nowMs = performance.now();
-    const silentMs = nowMs - this.#heardMs;
-    if (waiting.length === 0 || silentMs < timeoutMs / 2) return;
+    if (waiting.length + this.#expecting.size === 0 || this.#silentChecks < CHECKS_PER_TIMEOUT / 2) return;
     this.#askWhetherThere();
-    if (silentMs < timeoutMs) return;
-    for (const pending of waiting) {
-      if (nowMs - pending.calledMs < timeoutMs) continue;
+    if (this.#silentChecks < CHECKS_PER_TIMEOUT) return;
+    const nowMs = performance.now();
+    const isLate = ({ calledMs }: { readonly calledMs: number }) => nowMs - calledMs >= timeoutMs;
+    for (const pending of waiting.filter(isLate)) {
       const index = this.#queued.indexOf(pending);
-      if (index >= 0) this.#queued.splice(index, 1);
-      else this.#ended(pending);
+      if (!OWED.has(pending.operation)) {
+        if (index >= 0) this.#queued.splice(index, 1);
+        else this.#ended(pending);
+      }
       pending.reject(new FsError(errno.ETIMEDOUT, pending.operation));
+    }
+    for (const expecting of [...this.#expecting].filter(isLate)) {
+      this.#expecting.delete(expecting);
+      expecting.reject(new FsError(errno.ETIMEDOUT, expecting.operation));
     }
   }
 
@@ -353,7 +380,7 @@ export class ServerSession {
 
   #reply(frame: unknown[], lane: Lane): void {
     this.#loop.active();
-    this.#heardMs = performance.now();
+    this.#silentChecks = 0;
     const [, seq, code, result, bulk] = frame;
     const pending = this.#pending.get(seq as number);
     if (pending === undefined) return; // answered already, over an earlier connection

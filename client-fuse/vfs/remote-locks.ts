@@ -46,14 +46,8 @@ export class RemoteLocks {
     // It may be a downgrade, and then others read what was written.
     if (lock.mode === 'shared') await this.#context.written(node);
     this.#heldOf(node).asked(lock, open);
-    try {
-      if (waits) await this.#wait(caller, open, lock);
-      else await this.#first(caller, open, () => this.#ask(open, lock, undefined));
-    } catch (error) {
-      // A soft mount: the server may grant it yet.
-      if (error instanceof FsError && error.code === errno.ETIMEDOUT) this.#unlock(open, lock, lock).catch(() => {});
-      throw error;
-    }
+    if (waits) await this.#wait(caller, open, lock);
+    else await this.#first(caller, open, () => this.#ask(open, lock, undefined));
     this.#heldOf(node).granted(lock, open);
     return () => void this.#unlock(open, lock, lock).catch(() => {});
   }
@@ -102,8 +96,10 @@ export class RemoteLocks {
 
   /** Who held something before the server was started anew comes first. */
   async #grace(signal: AbortSignal): Promise<void> {
-    for (let grace = this.#context.session.grace; grace !== undefined; grace = this.#context.session.grace) {
-      if ((await unlessAborted(grace, signal)) === 'aborted') throw new FsError(errno.EINTR, 'grace period');
+    const { session } = this.#context;
+    for (let { grace } = session; grace !== undefined; { grace } = session) {
+      if ((await session.expect(unlessAborted(grace, signal), 'lock')) === 'aborted')
+        throw new FsError(errno.EINTR, 'grace period');
     }
   }
 
@@ -113,13 +109,9 @@ export class RemoteLocks {
       try {
         const waiting = await this.#first(caller, open, () => this.#askWithTicket(open, lock, ticket));
         if (waiting === undefined) return;
-        const outcome = await this.#outcome(caller, ticket, waiting);
+        const outcome = await this.#outcome(caller, open, lock, ticket, waiting);
         if (outcome === 0) return;
         if (outcome !== 'forgotten') throw new FsError(outcome, 'lock');
-      } catch (error) {
-        const isLate = error instanceof FsError && error.code === errno.ETIMEDOUT;
-        if (isLate) this.#context.session.call('cancelLock', [], { ticket }).catch(() => {});
-        throw error;
       } finally {
         this.#waiting.delete(ticket);
       }
@@ -145,16 +137,34 @@ export class RemoteLocks {
   async #ask(open: OpenHandle, lock: Lock, ticket: number | undefined): Promise<boolean> {
     const { kind, owner, pid, mode, start, end } = lock;
     const request = { handle: open.server, kind, owner, pid, mode, start, end, ticket, reclaim: false };
-    return (await this.#context.session.call('lock', open.opener, request)).granted;
+    try {
+      return (await this.#context.session.call('lock', open.opener, request)).granted;
+    } catch (error) {
+      // The server may have granted it, or do so yet.
+      if (isTimeout(error)) void this.#giveUp(open, lock, ticket);
+      throw error;
+    }
+  }
+
+  /** A soft mount: its caller was told ETIMEDOUT. What is sent here reaches the server when it is back. Never rejects. */
+  async #giveUp(open: OpenHandle, lock: Lock, ticket: number | undefined): Promise<void> {
+    if (ticket !== undefined) this.#context.session.call('cancelLock', [], { ticket }).catch(() => {});
+    await this.#unlock(open, lock, lock).catch(() => {});
   }
 
   /** A caller that gives up settles it with the server: a grant may be on its way. */
-  async #outcome({ signal }: Caller, ticket: number, waiting: Waiting): Promise<Outcome> {
-    const outcome = await unlessAborted(waiting.decided, signal);
-    if (outcome !== 'aborted') return outcome;
-    const { errno: code } = await this.#context.session.call('cancelLock', [], { ticket });
-    const decided = waiting.outcome === 'forgotten' ? undefined : waiting.outcome;
-    return decided ?? code ?? errno.EINTR;
+  async #outcome(caller: Caller, open: OpenHandle, lock: Lock, ticket: number, waiting: Waiting): Promise<Outcome> {
+    const { session } = this.#context;
+    try {
+      const outcome = await session.expect(unlessAborted(waiting.decided, caller.signal), 'lock');
+      if (outcome !== 'aborted') return outcome;
+      const { errno: code } = await session.call('cancelLock', [], { ticket });
+      const decided = waiting.outcome === 'forgotten' ? undefined : waiting.outcome;
+      return decided ?? code ?? errno.EINTR;
+    } catch (error) {
+      if (isTimeout(error)) void this.#giveUp(open, lock, ticket);
+      throw error;
+    }
   }
 
   async #unlock(open: OpenHandle, owner: LockOwner, range: LockRange): Promise<void> {
@@ -188,6 +198,10 @@ export class RemoteLocks {
     node.locks = undefined;
     this.#locked.delete(node);
   }
+}
+
+function isTimeout(error: unknown): boolean {
+  return error instanceof FsError && error.code === errno.ETIMEDOUT;
 }
 
 /** `promise` does not reject. */

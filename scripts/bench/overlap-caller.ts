@@ -1,7 +1,8 @@
 /**
  * The loops of one writer and of one reader, the same in a process of its own (directories) and beside hundreds of
  * others in one process (a server). A caller issues one call at a time, takes the time right before and right after
- * it, and reports in batches. An error is reported and the loop goes on: a mount may come back.
+ * it, and reports in batches. An error is reported and the loop goes on, for a mount may come back; when nothing but errors
+ * came for a while, the caller gives up: it is gone.
  */
 import { alignedBuffer } from './aligned-buffer.ts';
 import type { MonotonicClock } from './monotonic-clock.ts';
@@ -13,6 +14,8 @@ import { scanUnits, stampWrite, UNIT_BYTES } from './tagged-unit.ts';
 const REPORT_EVERY_NS = 50e6;
 /** A target that fails every call at once would otherwise fill the memory with its errors. */
 const PAUSE_AFTER_ERROR_MS = 5;
+/** So many errors in a row, over so long a time. Each of a soft mount alone takes longer. */
+const GIVE_UP = { errors: 10, afterNs: 3e9 } as const;
 
 export interface CallerJob {
   readonly role: 'write' | 'read';
@@ -37,7 +40,7 @@ export interface CallerReport {
   readonly error: string | null;
 }
 
-/** Runs one caller until job.endNs. `report` may be awaited on: a slow receiver slows the caller down. */
+/** Runs one caller until job.endNs; rejects when every call fails. `report` may be awaited on: a slow receiver slows the caller down. */
 export async function runCaller(
   job: CallerJob,
   file: OverlapFile,
@@ -48,7 +51,7 @@ export async function runCaller(
   let nextReportNs = clock() + REPORT_EVERY_NS;
   for (;;) {
     const nowNs = clock();
-    if (nowNs >= job.endNs) break;
+    if (nowNs >= job.endNs || caller.isLost(nowNs)) break;
     if (nowNs >= nextReportNs) {
       await report(caller.takeReport(nowNs));
       nextReportNs = nowNs + REPORT_EVERY_NS;
@@ -57,6 +60,8 @@ export async function runCaller(
     if (!worked) await new Promise((resolve) => setTimeout(resolve, PAUSE_AFTER_ERROR_MS));
   }
   await report(caller.takeReport(Infinity));
+  const { lost } = caller;
+  if (lost) throw new Error(lost);
 }
 
 class Caller {
@@ -71,6 +76,12 @@ class Caller {
   #errors = 0;
   #short = 0;
   #error: string | null = null;
+  /** Since the last call that was none. */
+  #errorsInRow = 0;
+  #failingSinceNs = 0;
+  #lastError = '';
+  /** Why it gave up. */
+  lost: string | undefined;
 
   constructor(job: CallerJob, file: OverlapFile, clock: MonotonicClock) {
     this.#job = job;
@@ -92,8 +103,9 @@ class Caller {
     try {
       written = await this.#file.write(range.startUnit * UNIT_BYTES, this.#buffer.subarray(0, sizeBytes));
       if (written !== sizeBytes) this.#short++;
+      this.#errorsInRow = 0;
     } catch (error) {
-      this.#noteError(error);
+      this.#noteError(error, issuedNs);
     }
     this.#batch.addWrite({ ...tag, issuedNs, acknowledgedNs: this.#clock(), whole: written === sizeBytes });
     return written > 0;
@@ -106,14 +118,23 @@ class Caller {
     try {
       const got = await this.#file.read(startUnit * UNIT_BYTES, this.#buffer.subarray(0, sizeBytes));
       const returnedNs = this.#clock();
+      this.#errorsInRow = 0;
       if (got !== sizeBytes) this.#short++;
       const runs = scanUnits(this.#words, startUnit, Math.floor(got / UNIT_BYTES), this.#job.runNonce);
       this.#batch.addRead({ reader: this.#job.caller, startUnit, unitCount, issuedNs, returnedNs, runs });
       return got > 0;
     } catch (error) {
-      this.#noteError(error);
+      this.#noteError(error, issuedNs);
       return false;
     }
+  }
+
+  /** Nothing but errors came for a while. */
+  isLost(nowNs: number): boolean {
+    const failingNs = nowNs - this.#failingSinceNs;
+    if (this.#errorsInRow < GIVE_UP.errors || failingNs < GIVE_UP.afterNs) return false;
+    this.lost = `gave up: every call failed for ${Math.round(failingNs / 1e9)} s, the last with ${this.#lastError}`;
+    return true;
   }
 
   takeReport(reportedNs: number): CallerReport {
@@ -129,8 +150,11 @@ class Caller {
     return report;
   }
 
-  #noteError(error: unknown): void {
+  #noteError(error: unknown, issuedNs: number): void {
+    const text = error instanceof Error ? error.message : String(error);
     this.#errors++;
-    this.#error ??= error instanceof Error ? error.message : String(error);
+    this.#error ??= text;
+    this.#lastError = text;
+    if (this.#errorsInRow++ === 0) this.#failingSinceNs = issuedNs;
   }
 }

@@ -282,19 +282,30 @@ export class LeaseManager {
   }
 
   async #ask(holder: LeaseHolder, inode: Inode): Promise<void> {
-    let timer: NodeJS.Timeout | undefined;
-    const patience = new Promise<'late'>((resolve) => {
-      const awayMs = holder.absentSinceMs === undefined ? 0 : performance.now() - holder.absentSinceMs;
-      timer = setTimeout(() => resolve('late'), Math.max(0, limits.recallMs - awayMs));
-    });
-    const outcome = await Promise.race([holder.recall(inode), patience]);
-    clearTimeout(timer);
-    if (outcome === 'late') {
+    if (await isInTime(holder, holder.recall(inode))) {
+      this.drop(holder, inode);
+    } else {
       this.#revocations++;
       this.#log.warn({ client: holder.client }, 'leases revoked: the client did not answer a recall');
       holder.revokeLeases();
-    } else {
-      this.drop(holder, inode);
     }
   }
+}
+
+/** False: the holder is silent, or has been slow for too long. How long it was away already counts. */
+async function isInTime(holder: LeaseHolder, answered: Promise<void>): Promise<boolean> {
+  let periodMs = limits.recallMs;
+  if (holder.absentSinceMs !== undefined) periodMs -= performance.now() - holder.absentSinceMs;
+  for (let period = 0; period < limits.maxRecallPeriods; period++, periodMs = limits.recallMs) {
+    const { heard } = holder;
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<'late'>((resolve) => {
+      timer = setTimeout(() => resolve('late'), Math.max(0, periodMs));
+    });
+    const outcome = await Promise.race([answered, late]);
+    clearTimeout(timer);
+    if (outcome !== 'late') return true;
+    if (holder.heard === heard) return false;
+  }
+  return false;
 }

@@ -66,6 +66,7 @@ export class Session implements LeaseHolder {
   connections = 0;
   isClosed = false;
   requests = 0;
+  heard = 0;
   bytesRead = 0;
   bytesWritten = 0;
   readonly locks: SessionLocks;

@@ -29,6 +29,8 @@ export interface LeaseHolder {
   readonly client: string;
   /** When it was last heard, by performance.now(); undefined while it is connected. */
   readonly absentSinceMs: number | undefined;
+  /** How many messages came from it. */
+  readonly heard: number;
   /** It has ended: what a request of it that was waiting asks for now, nobody would give back. */
   readonly isClosed: boolean;
   readonly leaseCount: number;

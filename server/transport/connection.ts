@@ -83,6 +83,7 @@ export class Connection implements TransportEvents, RecallChannel, LaneConnectio
   message(fragments: readonly Buffer[]): void {
     if (this.#ended) return;
     this.#host.active();
+    if (this.#session) this.#session.heard++;
     this.#attempt(() => {
       const frame = decodeFrame(fragments);
       if (frame[0] === frameKind.REQUEST) this.#request(frame);

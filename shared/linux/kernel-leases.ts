@@ -1,26 +1,12 @@
-/** The kernel's own locks and leases of open files, between this process and other local programs. */
-import koffi from 'koffi';
-import { errno, FsError } from '../errno.ts';
+/** The kernel's own leases of open files, between this process and other local programs. */
 import { check, declare } from './call.ts';
 
 const c = {
-  flock: declare('int flock(int fd, int operation)'),
   fcntl: declare('int fcntl(int fd, int command, long argument)'),
 } as const;
 
 const F_SETLEASE = 1024;
 const F_GETLEASE = 1025;
-
-const LOCK_EX = 2;
-const LOCK_NB = 4;
-
-/** False: another open file has it locked. As flock(2): given back when the last descriptor of this open file is closed. */
-export function tryLockFile(fd: number): boolean {
-  if (c.flock(fd, LOCK_EX | LOCK_NB) === 0) return true;
-  const code = koffi.errno();
-  if (code === errno.EAGAIN) return false;
-  throw new FsError(code, 'flock');
-}
 
 /** As fcntl(2): what a local open must wait for. */
 export const lease = { READ: 0, WRITE: 1, NONE: 2 } as const;

@@ -5,6 +5,7 @@
 export { readU64 } from './call.ts';
 export * from './descriptors.ts';
 export * from './file-handles.ts';
+export * from './file-locks.ts';
 export * from './files.ts';
 export * from './inotify.ts';
 export * from './kernel-leases.ts';

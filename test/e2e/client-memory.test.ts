@@ -5,9 +5,9 @@
  */
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join, resolve } from 'node:path';
+import { join } from 'node:path';
 import { afterAll, beforeAll, expect, it, vi } from 'vitest';
-import { LeaseExport, waitFor } from './lease-mounts.ts';
+import { LeaseExport, programs, waitFor } from './lease-mounts.ts';
 import { buildPrograms } from './memory-mount-fixture.ts';
 
 const FILES = 2000;
@@ -22,7 +22,7 @@ const reports = mkdtempSync(join(tmpdir(), 'weft-heap-'));
 
 beforeAll(() => {
   vi.stubEnv('HEAP_REPORTS', reports);
-  vi.stubEnv('NODE_OPTIONS', `--require ${resolve(import.meta.dirname, 'heap-reporter.cjs')}`);
+  vi.stubEnv('NODE_OPTIONS', `--require ${join(programs, 'scripts/faults/heap-reporter.cjs')}`);
   return buildPrograms();
 }, 120_000);
 afterAll(() => {

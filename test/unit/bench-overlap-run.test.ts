@@ -205,6 +205,24 @@ describe('a run', () => {
     expect(report.writes.firstError).toContain('planted');
   });
 
+  test('reports callers whose calls all fail from some time on, and ends', async () => {
+    class GoneFile extends MemoryFile {
+      override async write(offset: number, data: Uint8Array): Promise<number> {
+        if (this.writes > 50) throw new Error('ENOTCONN: planted');
+        return super.write(offset, data);
+      }
+      override async read(offset: number, into: Uint8Array): Promise<number> {
+        if (this.writes > 50) throw new Error('ENOTCONN: planted');
+        return super.read(offset, into);
+      }
+    }
+    const { report } = await runOn([new GoneFile()], { durationMs: 3_600_000 });
+    expect(report).toMatchObject({ passed: false, torn: 0, stale: 0 });
+    expect(report.verdict).toContain('6 callers failed');
+    for (const { reason } of report.failures)
+      expect(reason).toMatch(/^gave up: every call failed for \d+ s, the last with ENOTCONN: planted$/);
+  });
+
   test('reports a caller that hangs, and ends', async () => {
     class HangingFile extends MemoryFile {
       override async write(offset: number, data: Uint8Array): Promise<number> {

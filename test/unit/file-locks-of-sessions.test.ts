@@ -307,6 +307,43 @@ describe('a client', () => {
     session.close();
   });
 
+  test.each([
+    ['is still held when it is back', false],
+    ['is free meanwhile', true],
+  ])(
+    'on a soft mount waits as long as the server is there, then gives up, and leaves nothing behind: the lock %s',
+    async (_when, isFree) => {
+      await using proxy = await CuttingProxy.open(() => server.server.port);
+      const address = parseServerAddress(`ws://127.0.0.1:${proxy.port}/`);
+      const softTimeoutMs = 800;
+      const session = await ServerSession.connect(address, silent, undefined, { softTimeoutMs });
+      const { filesystem, handle } = await openFile(session);
+      using a = await Locker.open();
+      await a.lock('exclusive', { end: 10n });
+      const own = { ...lock(4), start: 10n };
+      await filesystem.lock(caller, handle, own, false);
+      const waits = filesystem.lock(caller, handle, { ...lock(2), end: 10n }, true);
+      const settled = vi.fn();
+      waits.then(settled, settled);
+      await new Promise((done) => setTimeout(done, 2 * softTimeoutMs));
+      expect(settled).not.toHaveBeenCalled();
+      expect(counts()).toEqual({ held: 2, waiting: 1 });
+
+      proxy.refusing = true;
+      proxy.cutNow();
+      await expect(waits).rejects.toEqual(code('ETIMEDOUT'));
+      // Owed to the server, though nobody waits for it.
+      await expect(filesystem.unlock(caller, handle, own, own)).rejects.toEqual(code('ETIMEDOUT'));
+      if (isFree) await a.unlock();
+      expect(counts()).toEqual(isFree ? { held: 2, waiting: 0 } : { held: 2, waiting: 1 });
+      proxy.refusing = false;
+      await vi.waitFor(() => expect(counts()).toEqual({ held: isFree ? 0 : 1, waiting: 0 }), { timeout: 5000 });
+      if (!isFree) await a.unlock();
+      await filesystem.lock(caller, handle, lock(3), true);
+      session.close();
+    },
+  );
+
   test('whose session the server has ended says EIO for files on which it held locks, and for no others', async () => {
     await using proxy = await CuttingProxy.open(() => server.server.port);
     const session = await ServerSession.connect(parseServerAddress(`ws://127.0.0.1:${proxy.port}/`), silent);

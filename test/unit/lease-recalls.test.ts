@@ -15,7 +15,7 @@ import { RawClient, ROOT, silent, TemporaryDirectory, TestServer } from '../supp
 
 const b = (text: string) => Buffer.from(text);
 const root: Caller = { uid: 0, gid: 0, pid: 1, groups: [], signal: new AbortController().signal };
-const { recallMs, maxLeases } = limits;
+const { recallMs, maxRecallPeriods, maxLeases } = limits;
 
 let directory: TemporaryDirectory;
 let server: TestServer;
@@ -30,7 +30,7 @@ beforeEach(async () => {
   exported = server.server.exports.get('/') as Export;
 });
 afterEach(async () => {
-  Object.assign(limits, { recallMs, maxLeases });
+  Object.assign(limits, { recallMs, maxRecallPeriods, maxLeases });
   await server[Symbol.asyncDispose]();
   directory[Symbol.dispose]();
 });
@@ -304,6 +304,34 @@ describe('a client that does not answer', () => {
     await other.call('unlink', ROOT, { parent: d, name: b('f') });
     expect(performance.now() - startMs).toBeLessThan(800);
     expect(exported.leases.counts.recallsSent).toBe(1);
+    other.close();
+  });
+
+  test.each([
+    ['answers in the end, and keeps its leases', true],
+    ['never answers, and loses them', false],
+  ])('but goes on speaking is given more time: it %s', async (_what, answers) => {
+    Object.assign(limits, { recallMs: 300, maxRecallPeriods: 4 });
+    using holder = await Holder.open();
+    const { d } = await holder.holdAll();
+    await holder.lookUp(holder.root, 'e');
+    const other = await server.connect();
+    const startMs = performance.now();
+    let isDone = false;
+    const made = other.call('mkdir', ROOT, { parent: d, name: b('late'), mode: 0o755, umask: 0 });
+    void made.then(() => (isDone = true));
+    const recall = await holder.nextRecall();
+    const speaking = setInterval(
+      () => holder.raw.send(holder.frame('lookup', { parent: holder.root, name: b('e') })),
+      20,
+    );
+    while (!isDone && performance.now() - startMs < 700) await new Promise((done) => setTimeout(done, 10));
+    expect([isDone, exported.leases.counts.revocations]).toEqual([false, 0]);
+    if (answers) holder.answer(recall.id);
+    await made;
+    clearInterval(speaking);
+    expect(exported.leases.counts.revocations).toBe(answers ? 0 : 1);
+    if (!answers) expect(performance.now() - startMs).toBeGreaterThan(4 * 300 - 10);
     other.close();
   });
 

@@ -95,6 +95,8 @@ test.each(failures)('%s fails with its errno', (_what, work, code) => {
 const asynchronous: [string, () => Promise<unknown>, number][] = [
   ['fallocateAsync', () => libc.fallocateAsync(BAD, 0, 0, 1), errno.EBADF],
   ['copyFileRangeAsync', () => libc.copyFileRangeAsync(fd, 0, BAD, 0, 1), errno.EBADF],
+  ['lockFileAsync, flock', () => libc.lockFileAsync(BAD, 'flock', 'exclusive'), errno.EBADF],
+  ['lockFileAsync, fcntl', () => libc.lockFileAsync(BAD, 'fcntl', 'exclusive'), errno.EBADF],
   ['syncfsAsync', () => libc.syncfsAsync(BAD), errno.EBADF],
   ['umount2Async', () => libc.umount2Async(b(directory.join('f')), 0), errno.EINVAL],
 ];
@@ -116,6 +118,19 @@ describe('they do what they say', () => {
     libc.close(one);
     libc.close(again);
     expect(libc.preadCached(again, buffer, 0)).toBe(-1);
+  });
+
+  test.each(['flock', 'fcntl'] as const)('%s locks of an open file are waited for', async (kind) => {
+    const [one, other] = [libc.reopen(fd, O.RDWR), libc.reopen(fd, O.RDWR)];
+    await libc.lockFileAsync(one, kind, 'exclusive');
+    let isHeld = false;
+    const waits = libc.lockFileAsync(other, kind, 'exclusive').then(() => (isHeld = true));
+    await new Promise((done) => setTimeout(done, 50));
+    expect(isHeld).toBe(false);
+    await libc.lockFileAsync(one, kind, 'none');
+    await waits;
+    libc.close(one);
+    libc.close(other);
   });
 
   test('what the page cache holds', () => {

@@ -18,6 +18,7 @@ const SOON = { timeout: 50, interval: 1 };
 class Holder implements LeaseHolder {
   readonly client = 'test';
   readonly absentSinceMs = undefined;
+  readonly heard = 0;
   readonly isClosed = false;
   readonly leases = new Set<Inode>();
   readonly recalled: Inode[] = [];

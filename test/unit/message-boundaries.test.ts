@@ -3,7 +3,7 @@ import * as fs from 'node:fs';
 import { describe, expect, test } from 'vitest';
 import { parseServerAddress } from '../../client-fuse/transport/server-address.ts';
 import { ServerSession } from '../../client-fuse/transport/server-session.ts';
-import { type Direction, type Fault, FaultProxy, type Plan } from '../support/fault-proxy.ts';
+import { type Direction, type Fault, FaultProxy, type Plan } from '../../scripts/faults/fault-proxy.ts';
 import { ROOT, silent, TemporaryDirectory, TestServer } from '../support/fixture.ts';
 
 const LARGE = Buffer.alloc(100_000, 'L');
