@@ -7,7 +7,7 @@
  * Replies overtake each other (two lanes, promises), so each is taken in only if nothing has happened to its inode since its
  * request was sent: `asOf` is the clock at that time, `changedAt` of the node the clock of the last change or recall.
  */
-import type { Attributes } from '../../shared/attributes.ts';
+import type { Attributes, Timespec } from '../../shared/attributes.ts';
 import { limits } from '../../shared/limits.ts';
 import type { Knowledge, ListedName, Node } from '../vfs/node.ts';
 
@@ -269,14 +269,20 @@ export class LeaseCache {
     this.#valid(directory)?.names?.set(key, node);
   }
 
-  /** A read sets the access time where the server's filesystem mounts with relatime, the default. */
-  wasRead(node: Node): void {
+  /**
+   * A request of `asOf` read it, which sets the access time where the server's filesystem mounts with relatime, the
+   * default; the reply may say to what.
+   */
+  wasRead(node: Node, accessTime: Timespec | undefined, asOf: number): void {
     const known = this.#valid(node);
     const attributes = known?.attributes;
     if (attributes === undefined || known === undefined) return;
     const { atime, mtime, ctime } = attributes;
     const isNotedAlready = isLater(atime, mtime) && isLater(atime, ctime);
-    if (!isNotedAlready) known.isAccessTimeOld = true;
+    if (isNotedAlready) return;
+    const isSaid = accessTime !== undefined && this.#toLearn(node, known.isHeld, asOf) !== undefined;
+    if (isSaid) known.attributes = { ...attributes, atime: accessTime };
+    known.isAccessTimeOld = !isSaid;
   }
 
   // --- giving back

@@ -224,15 +224,9 @@ export class RemoteFiles {
 
   async #readPlain(handle: number, open: OpenHandle, offset: number, size: number): Promise<Uint8Array> {
     const { blocks, behind, node } = open;
-    let data: Uint8Array;
-    if (blocks && !behind?.isStopped && size <= BLOCK_BYTES) {
-      data = await blocks.read(offset, size);
-    } else {
-      await this.#context.written(node);
-      data = await this.#context.withOpen(handle, (opened) => this.#data.read(opened, offset, size));
-    }
-    this.#context.leases.wasRead(node);
-    return data;
+    if (blocks && !behind?.isStopped && size <= BLOCK_BYTES) return blocks.read(offset, size);
+    await this.#context.written(node);
+    return this.#context.withOpen(handle, (opened) => this.#data.read(opened, offset, size));
   }
 
   async #readPages(handle: number, open: OpenHandle, offset: number, size: number): Promise<Uint8Array> {
@@ -245,9 +239,7 @@ export class RemoteFiles {
       if (offset + size >= first.length) open.first = undefined;
       return first.subarray(Math.min(offset, first.length), Math.min(offset + size, first.length));
     }
-    const data = await this.#context.withOpen(handle, (opened) => this.#data.readPages(opened, offset, size));
-    leases.wasRead(open.node);
-    return data;
+    return this.#context.withOpen(handle, (opened) => this.#data.readPages(opened, offset, size));
   }
 
   async write(

@@ -17,6 +17,8 @@ export class OpenFile {
   readonly #store: Store;
   /** Its client gathers writes: see ExclusiveLeases, which alone sets it. */
   isExclusive = false;
+  /** Its client has been told the access time that reading has set. */
+  saidAccessTime = false;
   /** Called when the descriptor is about to be closed. */
   onClose: (() => void) | undefined;
   #stream: WriteStream | undefined;

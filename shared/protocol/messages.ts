@@ -41,7 +41,7 @@ import {
 } from './schema.ts';
 
 /** Counts up with every change that an older peer would not understand. */
-export const PROTOCOL_VERSION = 6;
+export const PROTOCOL_VERSION = 7;
 
 export const frameKind = {
   REQUEST: 1,
@@ -287,11 +287,12 @@ export const operations = {
    * version of the file's data, which changes with every change of them; when it equals `knownVersion`, `unchanged` is
    * true and no bytes are sent. 0 is never a version; without `knownVersion` the reply says 0. `wantsLease`: the bytes
    * will be kept, so a change that is under way is waited for, unless this client holds a lease that it gives back.
+   * `atime`: the access time after the first read through a handle, for a client that holds the file's lease.
    */
   read: operation(
     54,
     record({ handle: counter, offset, size: u32, knownVersion: optional(counter), wantsLease: bool }),
-    record({ version: counter, unchanged: bool, leased: bool }),
+    record({ version: counter, unchanged: bool, leased: bool, atime: optional(timespec) }),
     { idempotent: true, bulk: 'reply' },
   ),
   /**
@@ -335,8 +336,8 @@ export const operations = {
   readdir: operation(
     71,
     record({ handle: counter, cookie: u64, sizeBytes: u32, plus: bool }),
-    /** leased: the entries' names may be kept until they are recalled. */
-    record({ entries: listing, end: bool, leased: bool }),
+    /** leased: the entries' names may be kept until they are recalled. atime: as in `read`. */
+    record({ entries: listing, end: bool, leased: bool, atime: optional(timespec) }),
     idempotent,
   ),
 

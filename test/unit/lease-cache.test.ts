@@ -245,6 +245,25 @@ test.each([
   ['older than the last write', { atime: { sec: 0, nsec: 0 } }, false],
 ])('a read sets an access time that is not %s (relatime)', (_what, more, keeps) => {
   cache.learnAttributes(file, attributes(1, more), true, cache.clock);
-  cache.wasRead(file);
+  cache.wasRead(file, undefined, cache.clock);
   expect(sizeOf(file)).toBe(keeps ? 1 : undefined);
+});
+
+const UNREAD = { atime: { sec: 0, nsec: 0 } };
+const NOW = { sec: 9, nsec: 9 };
+
+test('the access time that a read sets is known when its reply says it', () => {
+  cache.learnAttributes(file, attributes(1, UNREAD), true, cache.clock);
+  cache.wasRead(file, undefined, cache.clock);
+  cache.wasRead(file, NOW, cache.clock);
+  expect(cache.attributes(file)).toMatchObject({ size: 1, atime: NOW });
+});
+
+test('but not when the file was changed since the read was asked for', () => {
+  const asOf = cache.clock;
+  cache.changed(file);
+  cache.learnAttributes(file, attributes(1, UNREAD), true, cache.clock);
+  cache.wasRead(file, NOW, asOf);
+  expect(sizeOf(file)).toBeUndefined();
+  expect(cache.knownAttributes(file)).toMatchObject(UNREAD);
 });
