@@ -80,7 +80,8 @@ export class Pipe {
     const message = this.toClient.shift();
     if (message === undefined) return;
     const frame = decodeFrame([message]);
-    if (frame[0] === frameKind.RECALL) this.events.recall(this.link, frame[1] as number, frame[2] as Uint8Array | null);
+    if (frame[0] === frameKind.RECALL)
+      this.events.recall(this.link, frame[1] as number, frame[2] as Uint8Array[] | null);
     else this.events.reply(frame);
   }
 }

@@ -1,5 +1,14 @@
 /** Small files and short directories, which come with the reply to their opening and do not stay open at the server. */
-import { chmodSync, mkdirSync, readdirSync, unlinkSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  mkdirSync,
+  readdirSync,
+  statSync,
+  symlinkSync,
+  unlinkSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import type { ServerSession } from '../../client-fuse/transport/server-session.ts';
 import { type Caller, ROOT_NODE } from '../../client-fuse/vfs/filesystem.ts';
@@ -122,6 +131,53 @@ describe('a small file', () => {
   });
 });
 
+describe('a file that is too large for that', () => {
+  const openLarge = async () => {
+    writeFileSync(directory.join('large'), Buffer.alloc(limits.maxFirstBytes + 1));
+    // As after an untar: whoever reads it first sets the access time (relatime).
+    utimesSync(directory.join('large'), 1, 2);
+    const { node } = await filesystem.lookup(root, ROOT_NODE, b('large'));
+    const { handle } = await filesystem.open(root, node, O.RDONLY, false);
+    return { node, handle };
+  };
+
+  test('is not asked for the access time that reading it has set', async () => {
+    const { node, handle } = await openLarge();
+    await filesystem.read(root, handle, 0, 4096);
+    const requests = requestsOf();
+    const { attributes } = await filesystem.getattr(root, node);
+    expect(requests.names()).toEqual([]);
+    expect(attributes.atime.sec).toBe(Math.floor(statSync(directory.join('large')).atimeMs / 1000));
+    expect(attributes.atime.sec).toBeGreaterThan(2);
+  });
+
+  test('but is when its reply did not say it, since it was written to meanwhile', async () => {
+    const { node, handle } = await openLarge();
+    await filesystem.read(root, handle, 0, 4096);
+    await filesystem.setattr(root, node, { mtime: { sec: 4_000_000_000, nsec: 0 } });
+    await filesystem.read(root, handle, 4096, 4096);
+    const requests = requestsOf();
+    await filesystem.getattr(root, node);
+    expect(requests.names()).toEqual(['getattr']);
+  });
+});
+
+describe('a symbolic link', () => {
+  test('is asked once where it leads to, until another one has its name', async () => {
+    symlinkSync('f', directory.join('link'));
+    const lookUpLink = () => filesystem.lookup(root, ROOT_NODE, b('link'));
+    const { node } = await lookUpLink();
+    const requests = requestsOf();
+    const leadsTo = async (id: number) => Buffer.from(await filesystem.readlink(root, id)).toString();
+    expect([await leadsTo(node), await leadsTo(node)]).toEqual(['f', 'f']);
+    expect(requests.names()).toEqual(['readlink']);
+    const parent = other.hello.root.inode;
+    await other.call('symlink', ROOT, { parent, name: b('new'), target: b('elsewhere') });
+    await other.call('rename', ROOT, { parent, name: b('new'), newParent: parent, newName: b('link'), flags: 0 });
+    expect(await leadsTo((await lookUpLink()).node)).toBe('elsewhere');
+  });
+});
+
 describe('a short directory', () => {
   const names = async (handle: number) => {
     const found: string[] = [];
@@ -194,6 +250,8 @@ describe('a short directory', () => {
       await expect((async () => acl(name))()).rejects.toMatchObject({ code: errno.ENODATA });
     }
     expect(requests.names()).toEqual(['getxattr']);
+    expect(await filesystem.listxattr(root, (await filesystem.lookup(root, node, b('f0'))).node)).toHaveLength(0);
+    expect(requests.names()).toEqual([]);
     const d = await inodeOf('d');
     const { inode } = await lookUp(other, ROOT, { parent: d, name: b('f1') });
     // Version 2; the owner may read and write, user 1000 read, the group and the mask read, others nothing.
