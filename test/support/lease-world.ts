@@ -343,6 +343,8 @@ export class World implements ConnectionHost {
         if (error instanceof FsError && error.code === errno.ENOENT) return [[register, null]];
         if (error) return [];
         const entry = result as { node: NodeId; attributes: { ino: number; size: number } };
+        // With a kernel, a name that is absent is an answer that it may keep.
+        if (entry.node === 0) return [[register, null]];
         client.found(entry.attributes.ino, entry.node);
         return [
           [register, entry.attributes.ino],
