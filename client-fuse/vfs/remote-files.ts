@@ -249,6 +249,7 @@ export class RemoteFiles {
     data: Uint8Array,
     flags: number,
     killSuidgid: boolean,
+    isOfPages: boolean,
   ): Promise<number> {
     const open = this.#context.handles.get(handle);
     open.killsSuidgid = killSuidgid;
@@ -266,7 +267,9 @@ export class RemoteFiles {
     const written = await this.#context.withOpen(handle, (opened) =>
       this.#context.changing(node, () => this.#data.write(opened, offset, data, flags)),
     );
-    await this.#changedPages(node, offset, flags & O.APPEND ? 0 : data.length);
+    // Pages that are written back are what the file is now; and to drop them would be to wait for this very answer.
+    if (isOfPages) this.#changedData(node);
+    else await this.#changedPages(node, offset, flags & O.APPEND ? 0 : data.length);
     return written;
   }
 
@@ -278,10 +281,14 @@ export class RemoteFiles {
     }
   }
 
-  /** The kernel dropped pages before it sent a change; a reader may have brought them back while it was under way. */
-  async #changedPages(node: Node, offset: number, length: number): Promise<void> {
+  #changedData(node: Node): void {
     node.gatherer?.blocks?.clear();
     this.#dropAhead(node);
+  }
+
+  /** The kernel dropped pages before it sent a change; a reader may have brought them back while it was under way. */
+  async #changedPages(node: Node, offset: number, length: number): Promise<void> {
+    this.#changedData(node);
     if (node.cached?.size) await this.#context.kernel.dropPages(node, offset, length);
     else this.#context.kernel.distrustPages(node);
   }

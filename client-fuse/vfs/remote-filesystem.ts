@@ -315,8 +315,16 @@ export class RemoteFilesystem implements Filesystem {
     return this.#files.read(caller, handle, offset, size);
   }
 
-  write(caller: Caller, handle: number, offset: number, data: Uint8Array, flags: number, killSuidgid: boolean) {
-    return this.#files.write(caller, handle, offset, data, flags, killSuidgid);
+  write(
+    caller: Caller,
+    handle: number,
+    offset: number,
+    data: Uint8Array,
+    flags: number,
+    killSuidgid: boolean,
+    isOfPages = false,
+  ): Promise<number> {
+    return this.#files.write(caller, handle, offset, data, flags, killSuidgid, isOfPages);
   }
 
   flush(_caller: Caller, handle: number, owner: U64) {
