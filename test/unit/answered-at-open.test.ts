@@ -16,7 +16,7 @@ import { RemoteFilesystem } from '../../client-fuse/vfs/remote-filesystem.ts';
 import { errno } from '../../shared/errno.ts';
 import { limits } from '../../shared/limits.ts';
 import { O } from '../../shared/linux/constants.ts';
-import { lookUp, ROOT, TemporaryDirectory, TestServer } from '../support/fixture.ts';
+import { deferred, lookUp, ROOT, TemporaryDirectory, TestServer } from '../support/fixture.ts';
 
 const b = (text: string) => Buffer.from(text);
 const root: Caller = { uid: 0, gid: 0, pid: 1, groups: [], signal: new AbortController().signal };
@@ -27,6 +27,8 @@ let server: TestServer;
 let session: ServerSession;
 let other: ServerSession;
 let filesystem: RemoteFilesystem;
+/** What the kernel waits for before it drops pages. */
+let pagesUnlocked: Promise<void>;
 
 beforeEach(async () => {
   directory = new TemporaryDirectory();
@@ -34,12 +36,13 @@ beforeEach(async () => {
   writeFileSync(directory.join('f'), 'text');
   server = await TestServer.start(directory.path);
   [session, other] = [await server.connect(), await server.connect()];
+  pagesUnlocked = Promise.resolve();
   filesystem = new RemoteFilesystem(session);
   filesystem.attachKernel({
     epochs: true,
     hasMountsInside: () => Promise.resolve(false),
     notifier: {
-      invalidateInode: () => Promise.resolve(true),
+      invalidateInode: (_node, offset) => (offset < 0 ? Promise.resolve(true) : pagesUnlocked.then(() => true)),
       invalidateEntry: () => Promise.resolve(),
       incrementEpoch: () => Promise.resolve(),
     },
@@ -90,6 +93,25 @@ describe('a small file', () => {
     const none = { mode: undefined, uid: undefined, gid: undefined, atime: undefined, mtime: undefined };
     await other.call('setattr', ROOT, { inode, handle: 0, ...none, size: 2, killSuidgid: false });
     expect(await filesystem.lseek(root, handle, 0, SEEK_HOLE)).toBe(2);
+  });
+
+  test('a write that is pages of the kernel is answered without dropping them: they are locked until then', async () => {
+    const reader = await open(root, 'f');
+    await read(reader);
+    const { node } = await filesystem.lookup(root, ROOT_NODE, b('f'));
+    const { handle } = await filesystem.open(root, node, O.RDWR, false);
+    const { promise, resolve } = deferred<void>();
+    pagesUnlocked = promise;
+    expect(await filesystem.write(root, handle, 0, b('TEXT'), 0, false, true)).toBe(4);
+    let isAnswered = false;
+    const written = filesystem.write(root, handle, 0, b('more'), 0, false).then(() => {
+      isAnswered = true;
+    });
+    await filesystem.statfs(root, node);
+    await new Promise((done) => setTimeout(done, 50));
+    expect(isAnswered).toBe(false);
+    resolve();
+    await written;
   });
 
   test('that another client removes goes on to be read', async () => {
