@@ -145,6 +145,8 @@ export const FOPEN = {
 
 export const GETATTR_FH = 1 << 0;
 export const OPEN_KILL_SUIDGID = 1 << 0;
+/** fuse_write_in.write_flags: dirty pages of the page cache, not a program's write(2). */
+export const WRITE_CACHE = 1 << 0;
 export const WRITE_KILL_SUIDGID = 1 << 2;
 export const FSYNC_FDATASYNC = 1 << 0;
 /** fuse_lk_in.lk_flags: a lock of flock(2). */

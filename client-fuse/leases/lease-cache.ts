@@ -7,7 +7,7 @@
  * Replies overtake each other (two lanes, promises), so each is taken in only if nothing has happened to its inode since its
  * request was sent: `asOf` is the clock at that time, `changedAt` of the node the clock of the last change or recall.
  */
-import type { Attributes } from '../../shared/attributes.ts';
+import type { Attributes, Timespec } from '../../shared/attributes.ts';
 import { limits } from '../../shared/limits.ts';
 import type { Knowledge, ListedName, Node } from '../vfs/node.ts';
 
@@ -84,10 +84,18 @@ export class LeaseCache {
     return this.#valid(directory)?.listing;
   }
 
+  target(node: Node): Uint8Array | undefined {
+    return this.#valid(node)?.target;
+  }
+
   /** A value, or the errno that the server answered with. */
   xattr(node: Node, key: string): Uint8Array | number | undefined {
     const known = this.#valid(node);
     return known?.xattrs?.get(key) ?? (known?.hasNoXattrs ? this.#absentXattrs.get(key) : undefined);
+  }
+
+  hasNoXattrs(node: Node): boolean {
+    return this.#valid(node)?.hasNoXattrs === true;
   }
 
   /** Where SEEK_DATA or SEEK_HOLE leads to. */
@@ -130,6 +138,11 @@ export class LeaseCache {
 
   learnHeld(node: Node, leased: boolean, asOf: number): void {
     this.#toLearn(node, leased, asOf);
+  }
+
+  learnTarget(node: Node, target: Buffer, asOf: number): void {
+    const known = this.#toLearn(node, this.isHeld(node), asOf);
+    if (known) known.target = target;
   }
 
   learnXattr(node: Node, key: string, value: Uint8Array | number, asOf: number): void {
@@ -271,46 +284,66 @@ export class LeaseCache {
     this.#valid(directory)?.names?.set(key, node);
   }
 
-  /** A read sets the access time where the server's filesystem mounts with relatime, the default. */
-  wasRead(node: Node): void {
+  /**
+   * A request of `asOf` read it, which sets the access time where the server's filesystem mounts with relatime, the
+   * default; the reply may say to what.
+   */
+  wasRead(node: Node, accessTime: Timespec | undefined, asOf: number): void {
     const known = this.#valid(node);
     const attributes = known?.attributes;
     if (attributes === undefined || known === undefined) return;
     const { atime, mtime, ctime } = attributes;
     const isNotedAlready = isLater(atime, mtime) && isLater(atime, ctime);
-    if (!isNotedAlready) known.isAccessTimeOld = true;
+    if (isNotedAlready) return;
+    const isSaid = accessTime !== undefined && this.#toLearn(node, known.isHeld, asOf) !== undefined;
+    if (isSaid) known.attributes = { ...attributes, atime: accessTime };
+    known.isAccessTimeOld = !isSaid;
   }
 
   // --- giving back
 
   /**
-   * The server wants the lease back; undefined: on an inode that this client does not know (yet). Returns the nodes whose
-   * leases go back: this one and, with a directory's names, those that they name and that hold nothing but attributes, so
-   * that a change of many names costs one recall. Nothing is learned of them until `gaveBack`.
+   * The server wants these leases back; undefined: on an inode that this client does not know (yet). Returns the nodes
+   * whose leases go back: these and `others`, which with a directory's names are those that they name and that hold nothing
+   * but attributes, so that a change of many names costs one recall. Nothing is learned of them until `gaveBack`.
    */
-  recall(node: Node | undefined): Node[] {
+  recall(asked: readonly (Node | undefined)[]): { readonly nodes: readonly Node[]; readonly others: readonly Node[] } {
     this.recalls++;
-    if (node === undefined) {
-      this.#unknownRecallAt = ++this.#clock;
-      return [];
+    const others = new Set<Node>();
+    for (const node of asked) {
+      if (node === undefined) this.#unknownRecallAt = ++this.#clock;
+      else this.#addOthers(node, others);
     }
-    const nodes = [node, ...this.#leftWith(node)];
-    const left: Node[] = [];
-    const { names } = this.#knowledge(node);
-    const leavesFiles = names !== undefined && this.#leavesFiles();
-    for (const child of names?.values() ?? []) {
-      if (!child || child.isForgotten || !this.isHeld(child) || isInUse(child)) continue;
-      if (child.given?.hasPages && leavesFiles) left.push(child);
-      else nodes.push(child);
-      if (nodes.length > limits.maxLeasesGivenBack) break;
+    for (const node of asked) if (node) others.delete(node);
+    const nodes = [...asked.filter((node) => node !== undefined), ...others];
+    for (const node of nodes) {
+      this.#forget(node);
+      this.#knowledge(node).recalledAt = this.#clock;
+      this.#knowledge(node).recalling++;
     }
-    for (const one of nodes) {
-      this.#forget(one);
-      this.#knowledge(one).recalledAt = this.#clock;
-      this.#knowledge(one).recalling++;
+    return { nodes, others: [...others] };
+  }
+
+  /** What goes back with `node`. */
+  #addOthers(node: Node, others: Set<Node>): void {
+    for (const file of this.#leftWith(node)) others.add(file);
+    const known = this.#knowledge(node);
+    if (known.names === undefined) return;
+    const leavesFiles = this.#leavesFiles();
+    const files: Node[] = [];
+    for (const child of known.names.values()) {
+      if (others.size >= limits.maxLeasesGivenBack) break;
+      if (!child || !this.#canGiveBack(child)) continue;
+      if (child.given?.hasPages && leavesFiles) files.push(child);
+      else others.add(child);
     }
-    if (left.length > 0) this.#knowledge(node).left = this.#lastLeft = { files: left, recalls: 0 };
-    return nodes;
+    if (files.length > 0) known.left = this.#lastLeft = { files, recalls: 0 };
+  }
+
+  /** The server thinks that it is held, whether or not it may be used now, and nothing would have to be done first. */
+  #canGiveBack(node: Node): boolean {
+    const isHeld = node.known?.generation === this.#generation && node.known.isHeld;
+    return isHeld && !node.isForgotten && !isInUse(node);
   }
 
   /** To be called right before the server is told. */
@@ -340,8 +373,7 @@ export class LeaseCache {
     if (++known.left.recalls < RECALLED_ONE_BY_ONE) return [];
     const { files } = known.left;
     known.left = undefined;
-    const isLeft = (one: Node) => one !== node && !one.isForgotten && this.isHeld(one) && !isInUse(one);
-    return files.filter(isLeft).slice(0, limits.maxLeasesGivenBack);
+    return files.filter((one) => this.#canGiveBack(one)).slice(0, limits.maxLeasesGivenBack);
   }
 
   /** Another client that removes a whole tree comes by each directory: then their files go with the names at once. */
@@ -385,6 +417,7 @@ export class LeaseCache {
       names: undefined,
       hasAllNames: false,
       listing: undefined,
+      target: undefined,
       openers: undefined,
       xattrs: undefined,
       hasNoXattrs: false,
@@ -415,6 +448,7 @@ function clearKnowledge(known: Knowledge): void {
   known.names = undefined;
   known.hasAllNames = false;
   known.listing = undefined;
+  known.target = undefined;
   known.openers = undefined;
   known.xattrs = undefined;
   known.hasNoXattrs = false;

@@ -8,8 +8,15 @@ import { WebSocket } from 'ws';
 import { errno, FsError } from '../../shared/errno.ts';
 import { limits } from '../../shared/limits.ts';
 import { decodeFrame, encodeFrame } from '../../shared/protocol/frame.ts';
-import { frameKind, GOODBYE, operations, PROTOCOL_VERSION, type ReplyOf } from '../../shared/protocol/messages.ts';
-import { counter, inodeHandle, optional, ProtocolError, u32 } from '../../shared/protocol/schema.ts';
+import {
+  frameKind,
+  GOODBYE,
+  operations,
+  PROTOCOL_VERSION,
+  type ReplyOf,
+  recalled,
+} from '../../shared/protocol/messages.ts';
+import { counter, optional, ProtocolError, u32 } from '../../shared/protocol/schema.ts';
 import type { Transport, TransportEvents } from '../../shared/transport/transport.ts';
 import { WebSocketTransport, webSocketOptions } from '../../shared/transport/websocket-transport.ts';
 import { authorization, CredentialError, openTls } from './credentials.ts';
@@ -26,8 +33,8 @@ export type Lane = 'small' | 'bulk';
 
 export interface LinkEvents {
   reply(frame: unknown[]): void;
-  /** A lease is to be given back; nil: all of them. Answered by `recalled`. */
-  recall(link: Link, id: number, inode: Uint8Array | null): void;
+  /** Leases are to be given back; null: all of them. Answered by `recalled`. */
+  recall(link: Link, id: number, inodes: readonly Uint8Array[] | null): void;
   /** A lock that was waited for is decided: 0, or an errno. Answered by GRANT_TAKEN. */
   granted(link: Link, ticket: number, errno: number): void;
   /** New locks may be asked for. */
@@ -96,7 +103,7 @@ export class Link {
             const frame = decodeFrame(fragments);
             if (frame[0] === frameKind.BYE) bye = String(frame[1]);
             else if (frame[0] === frameKind.RECALL && link) {
-              events.recall(link, counter.decode(frame[1]), optional(inodeHandle).decode(frame[2]) ?? null);
+              events.recall(link, counter.decode(frame[1]), optional(recalled).decode(frame[2]) ?? null);
             } else if (frame[0] === frameKind.GRANTED && link) {
               events.granted(link, counter.decode(frame[1]), u32.decode(frame[2]));
             } else if (frame[0] === frameKind.GRACE_OVER && link) {

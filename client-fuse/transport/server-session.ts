@@ -72,7 +72,7 @@ export interface CallOptions {
   readonly lane?: Lane;
 }
 
-/** A lease is given back: what is to be done before, and what is said then. */
+/** Leases are given back: what is to be done before, and what is said then. */
 export interface Recall {
   /** Never rejects. Undefined: nothing is to be done. */
   readonly ready: Promise<void> | undefined;
@@ -143,8 +143,8 @@ export class ServerSession {
   onForgotten: (isSameServer: boolean, isSameMachine: boolean) => void = () => {};
   /** A lock that was waited for is decided: 0, or an errno. It may be said twice. */
   onGranted: (ticket: number, errno: number) => void = () => {};
-  /** A lease is not to be used from now on; null: none. */
-  onRecall: (inode: Uint8Array | null) => Recall = () => ({ ready: undefined, finish: () => [] });
+  /** Leases are not to be used from now on; null: none is. */
+  onRecall: (inodes: readonly Uint8Array[] | null) => Recall = () => ({ ready: undefined, finish: () => [] });
   #denial: Denial | undefined;
   /** The server was started lately: until this is resolved locks are only taken again. */
   #grace: Interval | undefined;
@@ -417,8 +417,8 @@ export class ServerSession {
     const session = this.#hello?.session;
     const events: LinkEvents = {
       reply: (frame) => this.#reply(frame, lane),
-      recall: (on, id, inode) => {
-        const { ready, finish } = this.onRecall(inode);
+      recall: (on, id, inodes) => {
+        const { ready, finish } = this.onRecall(inodes);
         const answer = () => on.send([frameKind.RECALLED, id, finish()]);
         if (ready) void ready.then(answer);
         else answer();

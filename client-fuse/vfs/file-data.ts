@@ -46,14 +46,20 @@ export class FileData {
   }
 
   async #read(open: OpenHandle, offset: number, size: number): Promise<Uint8Array> {
-    const request = { handle: open.server, offset, size, knownVersion: undefined, wantsLease: false };
-    const { bulk } = await this.#context.session.callForBulk('read', open.opener, request);
-    return bulk;
+    return (await this.#readVersioned(open, offset, size, undefined)).data;
   }
 
-  async #readVersioned(open: OpenHandle, offset: number, size: number, knownVersion: number): Promise<VersionedData> {
+  async #readVersioned(
+    open: OpenHandle,
+    offset: number,
+    size: number,
+    knownVersion: number | undefined,
+  ): Promise<VersionedData> {
+    const { leases, session } = this.#context;
+    const asOf = leases.clock;
     const request = { handle: open.server, offset, size, knownVersion, wantsLease: false };
-    const { reply, bulk } = await this.#context.session.callForBulk('read', open.opener, request);
+    const { reply, bulk } = await session.callForBulk('read', open.opener, request);
+    if (!reply.unchanged) leases.wasRead(open.node, reply.atime, asOf);
     return { version: reply.version, unchanged: reply.unchanged, data: bulk };
   }
 
@@ -68,6 +74,7 @@ export class FileData {
     // On the lane on which recalls are acknowledged: the server must know that this lease is not held any more.
     const { reply, bulk } = await session.callForBulk('read', open.opener, request, { lane: 'small' });
     leases.learnHeld(open.node, reply.leased, asOf);
+    leases.wasRead(open.node, reply.atime, asOf);
     // Nobody would recall these: they are for this caller, and are dropped when it has them.
     if (!reply.leased || !leases.isHeld(open.node)) setImmediate(() => void kernel.dropPages(open.node, offset, size));
     return bulk;

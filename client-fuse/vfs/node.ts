@@ -27,6 +27,8 @@ export interface Knowledge {
   hasAllNames: boolean;
   /** What the directory lists, `.` and `..` included, in order. */
   listing: readonly ListedName[] | undefined;
+  /** Of a symbolic link, which always has the same one. */
+  target: Buffer | undefined;
   /** Extended attributes of the system: values, or the errno that says why there is none. */
   xattrs: Map<string, Uint8Array | number> | undefined;
   /** There are no extended attributes. */

@@ -105,7 +105,7 @@ export class RemoteDirectories {
     const reply = await this.#context.withOpen(handle, ({ server }) =>
       this.#context.call('readdir', caller, { handle: server, cookie, sizeBytes, plus }),
     );
-    leases.wasRead(open.node);
+    leases.wasRead(open.node, reply.atime, asOf);
     const entries = reply.entries.map((one) => this.#answered(open.node, one, reply.leased, asOf));
     this.#remember(open, cookie, reply, asOf);
     return entries;

@@ -226,15 +226,9 @@ export class RemoteFiles {
 
   async #readPlain(handle: number, open: OpenHandle, offset: number, size: number): Promise<Uint8Array> {
     const { blocks, behind, node } = open;
-    let data: Uint8Array;
-    if (blocks && !behind?.isStopped && size <= BLOCK_BYTES) {
-      data = await blocks.read(offset, size);
-    } else {
-      await this.#context.written(node);
-      data = await this.#context.withOpen(handle, (opened) => this.#data.read(opened, offset, size));
-    }
-    this.#context.leases.wasRead(node);
-    return data;
+    if (blocks && !behind?.isStopped && size <= BLOCK_BYTES) return blocks.read(offset, size);
+    await this.#context.written(node);
+    return this.#context.withOpen(handle, (opened) => this.#data.read(opened, offset, size));
   }
 
   async #readPages(handle: number, open: OpenHandle, offset: number, size: number): Promise<Uint8Array> {
@@ -247,9 +241,7 @@ export class RemoteFiles {
       if (offset + size >= first.length) open.first = undefined;
       return first.subarray(Math.min(offset, first.length), Math.min(offset + size, first.length));
     }
-    const data = await this.#context.withOpen(handle, (opened) => this.#data.readPages(opened, offset, size));
-    leases.wasRead(open.node);
-    return data;
+    return this.#context.withOpen(handle, (opened) => this.#data.readPages(opened, offset, size));
   }
 
   async write(
@@ -259,6 +251,7 @@ export class RemoteFiles {
     data: Uint8Array,
     flags: number,
     killSuidgid: boolean,
+    isOfPages: boolean,
   ): Promise<number> {
     const open = this.#context.handles.get(handle);
     open.killsSuidgid = killSuidgid;
@@ -276,7 +269,9 @@ export class RemoteFiles {
     const written = await this.#context.withOpen(handle, (opened) =>
       this.#context.changing(node, () => this.#data.write(opened, offset, data, flags)),
     );
-    await this.#changedPages(node, offset, flags & O.APPEND ? 0 : data.length);
+    // Pages that are written back are what the file is now; and to drop them would be to wait for this very answer.
+    if (isOfPages) this.#changedData(node);
+    else await this.#changedPages(node, offset, flags & O.APPEND ? 0 : data.length);
     return written;
   }
 
@@ -288,10 +283,14 @@ export class RemoteFiles {
     }
   }
 
-  /** The kernel dropped pages before it sent a change; a reader may have brought them back while it was under way. */
-  async #changedPages(node: Node, offset: number, length: number): Promise<void> {
+  #changedData(node: Node): void {
     node.gatherer?.blocks?.clear();
     this.#dropAhead(node);
+  }
+
+  /** The kernel dropped pages before it sent a change; a reader may have brought them back while it was under way. */
+  async #changedPages(node: Node, offset: number, length: number): Promise<void> {
+    this.#changedData(node);
     if (node.cached?.size) await this.#context.kernel.dropPages(node, offset, length);
     else this.#context.kernel.distrustPages(node);
   }

@@ -30,7 +30,8 @@ import { RemoteNames } from './remote-names.ts';
 export type { Presentation } from './remote-context.ts';
 
 const LONGEST_PATH = 32;
-const NOTHING_KNOWN: Recall = { ready: undefined, finish: () => [] };
+const NO_NAMES = new Uint8Array(0);
+const NOTHING_ELSE: Recall = { ready: undefined, finish: () => [] };
 
 export class RemoteFilesystem implements Filesystem {
   readonly #context: RemoteContext;
@@ -45,7 +46,7 @@ export class RemoteFilesystem implements Filesystem {
     this.#locks = new RemoteLocks(this.#context);
     this.#files = new RemoteFiles(this.#context, this.#names, this.#locks);
     this.#directories = new RemoteDirectories(this.#context, this.#names);
-    session.onRecall = (inode) => (inode === null ? this.#revoked() : this.#giveBack(inode));
+    session.onRecall = (inodes) => (inodes === null ? this.#revoked() : this.#giveBack(inodes));
     session.onLost = () => this.#loseShared();
     session.onForgotten = (isSameServer, isSameMachine) => {
       if (!isSameMachine) this.#tellOfLost();
@@ -81,17 +82,17 @@ export class RemoteFilesystem implements Filesystem {
 
   // --- leases
 
-  #giveBack(inode: Uint8Array): Recall {
+  #giveBack(inodes: readonly Uint8Array[]): Recall {
     const { leases, kernel } = this.#context;
-    const node = this.#context.nodeOf(inode);
+    const asked = inodes.map((inode) => this.#context.nodeOf(inode));
     this.#files.releaseNow();
-    const nodes = leases.recall(node);
-    if (node === undefined) return NOTHING_KNOWN;
-    const waits = [this.#files.giveBack(node), kernel.takeBack(nodes)].filter((wait) => wait !== undefined);
+    const { nodes, others } = leases.recall(asked);
+    const files = asked.map((node) => node && this.#files.giveBack(node));
+    const waits = [...files, kernel.takeBack(nodes)].filter((wait) => wait !== undefined);
     const finish = () => {
       leases.gaveBack(nodes);
       kernel.tookBack(nodes);
-      return nodes.slice(1).map((one) => one.inode);
+      return others.map((one) => one.inode);
     };
     return { ready: waits.length > 0 ? Promise.all(waits).then(() => {}) : undefined, finish };
   }
@@ -100,7 +101,7 @@ export class RemoteFilesystem implements Filesystem {
   #revoked(): Recall {
     this.#files.stopGathering(true);
     this.#loseShared();
-    return NOTHING_KNOWN;
+    return NOTHING_ELSE;
   }
 
   #loseShared(): void {
@@ -174,8 +175,17 @@ export class RemoteFilesystem implements Filesystem {
     await this.#context.call('access', caller, { inode: this.#context.inode(node), mask });
   }
 
-  async readlink(caller: Caller, node: NodeId): Promise<Uint8Array> {
-    return (await this.#context.call('readlink', caller, { inode: this.#context.inode(node) })).target;
+  readlink(caller: Caller, id: NodeId): Eventually<Uint8Array> {
+    const node = this.#context.nodes.get(id);
+    return this.#context.leases.target(node) ?? this.#readlink(caller, node);
+  }
+
+  async #readlink(caller: Caller, node: Node): Promise<Uint8Array> {
+    const { leases } = this.#context;
+    const asOf = leases.clock;
+    const { target } = await this.#context.call('readlink', caller, { inode: this.#context.inodeOf(node) });
+    leases.learnTarget(node, Buffer.from(target), asOf);
+    return target;
   }
 
   /** What the kernel and `ls -l` ask of each file: whether there is an ACL, a label, a capability. The same for everybody. */
@@ -206,8 +216,10 @@ export class RemoteFilesystem implements Filesystem {
     }
   }
 
-  async listxattr(caller: Caller, node: NodeId): Promise<Uint8Array> {
-    return (await this.#context.call('listxattr', caller, { inode: this.#context.inode(node) })).names;
+  async listxattr(caller: Caller, id: NodeId): Promise<Uint8Array> {
+    const node = this.#context.nodes.get(id);
+    if (this.#context.leases.hasNoXattrs(node)) return NO_NAMES;
+    return (await this.#context.call('listxattr', caller, { inode: this.#context.inodeOf(node) })).names;
   }
 
   async setxattr(
@@ -320,8 +332,16 @@ export class RemoteFilesystem implements Filesystem {
     return this.#files.read(caller, handle, offset, size);
   }
 
-  write(caller: Caller, handle: number, offset: number, data: Uint8Array, flags: number, killSuidgid: boolean) {
-    return this.#files.write(caller, handle, offset, data, flags, killSuidgid);
+  write(
+    caller: Caller,
+    handle: number,
+    offset: number,
+    data: Uint8Array,
+    flags: number,
+    killSuidgid: boolean,
+    isOfPages = false,
+  ): Promise<number> {
+    return this.#files.write(caller, handle, offset, data, flags, killSuidgid, isOfPages);
   }
 
   flush(_caller: Caller, handle: number, owner: U64) {

@@ -13,7 +13,7 @@ import type { Change } from '../leases/lease-manager.ts';
 import { type Cancellable, type Grant, pagesFrom, pagesOf } from '../state/page-range-lock-queue.ts';
 import type { OpenFile } from '../store/open-file.ts';
 import { wrongKind } from './attributes.ts';
-import { BulkReply, DONE, dataChanged, type Handlers, type RequestContext } from './handler.ts';
+import { accessTimeAfterRead, BulkReply, DONE, dataChanged, type Handlers, type RequestContext } from './handler.ts';
 
 /** Enough for the replies that a few clients have queued. */
 const buffers = new BufferPool(64 * MiB);
@@ -136,7 +136,8 @@ function readLocked(
   const target = buffer.subarray(0, request.size);
   const reply = (count: number): ReadReply => {
     context.session.bytesRead += count;
-    return new BulkReply({ version, unchanged: false, leased }, target.subarray(0, count), () =>
+    const atime = accessTimeAfterRead(context.session, file);
+    return new BulkReply({ version, unchanged: false, leased, atime }, target.subarray(0, count), () =>
       buffers.giveBack(buffer),
     );
   };
@@ -146,20 +147,21 @@ function readLocked(
       if (version === request.knownVersion) {
         buffers.giveBack(buffer);
         release();
-        return new BulkReply({ version, unchanged: true, leased }, target.subarray(0, 0), () => {});
+        return new BulkReply({ version, unchanged: true, leased, atime: undefined }, target.subarray(0, 0), () => {});
       }
     }
     const count = file.calls.read(file.fd, target, request.offset);
     if (typeof count === 'number') {
+      const answer = reply(count);
       release();
-      return reply(count);
+      return answer;
     }
     pending = count;
   } catch (error) {
     release();
     throw error;
   }
-  return pending.finally(release).then(reply);
+  return pending.then(reply).finally(release);
 }
 
 /** A local program's change shows in the size or the change time. */

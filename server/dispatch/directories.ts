@@ -8,7 +8,7 @@ import { readEntries, type StreamEntry } from '../store/directory-stream.ts';
 import type { Inode } from '../store/inode.ts';
 import { OpenFile } from '../store/open-file.ts';
 import { wrongKind } from './attributes.ts';
-import { entryOf, type Handlers, type RequestContext } from './handler.ts';
+import { accessTimeAfterRead, entryOf, type Handlers, type RequestContext } from './handler.ts';
 
 export const directoryHandlers: Handlers<'opendir' | 'readdir' | 'readNames'> = {
   opendir: { mutates: false, handle: opendir },
@@ -21,7 +21,7 @@ export const directoryHandlers: Handlers<'opendir' | 'readdir' | 'readNames'> = 
       const leased = context.leases.grantNames(context.session, file.inode);
       const { entries, end } = readEntries(file.fd, cookie, Math.min(sizeBytes, limits.maxDirectoryBytes));
       const listed = plus ? lookedUpAll(context, file.inode, entries) : entries.map((one) => ({ ...one, ...UNKNOWN }));
-      return { entries: listed, end, leased };
+      return { entries: listed, end, leased, atime: accessTimeAfterRead(context.session, file) };
     },
   },
 };

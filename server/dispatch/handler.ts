@@ -2,6 +2,7 @@
  * What a handler is: one function an operation, from a validated request to a reply. It throws FsError for an expected
  * failure. A handler that awaits holds nothing but `using` resources across the await.
  */
+import type { Timespec } from '../../shared/attributes.ts';
 import type { Eventually } from '../../shared/eventually.ts';
 import type { OperationName, ReplyOf, RequestOf, WireEntry } from '../../shared/protocol/messages.ts';
 import type { LeaseManager } from '../leases/lease-manager.ts';
@@ -10,6 +11,7 @@ import type { Session } from '../session/session.ts';
 import type { Identity } from '../store/identity.ts';
 import type { Inode } from '../store/inode.ts';
 import type { FoundInode } from '../store/inode-table.ts';
+import type { OpenFile } from '../store/open-file.ts';
 import type { Store } from '../store/store.ts';
 import type { SinceStart } from './since-start.ts';
 
@@ -58,6 +60,16 @@ export const DONE = {};
 export function dataChanged({ session, sinceStart }: RequestContext, inode: Inode): void {
   inode.dataChanged();
   sinceStart.changed(inode, session);
+}
+
+/**
+ * The access time after a read through `file`, for a client that keeps the attributes. Once a handle: where reading sets it
+ * (relatime), only the first read after a change does.
+ */
+export function accessTimeAfterRead(session: Session, file: OpenFile): Timespec | undefined {
+  if (file.saidAccessTime || !session.holdsLease(file.inode)) return undefined;
+  file.saidAccessTime = true;
+  return file.calls.stat(file.fd).atime;
 }
 
 /** The wire's form of an inode that was found; the session remembers it where the server needs that. */

@@ -148,7 +148,7 @@ export class LeaseManager {
     const { exclusive } = inode.leases;
     if (exclusive === undefined) return undefined;
     inode.leases.beginTakingBack();
-    return this.#recall(exclusive, inode).then(() => inode.leases.endTakingBack());
+    return this.#recall(exclusive, [inode]).then(() => inode.leases.endTakingBack());
   }
 
   /** The holder gathers no more, and holds a shared lease. */
@@ -168,7 +168,7 @@ export class LeaseManager {
     const oldest = session.oldestLease;
     if (oldest === undefined) return;
     oldest.leases.beginTakingBack();
-    void this.#recall(session, oldest).then(() => oldest.leases.endTakingBack());
+    void this.#recall(session, [oldest]).then(() => oldest.leases.endTakingBack());
   }
 
   /**
@@ -239,15 +239,18 @@ export class LeaseManager {
    */
   change(author: LeaseHolder | undefined, inodes: readonly Inode[]): Change | Promise<Change> {
     const nowMs = performance.now();
-    let waits: Promise<void>[] | undefined;
+    let held: Map<LeaseHolder, Inode[]> | undefined;
     for (const inode of inodes) {
       for (const holder of inode.leases.beginChange(author, nowMs)) {
-        waits ??= [];
-        waits.push(this.#recall(holder, inode));
+        held ??= new Map();
+        const ofHolder = held.get(holder);
+        if (ofHolder) ofHolder.push(inode);
+        else held.set(holder, [inode]);
       }
     }
-    const change = new Change(inodes, waits !== undefined);
-    return waits === undefined ? change : Promise.all(waits).then(() => change);
+    const change = new Change(inodes, held !== undefined);
+    if (held === undefined) return change;
+    return Promise.all([...held].map(([holder, ofHolder]) => this.#recall(holder, ofHolder))).then(() => change);
   }
 
   close(): void {
@@ -263,27 +266,36 @@ export class LeaseManager {
     else change[Symbol.dispose]();
   }
 
-  #recall(holder: LeaseHolder, inode: Inode): Promise<void> {
-    let ofHolder = this.#recalls.get(holder);
-    if (ofHolder === undefined) {
-      ofHolder = new Map();
-      this.#recalls.set(holder, ofHolder);
+  /** One message for all that were not asked for before. What is to be written first goes by itself: nothing else waits for that. */
+  #recall(holder: LeaseHolder, inodes: readonly Inode[]): Promise<void> {
+    const pending = this.#recalls.get(holder);
+    const waits: Promise<void>[] = [];
+    const together: Inode[] = [];
+    for (const inode of new Set(inodes)) {
+      const known = pending?.get(inode);
+      if (known) waits.push(known);
+      else if (inode.leases.exclusive === holder) waits.push(this.#send(holder, [inode]));
+      else together.push(inode);
     }
-    const known = ofHolder.get(inode);
-    if (known) return known;
-    const recalls = ofHolder;
+    if (together.length > 0) waits.push(this.#send(holder, together));
+    return waits.length === 1 ? (waits[0] as Promise<void>) : Promise.all(waits).then(() => {});
+  }
+
+  #send(holder: LeaseHolder, inodes: readonly Inode[]): Promise<void> {
+    const pending = this.#recalls.get(holder) ?? new Map<Inode, Promise<void>>();
+    this.#recalls.set(holder, pending);
     this.#recallsSent++;
-    const answered = this.#ask(holder, inode).finally(() => {
-      recalls.delete(inode);
-      if (recalls.size === 0) this.#recalls.delete(holder);
+    const answered = this.#ask(holder, inodes).finally(() => {
+      for (const inode of inodes) pending.delete(inode);
+      if (pending.size === 0) this.#recalls.delete(holder);
     });
-    ofHolder.set(inode, answered);
+    for (const inode of inodes) pending.set(inode, answered);
     return answered;
   }
 
-  async #ask(holder: LeaseHolder, inode: Inode): Promise<void> {
-    if (await isInTime(holder, holder.recall(inode))) {
-      this.drop(holder, inode);
+  async #ask(holder: LeaseHolder, inodes: readonly Inode[]): Promise<void> {
+    if (await isInTime(holder, holder.recall(inodes))) {
+      for (const inode of inodes) this.drop(holder, inode);
     } else {
       this.#revocations++;
       this.#log.warn({ client: holder.client }, 'leases revoked: the client did not answer a recall');

@@ -22,7 +22,7 @@ export type KeptReply = readonly unknown[];
 
 /** The connection on which recalls and decisions about locks are sent. */
 export interface RecallChannel {
-  sendRecall(id: number, inode: Uint8Array | null): void;
+  sendRecall(id: number, inodes: readonly Uint8Array[] | null): void;
   sendGranted(ticket: number, errno: number): void;
   /** `late`: how many clients have lost their locks. */
   sendGraceOver(late: number): void;
@@ -79,7 +79,7 @@ export class Session implements LeaseHolder {
   readonly #journal: SessionJournal | undefined;
   readonly #remembered = new Map<Inode, number>();
   readonly #leases = new Map<Inode, number>();
-  readonly #recalls = new Map<number, { readonly inode: Inode; readonly resolve: () => void }>();
+  readonly #recalls = new Map<number, { readonly inodes: readonly Inode[]; readonly resolve: () => void }>();
   #lastRecall = 0;
   #recallChannel: RecallChannel | undefined;
   readonly #lanes = new Map<string, LaneConnection>();
@@ -266,7 +266,7 @@ export class Session implements LeaseHolder {
   attachRecalls(channel: RecallChannel): void {
     this.#giveUpLeases((inode) => inode.leases.exclusive !== this);
     this.#recallChannel = channel;
-    for (const [id, { inode }] of this.#recalls) channel.sendRecall(id, inode.handle);
+    for (const [id, { inodes }] of this.#recalls) channel.sendRecall(id, handlesOf(inodes));
     for (const [ticket, code] of this.locks.untaken) channel.sendGranted(ticket, code);
   }
 
@@ -274,11 +274,11 @@ export class Session implements LeaseHolder {
     if (this.#recallChannel === channel) this.#recallChannel = undefined;
   }
 
-  recall(inode: Inode): Promise<void> {
+  recall(inodes: readonly Inode[]): Promise<void> {
     return new Promise((resolve) => {
       const id = ++this.#lastRecall;
-      this.#recalls.set(id, { inode, resolve });
-      this.#recallChannel?.sendRecall(id, inode.handle);
+      this.#recalls.set(id, { inodes, resolve });
+      this.#recallChannel?.sendRecall(id, handlesOf(inodes));
     });
   }
 
@@ -293,7 +293,7 @@ export class Session implements LeaseHolder {
       if (inode) this.exported.leases.drop(this, inode);
     }
     // At once: the next message may be a read that is to wait, because this client holds the lease no more.
-    this.exported.leases.drop(this, recall.inode);
+    for (const inode of recall.inodes) this.exported.leases.drop(this, inode);
     recall.resolve();
   }
 
@@ -304,8 +304,8 @@ export class Session implements LeaseHolder {
 
   #giveUpLeases(which: (inode: Inode) => boolean): void {
     const dropped = [...this.#leases.keys()].filter(which);
-    for (const [id, { inode, resolve }] of this.#recalls) {
-      if (!which(inode)) continue;
+    for (const [id, { inodes, resolve }] of this.#recalls) {
+      if (!inodes.every(which)) continue;
       this.#recalls.delete(id);
       resolve();
     }
@@ -346,4 +346,8 @@ export class Session implements LeaseHolder {
     this.#slots.clear();
     this.#remembered.clear();
   }
+}
+
+function handlesOf(inodes: readonly Inode[]): Buffer[] {
+  return inodes.map(({ handle }) => handle);
 }

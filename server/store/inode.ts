@@ -41,8 +41,8 @@ export interface LeaseHolder {
   holdsLease(inode: Inode): boolean;
   /** Since when, in milliseconds since 1970; undefined when it holds none. */
   leaseSinceMs(inode: Inode): number | undefined;
-  /** Asks for the lease back. Resolves when it is not used any more; never, when the client does not answer. */
-  recall(inode: Inode): Promise<void>;
+  /** Asks for these leases back. Resolves when they are not used any more; never, when the client does not answer. */
+  recall(inodes: readonly Inode[]): Promise<void>;
   /** Takes all leases away from a client that did not answer, and tells it. */
   revokeLeases(): void;
 }

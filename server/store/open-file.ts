@@ -19,6 +19,8 @@ export class OpenFile {
   isExclusive = false;
   /** It did at some time. */
   wasExclusive = false;
+  /** Its client has been told the access time that reading has set. */
+  saidAccessTime = false;
   /** Called when the descriptor is about to be closed. */
   onClose: (() => void) | undefined;
   #stream: WriteStream | undefined;

@@ -142,8 +142,8 @@ export class Connection implements TransportEvents, RecallChannel, LaneConnectio
     this.#transport.terminate();
   }
 
-  sendRecall(id: number, inode: Uint8Array | null): void {
-    this.#transport.send(encodeFrame([frameKind.RECALL, id, inode]).head);
+  sendRecall(id: number, inodes: readonly Uint8Array[] | null): void {
+    this.#transport.send(encodeFrame([frameKind.RECALL, id, inodes]).head);
   }
 
   sendGranted(ticket: number, code: number): void {

@@ -8,8 +8,8 @@
  *                      [CANCEL, seq]                                         the caller gave up; the reply still comes
  *   server -> client   [REPLY, seq, errno, result, bulk?]                    errno 0: result; else text or nil
  *                      [BYE, reason]                                         before the server closes a connection
- *                      [RECALL, id, inode | nil]                             give back the lease on an inode (nil: all)
- *   client -> server   [RECALLED, id, inodes]                                it is not used any more, nor are these
+ *                      [RECALL, id, inodes | nil]                            give back the leases on these (nil: all)
+ *   client -> server   [RECALLED, id, inodes]                                they are not used any more, nor are these others
  *   server -> client   [GRANTED, ticket, errno]                              how a lock that was waited for was decided
  *   client -> server   [GRANT_TAKEN, ticket]                                 it is known, and need not be said again
  *   server -> client   [GRACE_OVER, late]                                    new locks may be asked for; so many have lost theirs
@@ -144,7 +144,9 @@ const idempotent = { idempotent: true };
 const wantedLease = word('none', 'shared', 'exclusive');
 const grantedLease = word('none', 'shared', 'exclusive');
 const created = record({ entry, handle: counter, lease: grantedLease, directory: optional(attributes) });
-/** What a client gives back together with a lease. */
+/** What stands in the way of one change: at most two directories, and what two of their names mean. */
+export const recalled = list(inodeHandle, 4);
+/** What a client gives back with that. */
 export const givenBack = list(inodeHandle, limits.maxLeasesGivenBack);
 
 const where = { parent: inodeHandle, name } as const;
@@ -289,11 +291,12 @@ export const operations = {
    * version of the file's data, which changes with every change of them; when it equals `knownVersion`, `unchanged` is
    * true and no bytes are sent. 0 is never a version; without `knownVersion` the reply says 0. `wantsLease`: the bytes
    * will be kept, so a change that is under way is waited for, unless this client holds a lease that it gives back.
+   * `atime`: the access time after the first read through a handle, for a client that holds the file's lease.
    */
   read: operation(
     54,
     record({ handle: counter, offset, size: u32, knownVersion: optional(counter), wantsLease: bool }),
-    record({ version: counter, unchanged: bool, leased: bool }),
+    record({ version: counter, unchanged: bool, leased: bool, atime: optional(timespec) }),
     { idempotent: true, bulk: 'reply' },
   ),
   /**
@@ -337,8 +340,8 @@ export const operations = {
   readdir: operation(
     71,
     record({ handle: counter, cookie: u64, sizeBytes: u32, plus: bool }),
-    /** leased: the entries' names may be kept until they are recalled. */
-    record({ entries: listing, end: bool, leased: bool }),
+    /** leased: the entries' names may be kept until they are recalled. atime: as in `read`. */
+    record({ entries: listing, end: bool, leased: bool, atime: optional(timespec) }),
     idempotent,
   ),
 

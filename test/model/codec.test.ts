@@ -120,7 +120,7 @@ test('the largest directory listing is accepted', () => {
   const attributes = { ino: 2n ** 63n, ...sizes, atime: time, mtime: time, ctime: time, btime: time };
   const entry = { inode: Buffer.alloc(64), attributes, leased: true };
   const one = { name: Buffer.from('a'), ino: 2n ** 63n, type: 8, cookie: 2n ** 63n - 1n, entry, mayHaveXattrs: true };
-  const reply = { entries: new Array(Math.ceil((256 * 1024) / 24)).fill(one), end: false, leased: true };
+  const reply = { entries: new Array(Math.ceil((256 * 1024) / 24)).fill(one), end: false, leased: true, atime: time };
   const { head } = encodeFrame([frameKind.REPLY, 1, 0, operations.readdir.reply.encode(reply)]);
   const frame = decodeFrame([Buffer.from(head)]);
   expect(operations.readdir.reply.decode(frame[3]).entries.length).toBe(reply.entries.length);

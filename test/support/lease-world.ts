@@ -85,7 +85,8 @@ export class Pipe {
     const message = this.toClient.shift();
     if (message === undefined) return;
     const frame = decodeFrame([message]);
-    if (frame[0] === frameKind.RECALL) this.events.recall(this.link, frame[1] as number, frame[2] as Uint8Array | null);
+    if (frame[0] === frameKind.RECALL)
+      this.events.recall(this.link, frame[1] as number, frame[2] as Uint8Array[] | null);
     else this.events.reply(frame);
   }
 }
@@ -348,6 +349,8 @@ export class World implements ConnectionHost {
         if (error instanceof FsError && error.code === errno.ENOENT) return [[register, null]];
         if (error) return [];
         const entry = result as { node: NodeId; attributes: { ino: number; size: number } };
+        // With a kernel, a name that is absent is an answer that it may keep.
+        if (entry.node === 0) return [[register, null]];
         client.found(entry.attributes.ino, entry.node);
         return [
           [register, entry.attributes.ino],

@@ -1,5 +1,14 @@
 /** Small files and short directories, which come with the reply to their opening and do not stay open at the server. */
-import { chmodSync, mkdirSync, readdirSync, unlinkSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  mkdirSync,
+  readdirSync,
+  statSync,
+  symlinkSync,
+  unlinkSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import type { ServerSession } from '../../client-fuse/transport/server-session.ts';
 import { type Caller, ROOT_NODE } from '../../client-fuse/vfs/filesystem.ts';
@@ -7,7 +16,7 @@ import { RemoteFilesystem } from '../../client-fuse/vfs/remote-filesystem.ts';
 import { errno } from '../../shared/errno.ts';
 import { limits } from '../../shared/limits.ts';
 import { O } from '../../shared/linux/constants.ts';
-import { lookUp, ROOT, TemporaryDirectory, TestServer } from '../support/fixture.ts';
+import { deferred, lookUp, ROOT, TemporaryDirectory, TestServer } from '../support/fixture.ts';
 
 const b = (text: string) => Buffer.from(text);
 const root: Caller = { uid: 0, gid: 0, pid: 1, groups: [], signal: new AbortController().signal };
@@ -18,6 +27,8 @@ let server: TestServer;
 let session: ServerSession;
 let other: ServerSession;
 let filesystem: RemoteFilesystem;
+/** What the kernel waits for before it drops pages. */
+let pagesUnlocked: Promise<void>;
 
 beforeEach(async () => {
   directory = new TemporaryDirectory();
@@ -25,12 +36,13 @@ beforeEach(async () => {
   writeFileSync(directory.join('f'), 'text');
   server = await TestServer.start(directory.path);
   [session, other] = [await server.connect(), await server.connect()];
+  pagesUnlocked = Promise.resolve();
   filesystem = new RemoteFilesystem(session);
   filesystem.attachKernel({
     epochs: true,
     hasMountsInside: () => Promise.resolve(false),
     notifier: {
-      invalidateInode: () => Promise.resolve(true),
+      invalidateInode: (_node, offset) => (offset < 0 ? Promise.resolve(true) : pagesUnlocked.then(() => true)),
       invalidateEntry: () => Promise.resolve(),
       incrementEpoch: () => Promise.resolve(),
     },
@@ -83,6 +95,25 @@ describe('a small file', () => {
     expect(await filesystem.lseek(root, handle, 0, SEEK_HOLE)).toBe(2);
   });
 
+  test('a write that is pages of the kernel is answered without dropping them: they are locked until then', async () => {
+    const reader = await open(root, 'f');
+    await read(reader);
+    const { node } = await filesystem.lookup(root, ROOT_NODE, b('f'));
+    const { handle } = await filesystem.open(root, node, O.RDWR, false);
+    const { promise, resolve } = deferred<void>();
+    pagesUnlocked = promise;
+    expect(await filesystem.write(root, handle, 0, b('TEXT'), 0, false, true)).toBe(4);
+    let isAnswered = false;
+    const written = filesystem.write(root, handle, 0, b('more'), 0, false).then(() => {
+      isAnswered = true;
+    });
+    await filesystem.statfs(root, node);
+    await new Promise((done) => setTimeout(done, 50));
+    expect(isAnswered).toBe(false);
+    resolve();
+    await written;
+  });
+
   test('that another client removes goes on to be read', async () => {
     const handle = await open(root, 'f');
     await other.call('unlink', ROOT, { parent: other.hello.root.inode, name: b('f') });
@@ -119,6 +150,53 @@ describe('a small file', () => {
     const none = { size: undefined, uid: undefined, gid: undefined, atime: undefined, mtime: undefined };
     await other.call('setattr', ROOT, { inode, handle: 0, ...none, mode: 0o600, killSuidgid: false });
     expect([await read(handle), await read(handle)]).toEqual(['text', 'text']);
+  });
+});
+
+describe('a file that is too large for that', () => {
+  const openLarge = async () => {
+    writeFileSync(directory.join('large'), Buffer.alloc(limits.maxFirstBytes + 1));
+    // As after an untar: whoever reads it first sets the access time (relatime).
+    utimesSync(directory.join('large'), 1, 2);
+    const { node } = await filesystem.lookup(root, ROOT_NODE, b('large'));
+    const { handle } = await filesystem.open(root, node, O.RDONLY, false);
+    return { node, handle };
+  };
+
+  test('is not asked for the access time that reading it has set', async () => {
+    const { node, handle } = await openLarge();
+    await filesystem.read(root, handle, 0, 4096);
+    const requests = requestsOf();
+    const { attributes } = await filesystem.getattr(root, node);
+    expect(requests.names()).toEqual([]);
+    expect(attributes.atime.sec).toBe(Math.floor(statSync(directory.join('large')).atimeMs / 1000));
+    expect(attributes.atime.sec).toBeGreaterThan(2);
+  });
+
+  test('but is when its reply did not say it, since it was written to meanwhile', async () => {
+    const { node, handle } = await openLarge();
+    await filesystem.read(root, handle, 0, 4096);
+    await filesystem.setattr(root, node, { mtime: { sec: 4_000_000_000, nsec: 0 } });
+    await filesystem.read(root, handle, 4096, 4096);
+    const requests = requestsOf();
+    await filesystem.getattr(root, node);
+    expect(requests.names()).toEqual(['getattr']);
+  });
+});
+
+describe('a symbolic link', () => {
+  test('is asked once where it leads to, until another one has its name', async () => {
+    symlinkSync('f', directory.join('link'));
+    const lookUpLink = () => filesystem.lookup(root, ROOT_NODE, b('link'));
+    const { node } = await lookUpLink();
+    const requests = requestsOf();
+    const leadsTo = async (id: number) => Buffer.from(await filesystem.readlink(root, id)).toString();
+    expect([await leadsTo(node), await leadsTo(node)]).toEqual(['f', 'f']);
+    expect(requests.names()).toEqual(['readlink']);
+    const parent = other.hello.root.inode;
+    await other.call('symlink', ROOT, { parent, name: b('new'), target: b('elsewhere') });
+    await other.call('rename', ROOT, { parent, name: b('new'), newParent: parent, newName: b('link'), flags: 0 });
+    expect(await leadsTo((await lookUpLink()).node)).toBe('elsewhere');
   });
 });
 
@@ -194,6 +272,8 @@ describe('a short directory', () => {
       await expect((async () => acl(name))()).rejects.toMatchObject({ code: errno.ENODATA });
     }
     expect(requests.names()).toEqual(['getxattr']);
+    expect(await filesystem.listxattr(root, (await filesystem.lookup(root, node, b('f0'))).node)).toHaveLength(0);
+    expect(requests.names()).toEqual([]);
     const d = await inodeOf('d');
     const { inode } = await lookUp(other, ROOT, { parent: d, name: b('f1') });
     // Version 2; the owner may read and write, user 1000 read, the group and the mask read, others nothing.

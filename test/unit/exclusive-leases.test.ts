@@ -42,10 +42,12 @@ beforeEach(async () => {
   holder = await server.connect();
   other = await server.connect();
   recalls = [];
-  holder.onRecall = (inode) => {
+  holder.onRecall = (inodes) => {
     const { promise, resolve } = deferred();
-    if (inode === null) return { ready: undefined, finish: () => [] };
-    recalls.push({ inode, answer: resolve });
+    if (inodes === null) return { ready: undefined, finish: () => [] };
+    // What may be written first is asked for by itself.
+    expect(inodes).toHaveLength(1);
+    recalls.push({ inode: inodes[0] as Uint8Array, answer: resolve });
     return { ready: promise, finish: () => [] };
   };
   selfWaits = [];

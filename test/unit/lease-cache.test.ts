@@ -31,15 +31,15 @@ const beginAndEnd = () => {
 /** What happens between the sending of a request and its reply, and whether the reply is taken in then. */
 const between: [what: string, event: () => void, attributesOfFile: boolean, nameInDirectory: boolean][] = [
   ['nothing', () => {}, true, true],
-  ['the file is recalled', () => cache.recall(file), false, true],
-  ['the directory is recalled', () => cache.recall(directory), true, false],
-  ['an unknown inode is recalled', () => cache.recall(undefined), false, false],
+  ['the file is recalled', () => cache.recall([file]), false, true],
+  ['the directory is recalled', () => cache.recall([directory]), true, false],
+  ['an unknown inode is recalled', () => cache.recall([undefined]), false, false],
   ['the connection is lost', () => cache.clear(), false, false],
   ['the file is changed', () => cache.changed(file), false, true],
   ['a change of the file begins', () => cache.beginChange(file), false, true],
   ['a change of the file ends', beginAndEnd, false, true],
   ['another name is made', () => cache.changingName(directory, 'other'), true, false],
-  ['another file is recalled', () => cache.recall(table.found(Buffer.from('another'))), true, true],
+  ['another file is recalled', () => cache.recall([table.found(Buffer.from('another'))]), true, true],
 ];
 
 describe('a reply is taken in only if nothing happened since its request was sent', () => {
@@ -120,7 +120,7 @@ describe('names', () => {
   });
 
   test.each([
-    ['a recall', () => cache.recall(directory)],
+    ['a recall', () => cache.recall([directory])],
     ['another own change', () => cache.changingName(directory, 'other')],
     ['a lost connection', () => cache.clear()],
   ])('an own change during which came %s makes nothing known', (_what, event) => {
@@ -147,7 +147,7 @@ test('a recall of a directory gives back what is known of the files in it, not o
   cache.learnAttributes(file, attributes(1), true, cache.clock);
   cache.learnAttributes(sub, attributes(2), true, cache.clock);
   cache.learnName(sub, 'x', null, true, cache.clock);
-  expect(cache.recall(directory)).toEqual([directory, file]);
+  expect(cache.recall([directory])).toEqual({ nodes: [directory, file], others: [file] });
   expect([sizeOf(file), sizeOf(sub), cache.name(sub, 'x'), cache.name(directory, 'absent')]).toEqual([
     undefined,
     2,
@@ -171,7 +171,7 @@ describe('files whose pages the kernel keeps, when the names of their directory 
   });
 
   const recall = (node: Node) => {
-    const nodes = cache.recall(node);
+    const { nodes } = cache.recall([node]);
     cache.gaveBack(nodes);
     return nodes;
   };
@@ -229,12 +229,27 @@ describe('files whose pages the kernel keeps, when the names of their directory 
   });
 });
 
+test('a file that is asked for with its directory goes back once, also while leases may not be used', () => {
+  const other = table.found(Buffer.from('other'));
+  for (const [name, node] of Object.entries({ file, other })) {
+    cache.learnName(directory, name, node, true, cache.clock);
+    cache.learnAttributes(node, attributes(1), true, cache.clock);
+  }
+  isUsable = false;
+  const { nodes, others } = cache.recall([directory, file]);
+  expect({ nodes, others }).toEqual({ nodes: [directory, file, other], others: [other] });
+  cache.gaveBack(nodes);
+  isUsable = true;
+  cache.learnAttributes(file, attributes(3), true, cache.clock);
+  expect(sizeOf(file)).toBe(3);
+});
+
 test('nothing is used while the server has not answered; it is afterwards, unless something was recalled', () => {
   cache.learnAttributes(file, attributes(1), true, cache.clock);
   cache.learnName(directory, 'x', null, true, cache.clock);
   isUsable = false;
   expect([cache.attributes(file), cache.name(directory, 'x')]).toEqual([undefined, undefined]);
-  cache.recall(directory);
+  cache.recall([directory]);
   isUsable = true;
   expect([sizeOf(file), cache.name(directory, 'x')]).toEqual([1, undefined]);
 });
@@ -245,6 +260,25 @@ test.each([
   ['older than the last write', { atime: { sec: 0, nsec: 0 } }, false],
 ])('a read sets an access time that is not %s (relatime)', (_what, more, keeps) => {
   cache.learnAttributes(file, attributes(1, more), true, cache.clock);
-  cache.wasRead(file);
+  cache.wasRead(file, undefined, cache.clock);
   expect(sizeOf(file)).toBe(keeps ? 1 : undefined);
+});
+
+const UNREAD = { atime: { sec: 0, nsec: 0 } };
+const NOW = { sec: 9, nsec: 9 };
+
+test('the access time that a read sets is known when its reply says it', () => {
+  cache.learnAttributes(file, attributes(1, UNREAD), true, cache.clock);
+  cache.wasRead(file, undefined, cache.clock);
+  cache.wasRead(file, NOW, cache.clock);
+  expect(cache.attributes(file)).toMatchObject({ size: 1, atime: NOW });
+});
+
+test('but not when the file was changed since the read was asked for', () => {
+  const asOf = cache.clock;
+  cache.changed(file);
+  cache.learnAttributes(file, attributes(1, UNREAD), true, cache.clock);
+  cache.wasRead(file, NOW, asOf);
+  expect(sizeOf(file)).toBeUndefined();
+  expect(cache.knownAttributes(file)).toMatchObject(UNREAD);
 });

@@ -83,10 +83,10 @@ class Holder implements Disposable {
     return { d, f: found?.inode as Uint8Array };
   }
 
-  async nextRecall(): Promise<{ id: number; inode: Uint8Array | null }> {
-    const [kind, id, inode] = await this.raw.next();
+  async nextRecall(): Promise<{ id: number; inodes: Uint8Array[] | null }> {
+    const [kind, id, inodes] = await this.raw.next();
     expect(kind).toBe(frameKind.RECALL);
-    return { id: id as number, inode: inode as Uint8Array | null };
+    return { id: id as number, inodes: inodes as Uint8Array[] | null };
   }
 
   answer(id: number): void {
@@ -110,7 +110,8 @@ async function isSettled(promise: Promise<unknown>, other: ServerSession): Promi
 describe('changes by another client', () => {
   type Change = (session: ServerSession, d: Uint8Array, f: Uint8Array) => Promise<unknown>;
   const where = (d: Uint8Array, name: string) => ({ parent: d, name: b(name) });
-  const changes: [what: string, recalls: readonly ('d' | 'f')[], change: Change][] = [
+  /** `recalls`: what each message asks for. */
+  const changes: [what: string, recalls: readonly ('d' | 'f' | 'd f')[], change: Change][] = [
     ['mkdir', ['d'], (session, d) => session.call('mkdir', ROOT, { ...where(d, 'new'), mode: 0o755, umask: 0 })],
     [
       'mknod',
@@ -124,16 +125,16 @@ describe('changes by another client', () => {
       (session, d) =>
         session.call('create', ROOT, { ...where(d, 'new'), mode: 0o644, umask: 0, flags: 2, wants: 'none' }),
     ],
-    ['link', ['d', 'f'], (session, d, f) => session.call('link', ROOT, { ...where(d, 'new'), inode: f })],
-    ['unlink', ['d', 'f'], (session, d) => session.call('unlink', ROOT, where(d, 'f'))],
+    ['link', ['d f'], (session, d, f) => session.call('link', ROOT, { ...where(d, 'new'), inode: f })],
+    ['unlink', ['d f'], (session, d) => session.call('unlink', ROOT, where(d, 'f'))],
     [
       'rename',
-      ['d', 'f'],
+      ['d f'],
       (session, d) => session.call('rename', ROOT, { ...where(d, 'f'), newParent: d, newName: b('g'), flags: 0 }),
     ],
     [
       'rename away',
-      ['d', 'f'],
+      ['d f'],
       (session, d) =>
         session.call('rename', ROOT, {
           ...where(d, 'f'),
@@ -236,11 +237,10 @@ describe('changes by another client', () => {
     const other = await server.connect();
     const before = statSync(directory.join('d', 'f'), { bigint: true }).ctimeNs;
     const changed = change(other, inodes.d, inodes.f);
-    const pending = new Set<'d' | 'f'>(recalls);
-    for (let count = 0; count < recalls.length; count++) {
-      const { id, inode } = await holder.nextRecall();
-      const which = Buffer.compare(inode as Uint8Array, inodes.d) === 0 ? 'd' : 'f';
-      expect(pending.delete(which)).toBe(true);
+    for (const recall of recalls) {
+      const { id, inodes: asked } = await holder.nextRecall();
+      const names = asked?.map((inode) => (Buffer.compare(inode, inodes.d) === 0 ? 'd' : 'f'));
+      expect(names?.join(' ')).toBe(recall);
       expect(await isSettled(changed, other)).toBe(false);
       expect(statSync(directory.join('d', 'f'), { bigint: true }).ctimeNs).toBe(before);
       holder.answer(id);
@@ -298,7 +298,7 @@ describe('a client that does not answer', () => {
     expect(await isSettled(delayed, other)).toBe(false);
     await delayed;
     expect(performance.now() - startMs).toBeGreaterThan(390);
-    expect((await holder.nextRecall()).inode).toBeNull(); // all are taken
+    expect((await holder.nextRecall()).inodes).toBeNull(); // all are taken
     expect(exported.leases.counts.revocations).toBe(1);
     await mkdir(d, 'soon');
     await other.call('unlink', ROOT, { parent: d, name: b('f') });
@@ -344,10 +344,10 @@ describe('a client that does not answer', () => {
     const chmod = (inode: Uint8Array) =>
       other.call('setattr', ROOT, { inode, handle: 0, ...none, mode: 0o600, killSuidgid: false });
     const delayed = chmod(f);
-    expect((await holder.nextRecall()).inode).toEqual(f);
+    expect((await holder.nextRecall()).inodes).toEqual([f]);
     const made = other.call('mkdir', ROOT, { parent: d, name: b('made'), mode: 0o755, umask: 0 });
     const recall = await holder.nextRecall();
-    expect(recall.inode).toEqual(d);
+    expect(recall.inodes).toEqual([d]);
     holder.answer(recall.id); // of the directory, and never of the file
     await made;
     const g = (await other.call('lookup', ROOT, { parent: d, name: b('g') })).found?.inode as Uint8Array;
@@ -429,9 +429,9 @@ describe('a client that does not answer', () => {
 test('a rename between two names of one file changes nothing, and hides no local removal right after it', async () => {
   linkSync(directory.join('d', 'f'), directory.join('d', 'g'));
   const client = await server.connect();
-  const recalled: (Uint8Array | null)[] = [];
-  client.onRecall = (inode) => {
-    recalled.push(inode);
+  const recalled: Uint8Array[] = [];
+  client.onRecall = (inodes) => {
+    recalled.push(...(inodes ?? []));
     return { ready: undefined, finish: () => [] };
   };
   const lookUp = async (parent: Uint8Array, name: string) =>
@@ -480,8 +480,8 @@ test('more leases than a client may hold: the oldest is taken back, and is not g
   using holder = await Holder.open();
   const d = (await holder.lookUp(holder.root, 'd')).found?.inode as Uint8Array; // the root, d
   holder.raw.send(holder.frame('lookup', { parent: holder.root, name: b('e') }));
-  const { id, inode } = await holder.nextRecall();
-  expect(inode).toEqual(holder.root);
+  const { id, inodes } = await holder.nextRecall();
+  expect(inodes).toEqual([holder.root]);
   await holder.raw.next();
   // The answer and the next request arrive together: what is said then must be known to the server afterwards.
   const frames = [[frameKind.RECALLED, id, []], holder.frame('lookup', { parent: holder.root, name: b('d') })];

@@ -38,8 +38,8 @@ class Holder implements LeaseHolder {
   holdsLease(inode: Inode) {
     return this.leases.has(inode);
   }
-  recall(inode: Inode) {
-    this.recalled.push(inode);
+  recall(inodes: readonly Inode[]) {
+    this.recalled.push(...inodes);
     return Promise.resolve();
   }
   revokeLeases() {

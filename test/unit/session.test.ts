@@ -145,7 +145,7 @@ describe('exactly once', () => {
     if (session === undefined) throw new Error('no session');
     // An exclusive lease, which the client keeps when its connection breaks: it still has to write.
     const { handle } = session.exported.store.root;
-    void session.recall({ handle, leases: { exclusive: session } } as unknown as Inode);
+    void session.recall([{ handle, leases: { exclusive: session } } as unknown as Inode]);
     expect((await old.next())[0]).toBe(frameKind.RECALL);
     const again = await RawClient.greeted(server.server.port, hello.session);
     using client = again.client;

@@ -4,7 +4,7 @@
  * cannot be that long.
  */
 import { errno, FsError } from '../../../shared/errno.ts';
-import { WRITE_KILL_SUIDGID } from '../constants.ts';
+import { WRITE_CACHE, WRITE_KILL_SUIDGID } from '../constants.ts';
 import { type Mounted, operation } from '../operation.ts';
 import { BODY, type Request } from '../request.ts';
 import {
@@ -43,9 +43,11 @@ export const write = operation<number>({
     const data = request.data(BODY + writeIn.bytes, w.size.get(view, BODY));
     const offset = w.offset.get(view, BODY, errno.EFBIG);
     if (offset + data.length > Number.MAX_SAFE_INTEGER) throw new FsError(errno.EFBIG, 'write');
-    const killSuidgid = (w.writeFlags.get(view, BODY) & WRITE_KILL_SUIDGID) !== 0;
+    const writeFlags = w.writeFlags.get(view, BODY);
+    const killSuidgid = (writeFlags & WRITE_KILL_SUIDGID) !== 0;
+    const isOfPages = (writeFlags & WRITE_CACHE) !== 0;
     const handle = w.fh.get(view, BODY, errno.EBADF);
-    return filesystem.write(request, handle, offset, data, w.flags.get(view, BODY), killSuidgid);
+    return filesystem.write(request, handle, offset, data, w.flags.get(view, BODY), killSuidgid, isOfPages);
   },
   encode(reply, written) {
     const base = reply.claim(writeOut.bytes);
