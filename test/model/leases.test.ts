@@ -265,7 +265,9 @@ test('answers on the bulk lane prolong no lease: recalls come on the small one',
   world.change(author, 'mknod a', (caller) => author.filesystem.mknod(caller, 1, Buffer.from('a'), 0o100644, 0, 0));
   await deliverAll([author], world); // the recall is sent, and stuck
   const [f] = [...holder.nodes.keys()];
-  for (let second = 0; second < 6; second++) {
+  // It goes on speaking, so it is given more time.
+  const seconds = (limits.recallMs * limits.maxRecallPeriods) / 1000 + 1;
+  for (let second = 0; second < seconds; second++) {
     world.setattr(holder, f as number, true, false);
     holder.lanes.get('bulk')?.deliverToServer();
     await world.turn();

@@ -359,7 +359,7 @@ describe('a client', () => {
     session.onForgotten = forgotten;
     for (const one of server.server.sessions.all) server.server.sessions.end(one);
     proxy.cutNow();
-    await vi.waitFor(() => expect(forgotten).toHaveBeenCalledWith(true));
+    await vi.waitFor(() => expect(forgotten).toHaveBeenCalledWith(true, true));
     await expect(filesystem.read(caller, handle, 0, 1)).rejects.toEqual(code('EIO'));
     expect(await filesystem.read(caller, other.handle, 0, 1)).toHaveLength(0);
     session.close();
