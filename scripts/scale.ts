@@ -1,14 +1,16 @@
 /**
  * What leases cost a server: `scripts/scale [CLIENTS] [INODES]` (100 and 100,000 by default). In one process a server on a
  * temporary directory and that many sessions; heap after a collection before and after leases are granted, once on each
- * inode and then a second time, and how long a `mkdir` takes in a directory that 60 of the sessions hold.
+ * inode and then a second time; what a client holds of as many inodes; and how long a `mkdir` takes in a directory that 60 of the sessions hold.
  */
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import pino from 'pino';
+import { LeaseCache } from '../client-fuse/leases/lease-cache.ts';
 import { parseServerAddress } from '../client-fuse/transport/server-address.ts';
 import { ServerSession } from '../client-fuse/transport/server-session.ts';
+import { NodeTable } from '../client-fuse/vfs/node-table.ts';
 import { openExports } from '../server/open-exports.ts';
 import { Server } from '../server/server.ts';
 
@@ -71,6 +73,27 @@ async function creations(author: ServerSession, holders: readonly ServerSession[
   return took.sort((a, b) => a - b);
 }
 
+/** What a client holds of an inode that it has listed: its node, its attributes and its name in a directory. */
+async function clientBytes(): Promise<number> {
+  const table = new NodeTable(bytes('root'));
+  const leases = new LeaseCache(() => true);
+  const time = () => ({ sec: 1_700_000_000, nsec: 1 });
+  const before = await memory();
+  let directory = table.root;
+  for (let made = 0; made < inodeCount; made++) {
+    if (made % FILES_IN_DIRECTORY === 0) directory = table.found(Buffer.alloc(40, `directory ${made}`));
+    const node = table.found(Buffer.from(`inode ${made}`.padEnd(40)));
+    const sizes = { mode: 0o100644, nlink: 1, uid: 0, gid: 0, rdev: 0, size: made, blocks: 0, blksize: 4096 };
+    const times = { atime: time(), mtime: time(), ctime: time(), btime: time() };
+    leases.learnAttributes(node, { ino: made, ...sizes, ...times }, true, leases.clock);
+    leases.learnName(directory, `file ${made}`, node, true, leases.clock);
+  }
+  const after = await memory();
+  if (table.size < inodeCount) throw new Error('nodes are missing');
+  return Math.round((after.used - before.used) / inodeCount);
+}
+
+console.log(`a client, an inode that it holds a lease on: ${await clientBytes()} bytes of heap`);
 const directory = mkdtempSync(join(tmpdir(), 'weft-scale-'));
 for (let made = 0; made < inodeCount; made++) {
   const at = join(directory, `d${Math.floor(made / FILES_IN_DIRECTORY)}`);
@@ -95,7 +118,7 @@ try {
   console.log(
     `an inode with its first lease: ${each(once.used, empty.used, first)} of heap, ${each(once.rss, empty.rss, first)} resident`,
   );
-  console.log(`one more lease: ${each(twice.used, once.used, second)} of heap`);
+  console.log(`one more lease on it: ${each(twice.used, once.used, second)} of heap`);
   const took = await creations(author, holders.slice(0, HOLDERS));
   const at = (part: number) => `${(took[Math.floor(part * (took.length - 1))] as number).toFixed(1)} ms`;
   console.log(
