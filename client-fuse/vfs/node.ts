@@ -74,6 +74,8 @@ export interface Node {
   cached: Set<OpenHandle> | undefined;
   /** The handle that holds the exclusive lease, and gathers writes; until all of them are at the server. */
   gatherer: OpenHandle | undefined;
+  /** Open handles that may write. */
+  writers: number;
   /** The directory whose known name led to it last. */
   foundIn: Node | undefined;
   /** The name by which it was found last, for people. */

@@ -13,7 +13,7 @@ import { BLOCK_BYTES } from './block-cache.ts';
 import { FileData, WRITTEN_THROUGH } from './file-data.ts';
 import type { Caller, Entry, NodeId, OpenedFile } from './filesystem.ts';
 import type { Node, OpenHandle } from './node.ts';
-import { ensureOpen, NOT_OPENED, newHandle } from './open-handle.ts';
+import { canWrite, ensureOpen, NOT_OPENED, newHandle } from './open-handle.ts';
 import { ReleaseQueue } from './release-queue.ts';
 import { checkName, type RemoteContext } from './remote-context.ts';
 import type { RemoteLocks } from './remote-locks.ts';
@@ -53,7 +53,7 @@ export class RemoteFiles {
     const { leases } = this.#context;
     const isCacheable = this.#isCacheable(flags, killSuidgid);
     const right = `${opener} ${flags & SENT_FLAGS}`;
-    const isKnown = isCacheable && !node.gatherer && leases.isHeld(node) && leases.mayOpen(node, right);
+    const isKnown = isCacheable && node.writers === 0 && leases.isHeld(node) && leases.mayOpen(node, right);
     if (isCacheable) leases.count(isKnown);
     if (isKnown) return this.#cached(this.#unopened(node, flags, opener));
     return this.#ask(caller, node, flags, killSuidgid, isCacheable ? right : undefined);
@@ -123,6 +123,7 @@ export class RemoteFiles {
     const kept = flags & SENT_FLAGS & ~ONCE_FLAGS;
     const open = newHandle({ node, isDirectory: false, flags: kept, opener, server, epoch });
     open.readAhead = this.#data.readAheadFor(open);
+    if (canWrite(open)) node.writers++;
     return open;
   }
 
@@ -188,6 +189,7 @@ export class RemoteFiles {
   release(handle: number): void {
     const open = this.#context.handles.remove(handle);
     if (open === undefined) return;
+    if (canWrite(open)) open.node.writers--;
     open.readAhead?.drop();
     open.node.unopened?.delete(open);
     if (!open.node.unopened?.size) this.#context.withUnopened.delete(open.node);
@@ -355,9 +357,12 @@ export class RemoteFiles {
     await this.#changedPages(node, offset, 0);
   }
 
-  /** The kernel cuts its pages itself, but for those that came in while the request was under way. */
-  truncated(node: Node, size: number): Promise<void> {
-    return this.#changedPages(node, size, 0);
+  /**
+   * The kernel cuts its pages itself, but for those that came in while the request was under way. Not waited for: until this
+   * request is answered the kernel writes no dirty page back, and it drops none before that.
+   */
+  truncated(node: Node, size: number): void {
+    void this.#changedPages(node, size, 0);
   }
 
   async lseek(caller: Caller, handle: number, offset: number, whence: number): Promise<number> {

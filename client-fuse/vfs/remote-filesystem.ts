@@ -162,7 +162,7 @@ export class RemoteFilesystem implements Filesystem {
     const { attributes } = await this.#context.changing(node, work, (reply) => reply);
     if (changes.size !== undefined) {
       if (handle !== undefined) this.#context.unsynced.wrote(this.#context.handles.get(handle));
-      await this.#files.truncated(node, changes.size);
+      this.#files.truncated(node, changes.size);
     }
     return this.#context.attributesReply(node, attributes);
   }

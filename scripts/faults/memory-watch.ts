@@ -24,8 +24,10 @@ export class MemoryWatch {
     return this.#samples.at(-1) ?? 0;
   }
 
-  /** From the second quarter to the last. It takes four samples. */
+  /** From the second quarter to the last. Fewer than four samples tell nothing: then it is none. */
   get growth(): MemoryGrowth {
+    const { latestBytes } = this;
+    if (this.#samples.length < 4) return { fromBytes: latestBytes, toBytes: latestBytes, growthBytes: 0 };
     const quarter = this.#samples.length / 4;
     const fromBytes = median(this.#samples.slice(Math.floor(quarter), Math.floor(2 * quarter)));
     const toBytes = median(this.#samples.slice(Math.floor(3 * quarter)));

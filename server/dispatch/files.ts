@@ -53,18 +53,24 @@ function open(context: RequestContext, request: OpenRequest): Eventually<OpenRep
   return waits ? waits.then(() => open(context, request)) : openSettled(context, inode, request);
 }
 
-/** O_TRUNC changes every page: it is ordered with the reads and writes of the same file. */
+/**
+ * From when a file is opened to be written, nobody opens it to be read through the page cache without asking: such reads
+ * would be whole by the page only. O_TRUNC changes every page: it is ordered with the reads and writes of the same file.
+ */
 function openSettled(context: RequestContext, inode: Inode, request: OpenRequest): Eventually<OpenReply> {
   const { session, leases } = context;
   const { flags, killSuidgid } = request;
   const truncates = (flags & O.TRUNC) !== 0;
   const answer = (file: OpenFile) => openReply(context, file, request);
-  if (!truncates && !killSuidgid) return answer(openNow(context, inode, request));
-  const opened = leases.during(session, [inode], async () => {
-    using _grant = truncates ? await inode.rangeLocks.acquire('exclusive', pagesFrom(0), context.request) : undefined;
-    return openNow(context, inode, request);
+  if (!killSuidgid && !changes(flags)) return answer(openNow(context, inode, request));
+  const opened = leases.during(session, [inode], () => {
+    if (!truncates) return openNow(context, inode, request);
+    return (async () => {
+      using _grant = await inode.rangeLocks.acquire('exclusive', pagesFrom(0), context.request);
+      return openNow(context, inode, request);
+    })();
   });
-  return (async () => answer(await opened))();
+  return opened instanceof Promise ? opened.then(answer) : answer(opened);
 }
 
 function openNow(context: RequestContext, inode: Inode, { flags, killSuidgid }: OpenRequest): OpenFile {

@@ -27,3 +27,14 @@ it(`one file, ${OPERATIONS} operations on two mounts in turn: what the other one
   // Every kind had its turn.
   expect(Object.keys(said.counts).length).toBeGreaterThan(9);
 });
+
+/** The kernel writes nothing back until it is told that the file is cut: who waits for its pages before that waits for ever. */
+it('one file is cut while pages of a mapping are dirty', async () => {
+  await using exported = await LeaseExport.open(1);
+  const [mount] = exported.mounts;
+  const program = resolve(import.meta.dirname, 'dirty-pages.py');
+  const { stderr, timedOut } = await runCommand('python3', [program, `${mount?.path}/cut`, '20'], {
+    timeoutMs: 60_000,
+  });
+  expect({ stderr, timedOut }).toEqual({ stderr: '', timedOut: false });
+}, 120_000);

@@ -114,6 +114,23 @@ describe('a small file', () => {
     await written;
   });
 
+  test.each([
+    ['another client', () => other],
+    ['the same client', () => undefined],
+  ])('that %s has open for writing is not opened without asking, and is read past the page cache', async (_who, by) => {
+    filesystem.release(await open(root, 'f'));
+    const { node } = await filesystem.lookup(root, ROOT_NODE, b('f'));
+    const session = by();
+    if (session) {
+      const { inode } = await lookUp(session, ROOT, { parent: session.hello.root.inode, name: b('f') });
+      const request = { inode, flags: O.RDWR, killSuidgid: false, wants: 'none', firstBytes: 0 } as const;
+      await session.call('open', ROOT, request);
+    } else await filesystem.open(root, node, O.RDWR | O.APPEND, false);
+    const requests = requestsOf();
+    expect(await filesystem.open(root, node, O.RDONLY, false)).toMatchObject({ directIo: true });
+    expect(requests.names()).toEqual(['open']);
+  });
+
   test('that another client removes goes on to be read', async () => {
     const handle = await open(root, 'f');
     await other.call('unlink', ROOT, { parent: other.hello.root.inode, name: b('f') });

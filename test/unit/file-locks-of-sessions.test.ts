@@ -17,7 +17,7 @@ import {
 } from '../../shared/protocol/messages.ts';
 import { END_OF_BYTES } from '../../shared/range-map.ts';
 import { CuttingProxy } from '../support/cutting-proxy.ts';
-import { RawClient, ROOT, silent, TemporaryDirectory, TestServer } from '../support/fixture.ts';
+import { lookUp, RawClient, ROOT, silent, TemporaryDirectory, TestServer } from '../support/fixture.ts';
 import { KeptClients } from '../support/kept-state.ts';
 
 const { maxLocks, maxWaitingLocks, minGraceMs, sessionLeaseMs } = limits;
@@ -26,12 +26,16 @@ const all = { start: 0n, end: END_OF_BYTES } as const;
 let directory: TemporaryDirectory;
 let server: TestServer;
 let clients: KeptClients;
+let inode: Uint8Array;
 
 beforeEach(async () => {
   directory = new TemporaryDirectory();
   writeFileSync(directory.join('f'), '');
   clients = new KeptClients();
   server = await TestServer.start(directory.path, { clients });
+  const finder = await server.connect();
+  ({ inode } = await lookUp(finder, ROOT, { parent: finder.hello.root.inode, name: Buffer.from('f') }));
+  finder.close();
 });
 afterEach(async () => {
   Object.assign(limits, { maxLocks, maxWaitingLocks, minGraceMs, sessionLeaseMs });
@@ -44,7 +48,6 @@ class Locker implements Disposable {
   readonly raw: RawClient;
   readonly session: Uint8Array;
   handle = 0;
-  inode: Uint8Array = Buffer.alloc(0);
   isGraceOver = false;
   #seq = 0;
 
@@ -58,10 +61,8 @@ class Locker implements Disposable {
   static async open(id?: Uint8Array): Promise<Locker> {
     const { client, hello } = await RawClient.greeted(server.server.port, id);
     const locker = new Locker(client, hello.session, 0);
-    const { found } = await locker.call('lookup', { parent: hello.root.inode, name: Buffer.from('f') });
-    locker.inode = found?.inode as Uint8Array;
     const flags = { flags: 2, killSuidgid: false, wants: 'none', firstBytes: 0 } as const;
-    locker.handle = (await locker.call('open', { inode: locker.inode, ...flags })).handle;
+    locker.handle = (await locker.call('open', { inode, ...flags })).handle;
     return locker;
   }
 
@@ -70,7 +71,7 @@ class Locker implements Disposable {
     this.raw[Symbol.dispose]();
     const { client } = await RawClient.greeted(server.server.port, this.session);
     const next = new Locker(client, this.session, this.#seq);
-    return Object.assign(next, { handle: this.handle, inode: this.inode });
+    return Object.assign(next, { handle: this.handle });
   }
 
   async call<N extends OperationName>(operation: N, request: RequestOf<N>): Promise<ReplyOf<N>> {
@@ -97,7 +98,7 @@ class Locker implements Disposable {
   }
 
   async unlock(range: { start: bigint; end: bigint } = all, owner = 1): Promise<void> {
-    await this.call('unlock', { inode: this.inode, kind: 'posix', owner, ...range });
+    await this.call('unlock', { inode, kind: 'posix', owner, ...range });
   }
 
   [Symbol.dispose](): void {
