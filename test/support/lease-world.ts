@@ -12,7 +12,7 @@ import { RemoteFilesystem } from '../../client-fuse/vfs/remote-filesystem.ts';
 import { ANYONE } from '../../server/access/credential.ts';
 import { Dispatcher } from '../../server/dispatch/dispatcher.ts';
 import type { Export } from '../../server/export.ts';
-import { LeaseManager } from '../../server/leases/lease-manager.ts';
+import { Change, LeaseManager } from '../../server/leases/lease-manager.ts';
 import type { LocalChanges } from '../../server/leases/local-changes.ts';
 import { SessionTable } from '../../server/session/session-table.ts';
 import type { Inode } from '../../server/store/inode.ts';
@@ -210,9 +210,10 @@ export class World implements ConnectionHost {
       const isSlow = this.slowDisk && inodes.length === 1;
       if (!isSlow) return during(author, inodes, work);
       this.slowDisk = false;
-      return during(author, inodes, async (change) => {
+      return during(author, inodes, async () => {
         await new Promise<void>((resolve) => this.busy.push(resolve));
-        return work(change);
+        // What was looked at before may be different now, as after a wait for recalls.
+        return work(new Change(inodes, true));
       });
     };
     this.#exported = {
