@@ -1,13 +1,25 @@
 /** The command line of `weft`: one file a verb in commands/. Errors that a person can mend are one line, without a stack. */
 import { readFileSync } from 'node:fs';
 import { Command } from 'commander';
-import { addBenchCommand } from './commands/bench.ts';
-import { addDoctorCommand } from './commands/doctor.ts';
-import { addMountCommand } from './commands/mount.ts';
-import { addServeCommand } from './commands/serve.ts';
-import { addStatusCommand } from './commands/status.ts';
-import { addTokenCommand } from './commands/token.ts';
-import { addUmountCommand } from './commands/umount.ts';
+
+type Add = (program: Command) => void;
+
+/** What each verb needs is loaded when it is asked for: a mount is three starts of this program, one after the other. */
+const verbs: Readonly<Record<string, () => Promise<Add>>> = {
+  serve: async () => (await import('./commands/serve.ts')).addServeCommand,
+  mount: async () => (await import('./commands/mount.ts')).addMountCommand,
+  umount: async () => (await import('./commands/umount.ts')).addUmountCommand,
+  token: async () => (await import('./commands/token.ts')).addTokenCommand,
+  status: async () => (await import('./commands/status.ts')).addStatusCommand,
+  bench: async () => (await import('./commands/bench.ts')).addBenchCommand,
+  doctor: async () => (await import('./commands/doctor.ts')).addDoctorCommand,
+};
+
+/** `mount-client` belongs to `mount`; whatever names no verb is told of all of them. */
+function asked(argv: readonly string[]): (() => Promise<Add>)[] {
+  const verb = verbs[(argv[2] ?? '').replace(/-client$/, '')];
+  return verb ? [verb] : Object.values(verbs);
+}
 
 export function version(): string {
   const file = new URL('../../package.json', import.meta.url);
@@ -19,13 +31,7 @@ export async function main(argv: readonly string[]): Promise<void> {
     .description('Mount a remote directory: several clients write the same pages at once and never tangle.')
     .version(version())
     .showHelpAfterError('(`weft --help` and `weft VERB --help` show what there is)');
-  addServeCommand(program);
-  addMountCommand(program);
-  addUmountCommand(program);
-  addTokenCommand(program);
-  addStatusCommand(program);
-  addBenchCommand(program);
-  addDoctorCommand(program);
+  for (const verb of asked(argv)) (await verb())(program);
   try {
     await program.parseAsync(argv);
   } catch (error) {

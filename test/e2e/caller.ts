@@ -7,6 +7,8 @@ import { readFileSync } from 'node:fs';
 import { waitFor } from './lease-mounts.ts';
 import { ends } from './memory-mount-fixture.ts';
 
+const WAITS: ReadonlySet<string> = new Set(['request_wait_answer', 'folio_wait_bit_common']);
+
 export class Caller implements AsyncDisposable {
   readonly child: ChildProcess;
   stdout = '';
@@ -40,10 +42,10 @@ export class Caller implements AsyncDisposable {
     return this.child.exitCode !== null || this.child.signalCode !== null;
   }
 
-  /** Waits in the kernel until the client answers a request. */
+  /** Waits in the kernel until the client answers a request, its own or one that reads ahead. */
   get isWaiting(): boolean {
     try {
-      return readFileSync(`/proc/${this.child.pid}/wchan`, 'latin1') === 'request_wait_answer';
+      return WAITS.has(readFileSync(`/proc/${this.child.pid}/wchan`, 'latin1'));
     } catch {
       return false;
     }
