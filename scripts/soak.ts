@@ -15,10 +15,11 @@ interface Flags {
   readonly callers: number;
   readonly minutes: number;
   readonly seed: number;
+  readonly logs?: string;
 }
 
-async function soak({ mounts, callers, minutes, seed }: Flags): Promise<boolean> {
-  const run = new SoakRun(mounts, callers, seed);
+async function soak({ mounts, callers, minutes, seed, logs }: Flags): Promise<boolean> {
+  const run = new SoakRun(mounts, callers, seed, logs);
   const line = new ProgressLine('soak', minutes * 60_000);
   const outcome = await withCleanUp(
     () => run.run(minutes * 60_000, (elapsedMs, text) => line.update(elapsedMs, text)).finally(() => line.stop()),
@@ -41,6 +42,7 @@ const program = new Command('soak')
   .option('--minutes <n>', 'how long', (text) => parseDuration(`${text}m`) / 60_000, 10)
   .option('--callers <n>', 'of each mount', parseCount(1), 3)
   .option('--seed <n>', 'of what callers do and the proxy plans (default: random)', parseCount(0))
+  .option('--logs <directory>', 'where the logs of server and mounts stay')
   .addHelpText('after', '\nExample:\n  scripts/soak --mounts 6 --minutes 1');
 const flags = program.parse().opts<Omit<Flags, 'seed'> & { seed?: number }>();
 try {

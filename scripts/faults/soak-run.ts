@@ -87,14 +87,15 @@ export class SoakRun {
   readonly #mountCount: number;
   readonly #callerCount: number;
   readonly #seed: number;
-  readonly #site = new SoakSite();
+  readonly #site: SoakSite;
   readonly #faults: RandomFaults;
   readonly #workers: Worker[] = [];
   #proxy: FaultProxy | undefined;
   #before = 0;
   readonly #memory = new Map<number, MemoryWatch>();
 
-  constructor(mountCount: number, callerCount: number, seed: number) {
+  constructor(mountCount: number, callerCount: number, seed: number, logs?: string) {
+    this.#site = new SoakSite(logs);
     this.#mountCount = mountCount;
     this.#callerCount = callerCount;
     this.#seed = seed;

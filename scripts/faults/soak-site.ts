@@ -32,8 +32,13 @@ export class SoakSite {
   #server: Program | undefined;
   #cleaned: Promise<void> | undefined;
 
-  constructor() {
-    for (const name of ['export', 'heap', 'log']) fs.mkdirSync(path.join(this.#base, name));
+  readonly #logs: string;
+
+  /** `logs`: a directory in which the programs' logs stay; absent: they go with everything else. */
+  constructor(logs: string | undefined) {
+    this.#logs = logs ?? path.join(this.#base, 'log');
+    for (const name of [this.exported, path.join(this.#base, 'heap'), this.#logs])
+      fs.mkdirSync(name, { recursive: true });
   }
 
   async serve(): Promise<void> {
@@ -132,7 +137,7 @@ export class SoakSite {
 
   /** In a process group of its own: Ctrl-C is for the soak, which ends them in their order. */
   #start(name: string, ...args: string[]): Program {
-    const logFile = path.join(this.#base, 'log', name);
+    const logFile = path.join(this.#logs, name);
     const log = fs.openSync(logFile, 'a');
     const env = {
       ...process.env,
