@@ -37,6 +37,8 @@ export class InodeTable {
   readonly #rootDevice: number;
   readonly #instance = randomBytes(8);
   readonly #versions = new VersionCounter();
+  /** They lost their last name, and may be in use yet. */
+  readonly #removed = new Set<Inode>();
   #counter = 0n;
   readonly usesKernelHandles: boolean;
   readonly root: Inode;
@@ -136,6 +138,8 @@ export class InodeTable {
     if (inode.descriptor < 0 || fstat(inode.descriptor).nlink > 0) return;
     inode.isRemoved = true;
     if (inode.pins === 0) this.#closeDescriptor(inode);
+    this.#removed.add(inode);
+    this.#forgetRemoved();
   }
 
   close(): void {
@@ -144,6 +148,7 @@ export class InodeTable {
     this.#filesystems.clear();
     this.#byKey.clear();
     this.#byHandle.clear();
+    this.#removed.clear();
   }
 
   #reach(inode: Inode): number {
@@ -211,13 +216,27 @@ export class InodeTable {
     for (const [key, inode] of this.#byKey) {
       if (++looked > FORGET_AT_ONCE) return;
       this.#byKey.delete(key);
-      if (!inode.isIdle) {
-        this.#byKey.set(key, inode);
-        continue;
-      }
-      this.#byHandle.delete(keyOfHandle(inode.handle));
-      this.#closeDescriptor(inode);
+      if (inode.isIdle) this.#forget(inode);
+      else this.#byKey.set(key, inode);
     }
+  }
+
+  /** Whoever makes and removes files for ever is not to fill the table with them. The present one is in use yet: it goes later. */
+  #forgetRemoved(): void {
+    let looked = 0;
+    for (const inode of this.#removed) {
+      if (++looked > FORGET_AT_ONCE) return;
+      this.#removed.delete(inode);
+      if (inode.isIdle) this.#forget(inode);
+      else this.#removed.add(inode);
+    }
+  }
+
+  #forget(inode: Inode): void {
+    this.#byKey.delete(inode.key);
+    this.#byHandle.delete(keyOfHandle(inode.handle));
+    this.#removed.delete(inode);
+    this.#closeDescriptor(inode);
   }
 
   #adopt(inode: Inode, fd: number): void {

@@ -443,6 +443,23 @@ describe('inodes', () => {
     closeSync(never);
   });
 
+  test('removed files are not remembered, but for those that are in use', () => {
+    const { inode: open } = store.mknod(root, store.root, b('open'), 0o100644, 0, 0);
+    store.pin(open);
+    store.unlink(root, store.root, b('open'));
+    const before = store.inodes.size;
+    for (let index = 0; index < 200; index++) {
+      store.mknod(root, store.root, b('f'), 0o100644, 0, 0);
+      store.unlink(root, store.root, b('f'));
+    }
+    expect(store.inodes.size).toBe(before);
+    expect(store.resolve(open.handle)).toBe(open);
+    store.unpin(open);
+    store.mknod(root, store.root, b('f'), 0o100644, 0, 0);
+    store.unlink(root, store.root, b('f'));
+    expect(store.inodes.size).toBe(before - 1);
+  });
+
   test('the space of a removed file is free, though clients had looked at it', () => {
     using mounted = new MountedFilesystem('tmpfs', 'size=8m');
     const other = openStore(mounted.path);
