@@ -60,6 +60,8 @@ export const limits = {
   maxHolders: 128,
   /** Leases that a client gives back with one answer: about 45 bytes each. */
   maxLeasesGivenBack: 4_096,
+  /** Files that a client closes with one request. */
+  maxReleasedAtOnce: 32,
   /** Entries of a directory whose listing a client keeps: about 150 bytes each. */
   maxKnownListing: 65_536,
   /** Ranges that one session may hold locked, and its requests for locks that wait or whose decision it has not taken. */

@@ -23,8 +23,10 @@ import {
 import { ProtocolError } from '../../shared/protocol/schema.ts';
 import { reconnectDelayMs } from './backoff.ts';
 import { explainConnectError } from './connect-error.ts';
+import { Denial, Interval } from './interval.ts';
 import { type Connector, type HelloReply, type Lane, Link, type LinkEvents, RefusedError } from './link.ts';
 import type { ServerAddress } from './server-address.ts';
+import { SoftTimeout, type Waiting } from './soft-timeout.ts';
 
 /** uid, gid, then supplementary groups. */
 export type CallerIdentity = readonly number[];
@@ -32,7 +34,7 @@ export type CallerIdentity = readonly number[];
 /** Requests and replies with more data than this travel on the bulk lane. */
 const BULK_BYTES = 64 * KiB;
 
-interface Pending {
+interface Pending extends Waiting {
   readonly seq: number;
   readonly operation: OperationName;
   readonly caller: CallerIdentity;
@@ -46,16 +48,8 @@ interface Pending {
   wasSent: boolean;
   /** Applied twice, it would do something else, and nobody would notice. */
   readonly isOnceOnly: boolean;
-  readonly calledMs: number;
   sentMs: number;
   readonly resolve: (reply: Answer<OperationName>) => void;
-  readonly reject: (error: unknown) => void;
-}
-
-interface Expecting {
-  readonly calledMs: number;
-  readonly operation: string;
-  readonly reject: (error: unknown) => void;
 }
 
 export interface Answer<N extends OperationName> {
@@ -87,30 +81,10 @@ export interface SessionOptions {
   readonly connector?: Connector;
 }
 
-/** How often a soft mount looks whether callers wait too long. */
-const CHECKS_PER_TIMEOUT = 8;
 /** Give something back: owed to the server, whoever still waits for the answer. */
 const OWED: ReadonlySet<OperationName> = new Set<OperationName>(['release', 'unlock', 'cancelLock', 'forget']);
 
 const NO_BULK = new Uint8Array(0);
-
-/** A time that others wait to be over. */
-class Interval {
-  end: () => void = () => {};
-  readonly over = new Promise<void>((resolve) => {
-    this.end = resolve;
-  });
-}
-
-/** The server has refused this client's credential: one lane asks now and then whether it still does, for both. */
-class Denial extends Interval {
-  readonly lane: Lane;
-
-  constructor(lane: Lane) {
-    super();
-    this.lane = lane;
-  }
-}
 
 export class ServerSession {
   readonly address: ServerAddress;
@@ -126,8 +100,6 @@ export class ServerSession {
   );
   /** Waiting for a place among the requests in flight. */
   readonly #queued: Pending[] = [];
-  /** A soft mount: who waits for what the server says unasked. */
-  readonly #expecting = new Set<Expecting>();
   /** Lanes are opened one after the other: the second must join the session that the first was given. */
   readonly #opening = new Mutex();
   #hello!: HelloReply;
@@ -149,9 +121,8 @@ export class ServerSession {
   /** The server was started lately: until this is resolved locks are only taken again. */
   #grace: Interval | undefined;
   #isRenewing = false;
-  /** How often a soft mount has looked since the server said something, over either lane. */
-  #silentChecks = 0;
-  readonly #impatience: NodeJS.Timeout | undefined;
+  /** A soft mount's. */
+  readonly #softTimeout: SoftTimeout<Pending> | undefined;
   #closed = false;
   /** Counts the sessions this client has had: handles of an earlier one are gone. */
   epoch = 0;
@@ -165,8 +136,11 @@ export class ServerSession {
     { softTimeoutMs, connector }: SessionOptions,
   ) {
     if (softTimeoutMs !== undefined) {
-      this.#impatience = setInterval(() => this.#giveUp(softTimeoutMs), softTimeoutMs / CHECKS_PER_TIMEOUT);
-      this.#impatience.unref();
+      this.#softTimeout = new SoftTimeout(softTimeoutMs, {
+        waiting: () => [...this.#queued, ...this.#pending.values()],
+        askWhetherThere: () => this.#askWhetherThere(),
+        abandon: (pending) => this.#abandon(pending),
+      });
     }
     this.#loop = loop;
     this.#connector = connector;
@@ -290,7 +264,7 @@ export class ServerSession {
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
-    clearInterval(this.#impatience);
+    this.#softTimeout?.close();
     for (const link of this.#links.values()) link.close();
     const waiting = [...this.#pending.values(), ...this.#queued];
     this.#pending.clear();
@@ -325,40 +299,14 @@ export class ServerSession {
 
   /** Waits for something that the server says unasked: on a soft mount only as long as it says anything at all. */
   expect<T>(said: Promise<T>, operation: string): Promise<T> {
-    if (this.#impatience === undefined) return said;
-    return new Promise((resolve, reject) => {
-      const expecting = { calledMs: performance.now(), operation, reject };
-      this.#expecting.add(expecting);
-      void said.then(resolve, reject).finally(() => this.#expecting.delete(expecting));
-    });
+    return this.#softTimeout?.expect(said, operation) ?? said;
   }
 
-  /**
-   * A soft mount: callers that waited for `timeoutMs`, while the server said nothing at all, get ETIMEDOUT. What they
-   * asked for may have been done, or be done yet. A server that is there may let a caller wait (for a lock) as long as
-   * it likes; so one that says nothing is asked. Silence is counted in checks: between two of them what has come is read,
-   * however long this process was held up.
-   */
-  #giveUp(timeoutMs: number): void {
-    this.#silentChecks++;
-    const waiting = [...this.#queued, ...this.#pending.values()];
-    if (waiting.length + this.#expecting.size === 0 || this.#silentChecks < CHECKS_PER_TIMEOUT / 2) return;
-    this.#askWhetherThere();
-    if (this.#silentChecks < CHECKS_PER_TIMEOUT) return;
-    const nowMs = performance.now();
-    const isLate = ({ calledMs }: { readonly calledMs: number }) => nowMs - calledMs >= timeoutMs;
-    for (const pending of waiting.filter(isLate)) {
-      const index = this.#queued.indexOf(pending);
-      if (!OWED.has(pending.operation)) {
-        if (index >= 0) this.#queued.splice(index, 1);
-        else this.#ended(pending);
-      }
-      pending.reject(new FsError(errno.ETIMEDOUT, pending.operation));
-    }
-    for (const expecting of [...this.#expecting].filter(isLate)) {
-      this.#expecting.delete(expecting);
-      expecting.reject(new FsError(errno.ETIMEDOUT, expecting.operation));
-    }
+  #abandon(pending: Pending): void {
+    if (OWED.has(pending.operation)) return;
+    const index = this.#queued.indexOf(pending);
+    if (index >= 0) this.#queued.splice(index, 1);
+    else this.#ended(pending);
   }
 
   #askWhetherThere(): void {
@@ -380,7 +328,7 @@ export class ServerSession {
 
   #reply(frame: unknown[], lane: Lane): void {
     this.#loop.active();
-    this.#silentChecks = 0;
+    this.#softTimeout?.heard();
     const [, seq, code, result, bulk] = frame;
     const pending = this.#pending.get(seq as number);
     if (pending === undefined) return; // answered already, over an earlier connection

@@ -150,7 +150,7 @@ export interface Filesystem {
   read(caller: Caller, handle: number, offset: number, size: number): Eventually<Uint8Array>;
   /**
    * `data` stays untouched by the driver until the result is there. `flags` are the handle's open(2) flags as of now.
-   * `isOfPages`: the kernel writes its dirty pages back, which stay locked until then.
+   * `isWriteback`: the kernel writes its dirty pages back, which stay locked until then.
    */
   write(
     caller: Caller,
@@ -159,7 +159,7 @@ export interface Filesystem {
     data: Uint8Array,
     flags: number,
     killSuidgid: boolean,
-    isOfPages?: boolean,
+    isWriteback?: boolean,
   ): Eventually<number>;
   /** Called at each close(2): reports a delayed write error. The `owner` gives up its POSIX locks on the file. */
   flush(caller: Caller, handle: number, owner: U64): Eventually<void>;

@@ -2,10 +2,10 @@
  * Closes files at the server that were written under an exclusive lease: several with one request, and without haste. Their
  * data are there, nobody waits for them, and whoever wants one of them meanwhile has the lease recalled, which closes it.
  */
+import { limits } from '../../shared/limits.ts';
 import type { ServerSession } from '../transport/server-session.ts';
 import type { Node, OpenHandle } from './node.ts';
 
-const BATCH = 32;
 const DELAY_MS = 5;
 
 export class ReleaseQueue {
@@ -19,7 +19,7 @@ export class ReleaseQueue {
 
   add(open: OpenHandle): void {
     this.#waiting.push(open);
-    if (this.#waiting.length >= BATCH) this.send();
+    if (this.#waiting.length >= limits.maxReleasedAtOnce) this.send();
     else this.#timer ??= setTimeout(() => this.send(), DELAY_MS);
   }
 

@@ -253,7 +253,7 @@ export class RemoteFiles {
     data: Uint8Array,
     flags: number,
     killSuidgid: boolean,
-    isOfPages: boolean,
+    isWriteback: boolean,
   ): Promise<number> {
     const open = this.#context.handles.get(handle);
     open.killsSuidgid = killSuidgid;
@@ -272,7 +272,7 @@ export class RemoteFiles {
       this.#context.changing(node, () => this.#data.write(opened, offset, data, flags)),
     );
     // Pages that are written back are what the file is now; and to drop them would be to wait for this very answer.
-    if (isOfPages) this.#changedData(node);
+    if (isWriteback) this.#changedData(node);
     else await this.#changedPages(node, offset, flags & O.APPEND ? 0 : data.length);
     return written;
   }

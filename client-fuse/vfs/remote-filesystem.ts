@@ -339,9 +339,9 @@ export class RemoteFilesystem implements Filesystem {
     data: Uint8Array,
     flags: number,
     killSuidgid: boolean,
-    isOfPages = false,
+    isWriteback = false,
   ): Promise<number> {
-    return this.#files.write(caller, handle, offset, data, flags, killSuidgid, isOfPages);
+    return this.#files.write(caller, handle, offset, data, flags, killSuidgid, isWriteback);
   }
 
   flush(_caller: Caller, handle: number, owner: U64) {

@@ -41,7 +41,6 @@ export class Dispatcher {
   readonly #handlers: Handlers<DispatchedOperation>;
   readonly #log: Logger;
   readonly #instance: Buffer;
-  readonly #startedMs = Date.now();
   readonly #sinceStart = new SinceStart();
   /** By operation, for status: requests and failures other than the ordinary. */
   readonly counts = new Map<string, number>();
@@ -76,7 +75,6 @@ export class Dispatcher {
     const context: RequestContext = {
       session,
       instance: this.#instance,
-      startedMs: this.#startedMs,
       sinceStart: this.#sinceStart,
       store: session.exported.store,
       leases: session.exported.leases,

@@ -19,8 +19,7 @@ export interface RequestContext {
   readonly session: Session;
   /** Of the server. */
   readonly instance: Buffer;
-  /** When it was started, in milliseconds since 1970; and what clients have done since. */
-  readonly startedMs: number;
+  /** When the server was started, and what clients have done since. */
   readonly sinceStart: SinceStart;
   readonly store: Store;
   readonly leases: LeaseManager;

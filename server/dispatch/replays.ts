@@ -53,7 +53,7 @@ export function certain(
 
 /** What has the name was not made by the earlier server. A local program may have made it at the same time, so the reverse is not known. */
 function isOthers(
-  { store, startedMs }: RequestContext,
+  { store, sinceStart }: RequestContext,
   operation: OperationName,
   { parent, name, inode }: RequestOf<'link'>,
   begunMs: number,
@@ -61,7 +61,7 @@ function isOthers(
   const there = store.find(store.resolve(parent), name);
   if (there === null) return false;
   if (operation === 'link') return there !== store.resolve(inode);
-  return isBornAtAnotherTime(bornMsOf(store.attributes(there)), begunMs, startedMs);
+  return isBornAtAnotherTime(bornMsOf(store.attributes(there)), begunMs, sinceStart.startedMs);
 }
 
 /** What the earlier server made was born after the note that it begins, and before this server was started. */

@@ -8,6 +8,8 @@ import { limits } from '../../shared/limits.ts';
 import type { Inode, LeaseHolder } from '../store/inode.ts';
 
 export class SinceStart {
+  /** When that was, in milliseconds since 1970. */
+  readonly startedMs = Date.now();
   readonly #untilMs = performance.now() + limits.sessionLeaseMs;
   /** Undefined: it is not known any more. */
   #removed: Set<string> | undefined = new Set();

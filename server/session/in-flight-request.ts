@@ -4,17 +4,16 @@
  */
 
 import type { Outcome } from './outcome.ts';
-import type { EarlierRequest } from './request-journal.ts';
+import type { EarlierRequest, SessionJournal } from './request-journal.ts';
 
 export class InFlightRequest {
+  readonly #slot: number;
+  readonly #seq: number;
+  readonly #journal: SessionJournal | undefined;
   #controller: AbortController | undefined;
   #cancelled = false;
   /** What an earlier process of the server noted of it. */
   earlier: EarlierRequest | undefined;
-  /** Notes that it begins to change something; undefined where no journal is kept. */
-  noteBegin: (() => void) | undefined;
-  /** Notes how it ended. */
-  noteEnd: ((errno: number) => void) | undefined;
   /** What is to be noted of its end: nothing, how it is, or only how it failed, since success is noted already. */
   #noted: 'nothing' | 'end' | 'failure' = 'nothing';
   /** For the journal: the inode that it made, and the bytes that it wrote. */
@@ -22,6 +21,15 @@ export class InFlightRequest {
   count = 0;
   /** The connection that brought the request, and those that brought it again meanwhile: all want its outcome. */
   readonly answers: ((outcome: Outcome) => void)[] = [];
+
+  /** `journal`: undefined where none is kept. */
+  constructor(slot: number, seq: number, journal: SessionJournal | undefined) {
+    this.#slot = slot;
+    this.#seq = seq;
+    this.#journal = journal;
+    const earlier = journal?.earlier.get(slot);
+    this.earlier = earlier?.seq === seq ? earlier : undefined;
+  }
 
   /** Aborted when the caller gave up, or the session ended. */
   get signal(): AbortSignal {
@@ -35,13 +43,13 @@ export class InFlightRequest {
   /** Called right before a change that must not be made twice: if the server is killed from now on, it may have been made. */
   applying(): void {
     this.#noted = 'end';
-    this.noteBegin?.();
+    this.#journal?.begun(this.#slot, this.#seq, Date.now());
   }
 
   /** It is made, and `made` and `count` say what. As soon as possible: a server that is killed before does not know. */
   applied(): void {
     this.#noted = 'failure';
-    this.noteEnd?.(0);
+    this.#noteEnd(0);
   }
 
   /** Before a change that may be made again, as long as nobody has seen it: once it is done, others may change it further. */
@@ -50,7 +58,11 @@ export class InFlightRequest {
   }
 
   ended(code: number): void {
-    if (this.#noted === 'end' || (this.#noted === 'failure' && code !== 0)) this.noteEnd?.(code);
+    if (this.#noted === 'end' || (this.#noted === 'failure' && code !== 0)) this.#noteEnd(code);
+  }
+
+  #noteEnd(code: number): void {
+    this.#journal?.done(this.#slot, this.#seq, code, this.made, this.count);
   }
 
   cancel(): void {

@@ -159,13 +159,7 @@ export class Session implements LeaseHolder {
     const last = this.#slots.get(slot);
     if (underWay || (last && (seq < last.seq || (seq === last.seq && last.kept)))) return undefined;
     this.#slots.set(slot, { seq, kept: undefined });
-    const request = new InFlightRequest();
-    const earlier = this.#journal?.earlier.get(slot);
-    if (earlier?.seq === seq) request.earlier = earlier;
-    if (this.#journal) {
-      request.noteBegin = () => this.#journal?.begun(slot, seq, Date.now());
-      request.noteEnd = (code) => this.#journal?.done(slot, seq, code, request.made, request.count);
-    }
+    const request = new InFlightRequest(slot, seq, this.#journal);
     request.answers.push(answer);
     this.#inFlight.set(seq, request);
     this.requests++;

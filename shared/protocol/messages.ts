@@ -285,7 +285,7 @@ export const operations = {
   ),
   create: operation(51, record({ ...where, mode: u32, umask: u32, flags: u32, wants: wantedLease }), created),
   tmpfile: operation(52, record({ parent: inodeHandle, mode: u32, umask: u32, flags: u32 }), created),
-  release: operation(53, record({ handles: list(counter, 32) }), nothing),
+  release: operation(53, record({ handles: list(counter, limits.maxReleasedAtOnce) }), nothing),
   /**
    * Reply: bulk holds the bytes, fewer than `size` only at the end of the file. With `knownVersion` the reply says the
    * version of the file's data, which changes with every change of them; when it equals `knownVersion`, `unchanged` is

@@ -1,6 +1,6 @@
 /**
- * `weft bench overlap` over two mounts of one export: no read is torn, and it ends when the mounts are gone. That the checker finds torn reads where there are some
- * is shown in bench.test.ts, on a local directory.
+ * `weft bench overlap` over two mounts of one export: no read is torn, and it ends when the mounts are gone. That the checker
+ * finds torn reads where there are some is shown in bench.test.ts, on a local directory.
  */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -33,7 +33,7 @@ it('bench overlap over two mounts finds no torn read, and writers of disjoint ra
   const report = await overlap(exported, '--duration', '3');
   expect(report).toMatchObject({ ...NO_FAULT, mode: 'overlap', direct: false, sizesBytes: [65_536, 1_048_576] });
   for (const { calls, errors } of [report.reads, report.writes]) {
-    expect(calls).toBeGreaterThan(0);
+    expect(calls).toBeGreaterThan(50);
     expect(errors).toBe(0);
   }
   expect(report.finalStates.map(({ fault }) => fault)).toEqual([null, null]);

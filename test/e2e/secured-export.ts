@@ -106,9 +106,10 @@ export class SecuredExport implements AsyncDisposable {
     mkdirSync(path);
     this.#mounts.push(path);
     const log = ['--log-level', 'trace', '--log-file', `${path}.log`];
+    const startedMs = performance.now();
     const result = await runWeft(['mount', url, path, '-o', 'allow_other', ...log, ...options], environment);
     this.#said += `${result.stdout}${result.stderr}\n`;
-    return { ...result, path, isMounted: (await mountAt(path)) !== undefined };
+    return { ...result, path, tookMs: performance.now() - startedMs, isMounted: (await mountAt(path)) !== undefined };
   }
 
   /** The supervisor of the mount at `path`, and its client. */

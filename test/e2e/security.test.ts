@@ -8,6 +8,8 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { buildPrograms } from './memory-mount-fixture.ts';
 import { readProc, runWeft, SecuredExport } from './secured-export.ts';
 
+const REFUSED_WITHIN_MS = 10_000;
+
 let secured: SecuredExport;
 let pin: string[];
 const token = { full: '', reader: '', fixed: '', mapped: '', brief: '' };
@@ -137,7 +139,7 @@ describe('a server with TLS that asks for tokens', () => {
     expect((await secured.shell(laptop, 'cat $M/g')).stdout).toBe('new\n');
   });
 
-  it('is not mounted by anybody else: one line', async () => {
+  it('is not mounted by anybody else: one line, and soon', async () => {
     writeFileSync(secured.at('wrong.token'), 'weft_wrong\n');
     const { port, fingerprint, url } = secured;
     const tokens = ['--token-file', token.full];
@@ -178,10 +180,11 @@ describe('a server with TLS that asks for tokens', () => {
       ],
     ];
     const refuse = async ([name, from, options, line]: (typeof rows)[number]) => {
-      const { status, stdout, stderr, isMounted } = await secured.tryMount(name, from, options);
+      const { status, stdout, stderr, tookMs, isMounted } = await secured.tryMount(name, from, options);
       expect([status, stdout, isMounted]).toEqual([1, '', false]);
       expect(stderr).toContain(`weft: 127.0.0.1:${port}: ${line}`);
       expect(stderr.split('\n')).toHaveLength(1);
+      expect(tookMs, name).toBeLessThan(REFUSED_WITHIN_MS);
     };
     for (let next = 0; next < rows.length; next += 2) await Promise.all(rows.slice(next, next + 2).map(refuse));
   });
@@ -224,7 +227,7 @@ describe('a server with TLS that asks for tokens', () => {
   it('ends the access of a mount whose token is revoked, and of no other', async () => {
     await secured.revoke('full');
     await expect
-      .poll(async () => (await secured.shell(full, 'cat $M/f')).stderr, { timeout: 30_000 })
+      .poll(async () => (await secured.shell(full, 'cat $M/f')).stderr, { timeout: 10_000 })
       .toMatch(/Permission denied/);
     const { stdout, stderr } = await secured.shell(full, 'ls $M; echo no > $M/no; ls $X/no');
     expect([stdout, stderr.match(/Permission denied/g)?.length, /No such file/.test(stderr)]).toEqual(['', 2, true]);

@@ -14,6 +14,7 @@ import { Server } from '../../server/server.ts';
 import { ClientList } from '../../server/session/client-list.ts';
 import { RequestJournal } from '../../server/session/request-journal.ts';
 import type { Inode } from '../../server/store/inode.ts';
+import { FORGETFUL_KERNEL } from '../support/fixture.ts';
 import { KeptClients, KeptJournal } from '../support/kept-state.ts';
 import { type Content, History } from './history.ts';
 import { Random } from './random.ts';
@@ -293,17 +294,6 @@ class Run {
     return { file: name, tags: tagsOf(this.#file(name).data) };
   }
 }
-
-/** It keeps nothing, so there is nothing to take back. */
-const FORGETFUL_KERNEL = {
-  notifier: {
-    invalidateInode: () => Promise.resolve(true),
-    invalidateEntry: () => Promise.resolve(),
-    incrementEpoch: () => Promise.resolve(),
-  },
-  epochs: true,
-  hasMountsInside: () => Promise.resolve(false),
-};
 
 /** Programs on the server's machine change nothing here. */
 function noLocalChanges(): LocalChanges {

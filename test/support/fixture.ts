@@ -7,6 +7,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import pino, { type Logger } from 'pino';
 import { WebSocket } from 'ws';
+import type { KernelAccess } from '../../client-fuse/leases/kernel-caches.ts';
 import { parseServerAddress, type ServerAddress } from '../../client-fuse/transport/server-address.ts';
 import { type CallerIdentity, ServerSession } from '../../client-fuse/transport/server-session.ts';
 import { openExports } from '../../server/open-exports.ts';
@@ -23,6 +24,17 @@ export const KEY = Buffer.alloc(32, 7);
 export const ROOT = [0, 0];
 /** The machine is not started anew. */
 export const BOOT = Buffer.alloc(16, 1);
+
+/** It keeps nothing, so there is nothing to take back. */
+export const FORGETFUL_KERNEL: KernelAccess = {
+  notifier: {
+    invalidateInode: () => Promise.resolve(true),
+    invalidateEntry: () => Promise.resolve(),
+    incrementEpoch: () => Promise.resolve(),
+  },
+  epochs: true,
+  hasMountsInside: () => Promise.resolve(false),
+};
 
 export class TemporaryDirectory implements Disposable {
   readonly path: string;

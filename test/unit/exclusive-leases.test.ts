@@ -168,7 +168,11 @@ describe('who gets one', () => {
     expect(leased).toBe(true);
     expect((await openWith(holder, inode, O.RDWR, 'exclusive')).lease).toBe('exclusive');
     expect(exported.leases.counts.recallsSent).toBe(1);
-    expect((await openWith(other, inode, O.RDWR, 'exclusive')).lease).toBe('none');
+    const again = openWith(other, inode, O.RDWR, 'exclusive');
+    await vi.waitFor(() => expect(recalls).toHaveLength(1));
+    recalls[0]?.answer();
+    expect((await again).lease).toBe('none');
+    expect(exported.leases.counts.revocations).toBe(0);
   });
 });
 

@@ -3,7 +3,7 @@ import { expect, test, vi } from 'vitest';
 import { type Caller, ROOT_NODE } from '../../client-fuse/vfs/filesystem.ts';
 import { RemoteFilesystem } from '../../client-fuse/vfs/remote-filesystem.ts';
 import { O } from '../../shared/linux/constants.ts';
-import { lookUp, ROOT, TemporaryDirectory, TestServer } from '../support/fixture.ts';
+import { FORGETFUL_KERNEL, lookUp, ROOT, TemporaryDirectory, TestServer } from '../support/fixture.ts';
 
 const caller: Caller = { uid: 0, gid: 0, pid: 1, groups: [], signal: new AbortController().signal };
 const b = (text: string) => Buffer.from(text);
@@ -13,15 +13,7 @@ async function world() {
   const server = await TestServer.start(directory.path);
   const session = await server.connect();
   const filesystem = new RemoteFilesystem(session);
-  filesystem.attachKernel({
-    epochs: true,
-    hasMountsInside: () => Promise.resolve(false),
-    notifier: {
-      invalidateInode: () => Promise.resolve(true),
-      invalidateEntry: () => Promise.resolve(),
-      incrementEpoch: () => Promise.resolve(),
-    },
-  });
+  filesystem.attachKernel(FORGETFUL_KERNEL);
   const asked = vi.spyOn(session, 'callForBulk');
   const write = async (name: string, flags: number = O.CREAT | O.EXCL | O.WRONLY) => {
     const isNew = (flags & O.CREAT) !== 0;

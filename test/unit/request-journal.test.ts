@@ -307,7 +307,7 @@ describe('a request whose reply was lost with the server', () => {
         const earlier = { seq: 1, isDone: false, errno: 0, inode: undefined, count: 0, begunMs: 1 };
         const { store } = server.server.exports.get('/') as Export;
         const inode = store.find(store.root, b('old'))?.handle as Buffer;
-        const context = { store, startedMs: Date.now() } as unknown as RequestContext;
+        const context = { store, sinceStart: { startedMs: Date.now() } } as unknown as RequestContext;
         const body = { inode, parent: store.root.handle, name: b(there) };
         expect(certain(context, 'link', body, new FsError(errno.EEXIST, 'link'), earlier)).toMatchObject({
           code: told,
@@ -332,7 +332,7 @@ describe('whose is a name that is there after an interrupted attempt', () => {
   test.each(rows)('born %s', (_what, bornMs, told, begunMs = BEGUN_MS, startedMs = STARTED_MS) => {
     const btime = { sec: Math.floor(bornMs / 1000), nsec: Math.round((bornMs % 1000) * 1e6) };
     const store = { resolve: () => ({}), find: () => ({}), attributes: () => ({ btime }) };
-    const context = { store, startedMs } as unknown as RequestContext;
+    const context = { store, sinceStart: { startedMs } } as unknown as RequestContext;
     const earlier = { seq: 1, isDone: false, errno: 0, inode: undefined, count: 0, begunMs };
     const body = { ...name(b(''), 'new'), ...made };
     const answer = certain(context, 'mkdir', body, new FsError(errno.EEXIST, 'mkdir'), earlier);

@@ -45,9 +45,9 @@ export const write = operation<number>({
     if (offset + data.length > Number.MAX_SAFE_INTEGER) throw new FsError(errno.EFBIG, 'write');
     const writeFlags = w.writeFlags.get(view, BODY);
     const killSuidgid = (writeFlags & WRITE_KILL_SUIDGID) !== 0;
-    const isOfPages = (writeFlags & WRITE_CACHE) !== 0;
+    const isWriteback = (writeFlags & WRITE_CACHE) !== 0;
     const handle = w.fh.get(view, BODY, errno.EBADF);
-    return filesystem.write(request, handle, offset, data, w.flags.get(view, BODY), killSuidgid, isOfPages);
+    return filesystem.write(request, handle, offset, data, w.flags.get(view, BODY), killSuidgid, isWriteback);
   },
   encode(reply, written) {
     const base = reply.claim(writeOut.bytes);
