@@ -69,4 +69,6 @@ test('are closed before the same client opens one again, which then gathers agai
   await one.write('f', O.WRONLY);
   const at = one.asked.mock.calls.findIndex(([name]) => name === 'open');
   expect(await one.asked.mock.results[at]?.value).toMatchObject({ reply: { lease: 'exclusive' } });
+  // Without having to be asked for it.
+  expect(one.server.server.exports.get('/')?.leases.counts.recallsSent).toBe(0);
 });
