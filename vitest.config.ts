@@ -2,8 +2,8 @@ import { defineConfig } from 'vitest/config';
 
 /**
  * unit: tables of rows, and the server over sockets of 127.0.0.1. model: properties against small references.
- * simulation: server and clients on simulated machines. These three run two files at a time.
- * e2e: real mounts, after the others and one file after the other.
+ * simulation: server and clients on simulated machines.
+ * e2e: real mounts, after the others: their servers and mounts want the processors. Two files at a time, for most of it is waiting.
  */
 export default defineConfig({
   test: {
@@ -21,7 +21,6 @@ export default defineConfig({
           testTimeout: 120_000,
           hookTimeout: 60_000,
           pool: 'forks',
-          fileParallelism: false,
           sequence: { groupOrder: 1 },
         },
       },

@@ -31,7 +31,7 @@ export const limits = {
   /** Requests one session may have unanswered, and replies that are kept for it; the next one waits in the client. Above any sensible FUSE max_background. */
   maxRequestsInFlight: 1024,
   /** Bytes of write payload that one session may have unanswered at the server; more is read from the socket later. */
-  maxBytesInFlight: 64 * MiB,
+  maxBytesInFlight: 16 * MiB,
   /** Reply bytes queued in one socket before the server holds back further bulk replies of that client. */
   maxQueuedReplyBytes: 8 * MiB,
   /** Handles one session may hold open: beyond any process' own limit, below what would hurt the server's memory. */
@@ -89,6 +89,8 @@ export const limits = {
   maxFirstBytes: 64 * KiB,
   /** Bytes gathered by write-behind that the server has not answered for, of one mount. */
   maxDirtyBytes: 64 * MiB,
+  /** Of them, of one file: what keeps a fast line busy. More is fresh memory, with its page faults, and no faster. */
+  maxDirtyBytesOfFile: 16 * MiB,
   /** Blocks of 64 KiB that a mount keeps of files that it holds exclusively: 16 MiB. */
   maxCachedBlocks: 256,
   /** How long gathered bytes may wait for more. */

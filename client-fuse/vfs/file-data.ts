@@ -12,7 +12,7 @@ import type { OpenHandle } from './node.ts';
 import { ReadAhead, ReadAheadBudget, type VersionedData } from './read-ahead.ts';
 import type { RemoteContext } from './remote-context.ts';
 import { SharedReads } from './shared-reads.ts';
-import { DirtyBudget, WriteBehind } from './write-behind.ts';
+import { DirtyMemory, WriteBehind } from './write-behind.ts';
 
 const READ_AHEAD_BYTES = 64 * MiB;
 
@@ -20,7 +20,7 @@ export class FileData {
   readonly #context: RemoteContext;
   readonly #shared = new SharedReads();
   readonly #budget = new ReadAheadBudget(READ_AHEAD_BYTES);
-  readonly #dirty = new DirtyBudget();
+  readonly #dirty = new DirtyMemory();
   readonly #blocks = new BlockBudget(limits.maxCachedBlocks);
 
   constructor(context: RemoteContext) {
@@ -135,7 +135,7 @@ export class FileData {
   }
 
   get dirtyBytes(): number {
-    return this.#dirty.used;
+    return this.#dirty.budget.used;
   }
 }
 

@@ -1,7 +1,7 @@
 /**
  * Gathers the writes of the one handle that holds the exclusive lease on its file: acknowledged at once, joined where they
  * touch, sent when they are many, when they have waited for a while, and on `flush`. An error is told once, to the next
- * flush. Owned by the handle; bytes are bounded by a budget that the mount's handles share.
+ * flush. Owned by the handle; bytes are bounded by a budget of its own within one that the mount's handles share.
  *
  * Invariant: of requests that overlap only one is on its way, so the server applies them in the order of the writes.
  */
@@ -16,30 +16,43 @@ const SPARE_BYTES = 16 * MiB;
 /** Sends one write. Resolves with the bytes written. */
 export type SendWrite = (offset: number, data: Uint8Array) => Promise<number>;
 
-/** Bytes that are written and not answered for yet, of a whole mount, and the buffers they are gathered in. */
+/** Bytes that are written and not answered for yet, bounded: of one file, within those of the whole mount. */
 export class DirtyBudget {
-  /** Used again by the next file: fresh memory costs its page faults. */
-  readonly buffers = new BufferPool(SPARE_BYTES);
+  readonly #limit: 'maxDirtyBytes' | 'maxDirtyBytesOfFile';
+  readonly #whole: DirtyBudget | undefined;
   #used = 0;
   readonly #waiting: (() => void)[] = [];
+
+  constructor(limit: 'maxDirtyBytes' | 'maxDirtyBytesOfFile', whole?: DirtyBudget) {
+    this.#limit = limit;
+    this.#whole = whole;
+  }
 
   get used(): number {
     return this.#used;
   }
 
-  /** Undefined: there is room now. */
+  /** Undefined: there is room now. What is larger than the limit has room when nothing else is there. */
   take(bytes: number): Promise<void> | undefined {
-    if (this.#used > 0 && this.#used + bytes > limits.maxDirtyBytes) {
+    if (this.#used > 0 && this.#used + bytes > limits[this.#limit]) {
       return new Promise<void>((resolve) => this.#waiting.push(resolve)).then(() => this.take(bytes));
     }
     this.#used += bytes;
-    return undefined;
+    return this.#whole?.take(bytes);
   }
 
   giveBack(bytes: number): void {
     this.#used -= bytes;
+    this.#whole?.giveBack(bytes);
     for (const resolve of this.#waiting.splice(0)) resolve();
   }
+}
+
+/** What the gathering handles of a mount share. */
+export class DirtyMemory {
+  readonly budget = new DirtyBudget('maxDirtyBytes');
+  /** Used again by the next file: fresh memory costs its page faults. */
+  readonly buffers = new BufferPool(SPARE_BYTES);
 }
 
 interface Sent {
@@ -51,6 +64,7 @@ interface Sent {
 export class WriteBehind {
   readonly #send: SendWrite;
   readonly #budget: DirtyBudget;
+  readonly #buffers: BufferPool;
   /** Written bytes in `[0, #length)` of a buffer that belongs at `#offset`. */
   #buffer: Buffer | undefined;
   #offset = 0;
@@ -63,9 +77,10 @@ export class WriteBehind {
   isFenced = false;
   #timer: NodeJS.Timeout | undefined;
 
-  constructor(send: SendWrite, budget: DirtyBudget) {
+  constructor(send: SendWrite, memory: DirtyMemory) {
     this.#send = send;
-    this.#budget = budget;
+    this.#budget = new DirtyBudget('maxDirtyBytesOfFile', memory.budget);
+    this.#buffers = memory.buffers;
   }
 
   /** Nothing is gathered or on its way. */
@@ -109,7 +124,7 @@ export class WriteBehind {
   }
 
   #begin(offset: number, length: number): void {
-    this.#buffer = this.#budget.buffers.take(Math.max(length, CHUNK_BYTES));
+    this.#buffer = this.#buffers.take(Math.max(length, CHUNK_BYTES));
     this.#offset = offset;
     this.#length = 0;
   }
@@ -131,7 +146,7 @@ export class WriteBehind {
     void sent.done.then(() => {
       this.#sent.delete(sent);
       this.#budget.giveBack(bytes);
-      this.#budget.buffers.giveBack(buffer);
+      this.#buffers.giveBack(buffer);
     });
   }
 

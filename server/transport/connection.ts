@@ -17,6 +17,7 @@ import {
   PROTOCOL_VERSION,
 } from '../../shared/protocol/messages.ts';
 import { counter, ProtocolError } from '../../shared/protocol/schema.ts';
+import { recyclePayload } from '../../shared/transport/large-payloads.ts';
 import type { Transport, TransportEvents } from '../../shared/transport/transport.ts';
 import { type DispatchedOperation, type Dispatcher, NO_BULK } from '../dispatch/dispatcher.ts';
 import type { InFlightRequest } from '../session/in-flight-request.ts';
@@ -219,6 +220,7 @@ export class Connection implements TransportEvents, RecallChannel, LaneConnectio
     this.#received(bulk.length);
     const replyBytes = operation === 'read' ? expectedBytes(body) : 0;
     const answer = (outcome: Outcome) => {
+      recyclePayload(bulk);
       this.#answered(bulk.length);
       this.#replyBytes -= replyBytes;
       const keep = operations[operation].idempotent ? undefined : [frameKind.REPLY, seq, outcome.errno, outcome.result];

@@ -16,6 +16,7 @@ import type { TLSSocket } from 'node:tls';
 import type { Logger } from 'pino';
 import { WebSocketServer } from 'ws';
 import { limits } from '../../shared/limits.ts';
+import { poolLargePayloads } from '../../shared/transport/large-payloads.ts';
 import type { Transport, TransportEvents } from '../../shared/transport/transport.ts';
 import { WebSocketTransport, webSocketOptions } from '../../shared/transport/websocket-transport.ts';
 import type { AccessControl, Shown } from '../access/access-control.ts';
@@ -189,6 +190,7 @@ export class Listener implements Listening {
     }
     this.#sockets.handleUpgrade(request, socket, head, (webSocket) => {
       this.#log.info({ peer, credential: answer.name }, 'connection');
+      poolLargePayloads(webSocket);
       accept((events) => new WebSocketTransport(webSocket, events), {
         peer,
         credential: answer,

@@ -1,11 +1,11 @@
 /** Gathered writes: which requests they become, in which order they are applied, who is told of an error, and the bound. */
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
-import { DirtyBudget, WriteBehind } from '../../client-fuse/vfs/write-behind.ts';
+import { DirtyMemory, WriteBehind } from '../../client-fuse/vfs/write-behind.ts';
 import { errno, FsError } from '../../shared/errno.ts';
 import { limits, MiB } from '../../shared/limits.ts';
 
-const { maxDirtyBytes, writeBehindMs } = limits;
+const { maxDirtyBytes, maxDirtyBytesOfFile, writeBehindMs } = limits;
 
 interface Request {
   readonly offset: number;
@@ -17,7 +17,7 @@ interface Request {
   readonly fail: (error: unknown) => void;
 }
 
-let budget: DirtyBudget;
+let memory: DirtyMemory;
 /** Sent and not answered, in the order of sending. */
 let requests: Request[];
 
@@ -27,7 +27,7 @@ const gathering = () =>
       new Promise((resolve, reject) => {
         requests.push({ offset, data: Buffer.from(data), view: data, answer: resolve, fail: reject });
       }),
-    budget,
+    memory,
   );
 const bytes = (length: number, value = 1) => Buffer.alloc(length, value);
 const text = (value: string) => Buffer.from(value);
@@ -52,12 +52,12 @@ function watch(promise: Promise<unknown>): { state: 'pending' | 'done' | unknown
 
 beforeEach(() => {
   vi.useFakeTimers();
-  budget = new DirtyBudget();
+  memory = new DirtyMemory();
   requests = [];
 });
 afterEach(() => {
   vi.useRealTimers();
-  Object.assign(limits, { maxDirtyBytes, writeBehindMs });
+  Object.assign(limits, { maxDirtyBytes, maxDirtyBytesOfFile, writeBehindMs });
 });
 
 describe('joining', () => {
@@ -125,10 +125,10 @@ describe('joining', () => {
     for (const [offset, data] of writes) expect(behind.write(offset, text(data))).toBe(data.length);
     const flushed = behind.flush();
     expect(sent()).toEqual(expected);
-    expect(budget.used).toBe(expected.reduce((sum, [, data]) => sum + data.length, 0));
+    expect(memory.budget.used).toBe(expected.reduce((sum, [, data]) => sum + data.length, 0));
     for (const { data, answer } of requests.splice(0)) answer(data.length);
     await flushed;
-    expect([behind.isClean, budget.used, vi.getTimerCount()]).toEqual([true, 0, 0]);
+    expect([behind.isClean, memory.budget.used, vi.getTimerCount()]).toEqual([true, 0, 0]);
   });
 
   test('what a caller does with its buffer afterwards changes nothing', () => {
@@ -194,7 +194,7 @@ describe('errors and short writes', () => {
     await drained;
     await expect(behind.flush()).rejects.toBe(full);
     await behind.flush();
-    expect([behind.isClean, budget.used]).toEqual([true, 0]);
+    expect([behind.isClean, memory.budget.used]).toEqual([true, 0]);
   });
 
   test('of several errors the first is told, and the writes beside it are made all the same', async () => {
@@ -241,7 +241,7 @@ describe('errors and short writes', () => {
     expect([sent(), flushed.state]).toEqual([[[105, 'f']], 'pending']);
     next().fail(full);
     await settle();
-    expect([sent(), flushed.state, budget.used]).toEqual([[], full, 0]);
+    expect([sent(), flushed.state, memory.budget.used]).toEqual([[], full, 0]);
   });
 
   test('a server that takes nothing, and no error, is not asked for ever', async () => {
@@ -267,14 +267,27 @@ describe('the budget', () => {
     expect(sent()).toEqual([[0, bytes(4).toString()]]);
     next().answer(4);
     await settle();
-    expect([seen.state, budget.used]).toEqual(['pending', 6]);
+    expect([seen.state, memory.budget.used]).toEqual(['pending', 6]);
     await vi.advanceTimersByTimeAsync(limits.writeBehindMs);
     next().answer(6);
     await settle();
-    expect([seen.state, budget.used]).toEqual(['done', 5]);
+    expect([seen.state, memory.budget.used]).toEqual(['done', 5]);
     await expect(third).resolves.toBe(5);
     await vi.advanceTimersByTimeAsync(limits.writeBehindMs);
     expect(requests.map(({ offset, data }) => [offset, data.length])).toEqual([[4, 5]]);
+  });
+
+  test('bounds the bytes of one file: another has room meanwhile', async () => {
+    Object.assign(limits, { maxDirtyBytes: 20, maxDirtyBytesOfFile: 10 });
+    const [one, other] = [gathering(), gathering()];
+    one.write(0, bytes(8));
+    const second = watch(one.write(8, bytes(8)) as Promise<number>);
+    expect(other.write(0, bytes(8))).toBe(8);
+    await settle();
+    expect([second.state, memory.budget.used]).toEqual(['pending', 16]);
+    next().answer(8);
+    await settle();
+    expect([second.state, memory.budget.used]).toEqual(['done', 16]);
   });
 
   test('a write larger than all of it is made when nothing else is written', async () => {
@@ -284,7 +297,7 @@ describe('the budget', () => {
     const large = watch(behind.write(1, bytes(100)) as Promise<number>);
     next().answer(1);
     await settle();
-    expect([large.state, budget.used]).toEqual(['done', 100]);
+    expect([large.state, memory.budget.used]).toEqual(['done', 100]);
   });
 
   test('bytes that are written over count once, and an error frees them', async () => {
@@ -292,11 +305,11 @@ describe('the budget', () => {
     const behind = gathering();
     for (let round = 0; round < 5; round++) expect(behind.write(0, bytes(5))).toBe(5);
     expect(behind.write(3, bytes(5))).toBe(5);
-    expect(budget.used).toBe(8);
+    expect(memory.budget.used).toBe(8);
     const drained = behind.drain();
     next().fail(new FsError(errno.EIO, 'write'));
     await drained;
-    expect(budget.used).toBe(0);
+    expect(memory.budget.used).toBe(0);
   });
 
   test('buffers are used again, not before their request is answered', async () => {
@@ -360,7 +373,7 @@ test('whatever the order in which requests are applied, the file is what was wri
   await fc.assert(
     fc.asyncProperty(fc.array(step, { maxLength: 60 }), async (steps) => {
       requests = [];
-      budget = new DirtyBudget();
+      memory = new DirtyMemory();
       const behind = gathering();
       const expected = Buffer.alloc(FILE_BYTES);
       const file = Buffer.alloc(FILE_BYTES);
@@ -399,7 +412,7 @@ test('whatever the order in which requests are applied, the file is what was wri
       const flushed = watch(behind.flush());
       while (requests.length > 0) await answer(value, false);
       await settle();
-      expect([flushed.state, behind.isClean, budget.used]).toEqual(['done', true, 0]);
+      expect([flushed.state, behind.isClean, memory.budget.used]).toEqual(['done', true, 0]);
       expect(file.equals(expected)).toBe(true);
     }),
     { numRuns: 400 },
