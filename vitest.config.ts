@@ -1,9 +1,13 @@
-import { defineConfig } from 'vitest/config';
+import { configDefaults, defineConfig } from 'vitest/config';
+
+/** What runs on real mounts, one file after the other: each has the mounts and processes of its own. */
+const onMounts = { testTimeout: 120_000, hookTimeout: 60_000, pool: 'forks', fileParallelism: false } as const;
 
 /**
  * unit: tables of rows, and the server over sockets of 127.0.0.1. model: properties against small references.
- * simulation: server and clients on simulated machines.
- * e2e: real mounts, after the others: their servers and mounts want the processors. Two files at a time, for most of it is waiting.
+ * simulation: server and clients on simulated machines. These three run two files at a time.
+ * e2e: real mounts. faults: what is killed, cut and waited for on real mounts; scripts/test runs it beside e2e, for most
+ * of it is waiting.
  */
 export default defineConfig({
   test: {
@@ -18,12 +22,12 @@ export default defineConfig({
         test: {
           name: 'e2e',
           include: ['test/e2e/**/*.test.ts'],
-          testTimeout: 120_000,
-          hookTimeout: 60_000,
-          pool: 'forks',
+          exclude: [...configDefaults.exclude, 'test/e2e/faults/**'],
+          ...onMounts,
           sequence: { groupOrder: 1 },
         },
       },
+      { test: { name: 'faults', include: ['test/e2e/faults/**/*.test.ts'], ...onMounts, sequence: { groupOrder: 2 } } },
     ],
   },
 });

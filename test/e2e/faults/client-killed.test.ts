@@ -1,9 +1,9 @@
 /** A client's machine goes without a word: what it held is free for others after the session lease, and not before. */
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
-import { LeaseExport, waitFor } from './lease-mounts.ts';
-import { LockProgram } from './lock-program.ts';
-import { buildPrograms } from './memory-mount-fixture.ts';
+import { LeaseExport, waitFor } from '../lease-mounts.ts';
+import { LockProgram } from '../lock-program.ts';
+import { buildPrograms } from '../memory-mount-fixture.ts';
 
 beforeAll(buildPrograms, 120_000);
 

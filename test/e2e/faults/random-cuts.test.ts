@@ -7,9 +7,9 @@
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { beforeAll, expect, it } from 'vitest';
-import { type Fault, FaultProxy } from '../../scripts/faults/fault-proxy.ts';
-import { LeaseExport } from './lease-mounts.ts';
-import { buildPrograms } from './memory-mount-fixture.ts';
+import { type Fault, FaultProxy } from '../../../scripts/faults/fault-proxy.ts';
+import { LeaseExport } from '../lease-mounts.ts';
+import { buildPrograms } from '../memory-mount-fixture.ts';
 
 const CUTS = Number(process.env.WEFT_CUTS ?? 40);
 const SEED = Number(process.env.WEFT_SEED ?? Math.floor(Math.random() * 1e6));

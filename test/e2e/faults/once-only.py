@@ -1,5 +1,5 @@
 """
-For test/e2e/server-killed.test.ts: changes that must not be made twice, one after the other, until there is a file `stop`.
+For test/e2e/faults/server-killed.test.ts: changes that must not be made twice, one after the other, until there is a file `stop`.
   once-only.py DIRECTORY NAME STOP
 Prints what it was told: how many were done, which records nobody knows of (EIO), and every other error.
 """

@@ -2,9 +2,9 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import { exitOf, LeaseExport, type LeaseMount, send, waitFor } from './lease-mounts.ts';
-import { LockProgram } from './lock-program.ts';
-import { buildPrograms } from './memory-mount-fixture.ts';
+import { exitOf, LeaseExport, type LeaseMount, send, waitFor } from '../lease-mounts.ts';
+import { LockProgram } from '../lock-program.ts';
+import { buildPrograms } from '../memory-mount-fixture.ts';
 
 /** The shortest grace period that there is. */
 const GRACE_SECONDS = 5;

@@ -5,10 +5,10 @@
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
-import { runCommand } from '../../client-fuse/mount/command.ts';
-import { Caller } from './caller.ts';
-import { LeaseExport, send, weft } from './lease-mounts.ts';
-import { buildPrograms } from './memory-mount-fixture.ts';
+import { runCommand } from '../../../client-fuse/mount/command.ts';
+import { Caller } from '../caller.ts';
+import { LeaseExport, send, weft } from '../lease-mounts.ts';
+import { buildPrograms } from '../memory-mount-fixture.ts';
 
 beforeAll(buildPrograms, 120_000);
 

@@ -6,9 +6,9 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
-import { Caller } from './caller.ts';
-import { exitOf, LeaseExport, send, waitFor } from './lease-mounts.ts';
-import { buildPrograms } from './memory-mount-fixture.ts';
+import { Caller } from '../caller.ts';
+import { exitOf, LeaseExport, send, waitFor } from '../lease-mounts.ts';
+import { buildPrograms } from '../memory-mount-fixture.ts';
 
 beforeAll(buildPrograms, 120_000);
 

@@ -1,5 +1,5 @@
 """
-For test/e2e/random-cuts.test.ts: each WORKER makes COUNT operations in ROOT/WORKER, most of which fail, or leave a trace, when they
+For test/e2e/faults/random-cuts.test.ts: each WORKER makes COUNT operations in ROOT/WORKER, most of which fail, or leave a trace, when they
 are made twice. Prints what each gave: a value, or the name of the errno.
   random-changes.py run ROOT SEED COUNT WORKER...    one after the other
   random-changes.py tree ROOT                        all that is there: names, kinds, modes, links, contents, attributes

@@ -4,10 +4,10 @@
  */
 import { readdirSync, readFileSync } from 'node:fs';
 import { beforeAll, describe, expect, it } from 'vitest';
-import { runCommand } from '../../client-fuse/mount/command.ts';
-import { Caller } from './caller.ts';
-import { LeaseExport, type LeaseMount, send, waitFor, weft } from './lease-mounts.ts';
-import { buildPrograms, ends } from './memory-mount-fixture.ts';
+import { runCommand } from '../../../client-fuse/mount/command.ts';
+import { Caller } from '../caller.ts';
+import { LeaseExport, type LeaseMount, send, waitFor, weft } from '../lease-mounts.ts';
+import { buildPrograms, ends } from '../memory-mount-fixture.ts';
 
 beforeAll(buildPrograms, 120_000);
 
