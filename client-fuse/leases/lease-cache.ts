@@ -13,6 +13,8 @@ import type { Knowledge, ListedName, Node } from '../vfs/node.ts';
 
 /** So many files of one directory are recalled by themselves before the others are given back too. */
 const RECALLED_ONE_BY_ONE = 3;
+/** What the kernel asks for before each change of an owner. */
+const CAPABILITY = 'security.capability';
 /** After so many directories in a row whose files were left in vain, none are left, but for one directory in so many. */
 const LEFT_IN_VAIN = 2;
 const LEFT_AGAIN_AFTER = 16;
@@ -91,7 +93,8 @@ export class LeaseCache {
   /** A value, or the errno that the server answered with. */
   xattr(node: Node, key: string): Uint8Array | number | undefined {
     const known = this.#valid(node);
-    return known?.xattrs?.get(key) ?? (known?.hasNoXattrs ? this.#absentXattrs.get(key) : undefined);
+    const isAbsent = known?.hasNoXattrs || (known?.hasNoCapability && key === CAPABILITY);
+    return known?.xattrs?.get(key) ?? (isAbsent ? this.#absentXattrs.get(key) : undefined);
   }
 
   hasNoXattrs(node: Node): boolean {
@@ -150,16 +153,29 @@ export class LeaseCache {
     if (!isSmall || !this.isHeld(node)) return;
     const known = this.#toLearn(node, true, asOf);
     if (known === undefined || known.changing > 0) return;
-    if (known.hasNoXattrs && typeof value === 'number' && this.#absentXattrs.size < limits.maxAbsentXattrs) {
+    const isAbsent = known.hasNoXattrs || (known.hasNoCapability && key === CAPABILITY);
+    if (isAbsent && typeof value === 'number' && this.#absentXattrs.size < limits.maxAbsentXattrs) {
       this.#absentXattrs.set(key, value);
     }
+    if (key === CAPABILITY) known.hasNoCapability = typeof value === 'number';
     known.xattrs ??= new Map();
     if (known.xattrs.size < limits.maxKnownXattrs) known.xattrs.set(key, value);
   }
 
   learnNoXattrs(node: Node, asOf: number): void {
     const known = this.#toLearn(node, this.isHeld(node), asOf);
-    if (known?.changing === 0) known.hasNoXattrs = true;
+    if (known?.changing === 0) known.hasNoXattrs = known.hasNoCapability = true;
+  }
+
+  /** A new file of our own making: whatever else is set at its birth, no capability is. */
+  learnNew(node: Node, leased: boolean, asOf: number): void {
+    const known = this.#toLearn(node, leased, asOf);
+    if (known) known.hasNoCapability = true;
+  }
+
+  /** This client sets an attribute. Nothing else that it does brings a capability. */
+  mayHaveCapability(node: Node): void {
+    this.#knowledge(node).hasNoCapability = false;
   }
 
   learnSeek(node: Node, key: string, position: number, asOf: number): void {
@@ -421,6 +437,7 @@ export class LeaseCache {
       openers: undefined,
       xattrs: undefined,
       hasNoXattrs: false,
+      hasNoCapability: false,
       seeks: undefined,
       lookups: 0,
       changedAt: 0,
@@ -452,6 +469,7 @@ function clearKnowledge(known: Knowledge): void {
   known.openers = undefined;
   known.xattrs = undefined;
   known.hasNoXattrs = false;
+  known.hasNoCapability = false;
   known.seeks = undefined;
   known.lookups = 0;
 }

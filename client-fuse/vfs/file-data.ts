@@ -8,11 +8,12 @@ import { errno, FsError } from '../../shared/errno.ts';
 import { limits, MiB } from '../../shared/limits.ts';
 import { O } from '../../shared/linux/constants.ts';
 import { BlockBudget, BlockCache } from './block-cache.ts';
+import type { GatheredChanges } from './gathered-attributes.ts';
 import type { OpenHandle } from './node.ts';
 import { ReadAhead, ReadAheadBudget, type VersionedData } from './read-ahead.ts';
 import type { RemoteContext } from './remote-context.ts';
 import { SharedReads } from './shared-reads.ts';
-import { DirtyMemory, WriteBehind } from './write-behind.ts';
+import { DirtyMemory, type SendWrite, WriteBehind } from './write-behind.ts';
 
 const READ_AHEAD_BYTES = 64 * MiB;
 
@@ -85,7 +86,7 @@ export class FileData {
   async write(open: OpenHandle, offset: number, data: Uint8Array, flags: number): Promise<number> {
     const append = (flags & O.APPEND) !== 0;
     const { server: handle, killsSuidgid: killSuidgid } = open;
-    const request = { handle, offset, append, sync: syncOf(flags), killSuidgid, behind: false };
+    const request = { handle, offset, append, sync: syncOf(flags), killSuidgid, behind: false, attributes: undefined };
     const { written } = await this.#context.session.call('write', open.opener, request, { bulk: data });
     if (request.sync === 'none') this.#context.unsynced.wrote(open);
     return written;
@@ -93,11 +94,11 @@ export class FileData {
 
   /** For the one handle that holds the exclusive lease on its file, until it is recalled or the server restarted. */
   writeBehindFor(open: OpenHandle): WriteBehind {
-    const send = (offset: number, data: Uint8Array) =>
+    const send: SendWrite = (offset, data, attributes) =>
       this.#context.withHandle(open, () => {
         // It was on its way when the session ended.
         if (behind.isFenced) throw new FsError(errno.ESTALE, 'write behind');
-        return this.#writeBehind(open, offset, data);
+        return this.#writeBehind(open, offset, data, attributes);
       });
     const behind = new WriteBehind(send, this.#dirty);
     return behind;
@@ -118,19 +119,25 @@ export class FileData {
   }
 
   /** A server that was started anew knows of no lease, and takes it as long as nobody else has changed the file. */
-  async #writeBehind(open: OpenHandle, offset: number, data: Uint8Array): Promise<number> {
+  async #writeBehind(
+    open: OpenHandle,
+    offset: number,
+    data: Uint8Array,
+    attributes: GatheredChanges | undefined,
+  ): Promise<number> {
     const { leases, session } = this.#context;
-    const { server: handle, killsSuidgid: killSuidgid } = open;
-    const request = { handle, offset, append: false, sync: 'none', killSuidgid, behind: true } as const;
-    const mark = leases.beginChange(open.node);
-    let attributes: Attributes | undefined;
+    const { server: handle, killsSuidgid: killSuidgid, expected, node } = open;
+    const request = { handle, offset, append: false, sync: 'none', killSuidgid, behind: true, attributes } as const;
+    const keep = <T>(step: () => T) => (expected ? expected.keep(step) : step());
+    const mark = keep(() => leases.beginChange(node));
+    let after: Attributes | undefined;
     try {
       const reply = await session.call('write', open.opener, request, { bulk: data });
-      ({ attributes } = reply);
-      this.#context.unsynced.wrote(open);
+      after = reply.attributes;
+      if (data.length > 0) this.#context.unsynced.wrote(open);
       return reply.written;
     } finally {
-      leases.endChange(open.node, mark, attributes, true);
+      keep(() => leases.endChange(node, mark, after, true));
     }
   }
 

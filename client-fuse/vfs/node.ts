@@ -7,6 +7,7 @@ import type { Attributes, U64 } from '../../shared/attributes.ts';
 import type { PageReads } from '../leases/page-reads.ts';
 import type { CallerIdentity } from '../transport/server-session.ts';
 import type { BlockCache } from './block-cache.ts';
+import type { ExpectedAttributes } from './expected-attributes.ts';
 import type { NodeId } from './filesystem.ts';
 import type { HeldLocks } from './held-locks.ts';
 import type { ReadAhead } from './read-ahead.ts';
@@ -33,6 +34,8 @@ export interface Knowledge {
   xattrs: Map<string, Uint8Array | number> | undefined;
   /** There are no extended attributes. */
   hasNoXattrs: boolean;
+  /** There is no security.capability, which only setting it changes. */
+  hasNoCapability: boolean;
   /** What SEEK_DATA and SEEK_HOLE found: by how and from where. */
   seeks: Map<string, number> | undefined;
   /** Names that were asked about since the lease is held; -1: they have been read ahead. */
@@ -131,6 +134,8 @@ export interface OpenHandle {
   first: Uint8Array | undefined;
   /** Writes are gathered here, under an exclusive lease. */
   behind: WriteBehind | undefined;
+  /** Of the file that it has made: then changes of attributes are gathered too. */
+  expected: ExpectedAttributes | undefined;
   /** What it has read and written lately, under the same lease. */
   blocks: BlockCache | undefined;
   /** The kernel asked that writes clear set-ID bits. */

@@ -24,6 +24,7 @@ export function newHandle(
     isCached: false,
     first: undefined,
     behind: undefined,
+    expected: undefined,
     blocks: undefined,
     killsSuidgid: false,
     listing: undefined,

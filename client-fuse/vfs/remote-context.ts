@@ -164,6 +164,11 @@ export class RemoteContext {
     return { attributes: this.#present(attributes), attributesMs: mayKeep ? this.kernel.giveAttributes(node) : 0 };
   }
 
+  /** Of a file that is gathered: its times are the server's to say, so the kernel keeps nothing of it. */
+  expectedReply(attributes: Attributes): AttributesReply {
+    return { attributes: this.#present(attributes), attributesMs: 0 };
+  }
+
   #present(attributes: Attributes): Attributes {
     const { uid, gid, umask } = this.#presentation;
     if (uid === undefined && gid === undefined && umask === undefined) return attributes;

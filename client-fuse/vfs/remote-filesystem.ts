@@ -143,6 +143,8 @@ export class RemoteFilesystem implements Filesystem {
 
   async setattr(caller: Caller, id: NodeId, changes: AttributeChanges, handle?: number): Promise<AttributesReply> {
     const node = this.#context.nodes.get(id);
+    const expected = this.#files.changeGathered(caller, node, changes);
+    if (expected) return this.#context.expectedReply(expected);
     await this.#context.written(node);
     const ask = (server: number) =>
       this.#context.call('setattr', caller, {
@@ -171,8 +173,10 @@ export class RemoteFilesystem implements Filesystem {
     return (await this.#context.call('statfs', caller, { inode: this.#context.inode(node) })).statistics;
   }
 
-  async access(caller: Caller, node: NodeId, mask: number): Promise<void> {
-    await this.#context.call('access', caller, { inode: this.#context.inode(node), mask });
+  async access(caller: Caller, id: NodeId, mask: number): Promise<void> {
+    const node = this.#context.nodes.get(id);
+    await this.#context.written(node);
+    await this.#context.call('access', caller, { inode: this.#context.inodeOf(node), mask });
   }
 
   readlink(caller: Caller, id: NodeId): Eventually<Uint8Array> {
@@ -204,6 +208,8 @@ export class RemoteFilesystem implements Filesystem {
 
   async #getSystemXattr(caller: Caller, node: Node, name: Uint8Array, key: string): Promise<Uint8Array> {
     const { leases } = this.#context;
+    // The mode that was gathered is in its access list too.
+    await this.#context.written(node);
     const asOf = leases.clock;
     try {
       const value = await this.#getXattr(caller, node, name);
@@ -232,13 +238,16 @@ export class RemoteFilesystem implements Filesystem {
   ): Promise<void> {
     const node = this.#context.nodes.get(id);
     const request = { inode: this.#context.inodeOf(node), name, value, flags, killSgid };
+    await this.#context.written(node);
     await this.#names.openForGood(node); // an access list may take the right to open it
+    this.#context.leases.mayHaveCapability(node);
     await this.#context.changing(node, () => this.#context.call('setxattr', caller, request));
   }
 
   async removexattr(caller: Caller, id: NodeId, name: Uint8Array): Promise<void> {
     const node = this.#context.nodes.get(id);
     const request = { inode: this.#context.inodeOf(node), name };
+    await this.#context.written(node);
     await this.#context.changing(node, () => this.#context.call('removexattr', caller, request));
   }
 

@@ -1,20 +1,25 @@
 /**
  * Gathers the writes of the one handle that holds the exclusive lease on its file: acknowledged at once, joined where they
- * touch, sent when they are many, when they have waited for a while, and on `flush`. An error is told once, to the next
- * flush. Owned by the handle; bytes are bounded by a budget of its own within one that the mount's handles share.
+ * touch, sent when they are many, when they have waited for a while, and on `flush`; and with them changes of attributes.
+ * An error is told once, to the next flush. Owned by the handle; bytes are bounded by a budget of its own within one that
+ * the mount's handles share.
  *
- * Invariant: of requests that overlap only one is on its way, so the server applies them in the order of the writes.
+ * Invariant: of requests that overlap only one is on its way, so the server applies them in the order of the writes. One
+ * that changes attributes overlaps all others: they set the times that it may set differently.
  */
-
+import type { Attributes } from '../../shared/attributes.ts';
 import { BufferPool } from '../../shared/buffer-pool.ts';
 import { errno, FsError } from '../../shared/errno.ts';
 import { limits, MiB } from '../../shared/limits.ts';
+import type { AttributeChanges } from './filesystem.ts';
+import { GatheredAttributes, type GatheredChanges } from './gathered-attributes.ts';
 
 const CHUNK_BYTES = MiB;
 const SPARE_BYTES = 16 * MiB;
+const NO_DATA = new Uint8Array(0);
 
-/** Sends one write. Resolves with the bytes written. */
-export type SendWrite = (offset: number, data: Uint8Array) => Promise<number>;
+/** Sends one write, and what is to be done to the attributes when all of it is written. Resolves with the bytes written. */
+export type SendWrite = (offset: number, data: Uint8Array, attributes?: GatheredChanges) => Promise<number>;
 
 /** Bytes that are written and not answered for yet, bounded: of one file, within those of the whole mount. */
 export class DirtyBudget {
@@ -70,6 +75,7 @@ export class WriteBehind {
   #offset = 0;
   #length = 0;
   readonly #sent = new Set<Sent>();
+  readonly #attributes = new GatheredAttributes();
   #error: unknown;
   /** The lease is given back: nothing more is gathered. */
   isStopped = false;
@@ -85,7 +91,13 @@ export class WriteBehind {
 
   /** Nothing is gathered or on its way. */
   get isClean(): boolean {
-    return this.#length === 0 && this.#sent.size === 0;
+    return this.#length === 0 && this.#sent.size === 0 && this.#attributes.isEmpty;
+  }
+
+  /** `after` follows on `before`, as `gathered` has said; applied when all that was written until now is. */
+  change(before: Attributes, after: Attributes, changes: AttributeChanges): void {
+    this.#attributes.add(before, after, changes);
+    this.#timer ??= setTimeout(() => this.#sendAll(), limits.writeBehindMs);
   }
 
   /** Takes a copy of `data`. A promise: there was no room for it yet. Undefined: gathering was stopped meanwhile. */
@@ -114,8 +126,9 @@ export class WriteBehind {
     this.#length = Math.max(before, from + data.length);
     const again = data.length - (this.#length - before);
     if (again > 0) this.#budget.giveBack(again);
+    if (data.length > 0) this.#attributes.wrote();
     if (this.#length >= this.#capacity) this.#sendGathered();
-    else this.#timer ??= setTimeout(() => this.#sendGathered(), limits.writeBehindMs);
+    else this.#timer ??= setTimeout(() => this.#sendAll(), limits.writeBehindMs);
     return data.length;
   }
 
@@ -129,35 +142,55 @@ export class WriteBehind {
     this.#length = 0;
   }
 
-  #sendGathered(): void {
-    clearTimeout(this.#timer);
-    this.#timer = undefined;
-    const buffer = this.#buffer;
-    if (buffer === undefined || this.#length === 0) return;
-    const [start, bytes] = [this.#offset, this.#length];
-    this.#buffer = undefined;
+  /** Attributes go with the last bytes, or, when others are on their way, after all of them. */
+  #sendAll(): void {
+    if (this.#sent.size > 0) this.#sendGathered();
+    this.#sendGathered(this.#attributes.take(this.#length > 0));
+  }
+
+  #sendGathered(attributes?: GatheredChanges): void {
+    if (this.#attributes.isEmpty) {
+      clearTimeout(this.#timer);
+      this.#timer = undefined;
+    }
+    const [buffer, bytes] = [this.#buffer, this.#length];
+    if (bytes === 0 && attributes === undefined) return;
+    const offset = bytes === 0 ? 0 : this.#offset;
+    if (bytes > 0) this.#buffer = undefined;
     this.#length = 0;
-    const end = start + bytes;
+    const [start, end] = attributes ? [0, Number.POSITIVE_INFINITY] : [offset, offset + bytes];
     const earlier = [...this.#sent].filter((one) => one.start < end && start < one.end).map(({ done }) => done);
-    const send = () => this.#sendAll(start, buffer.subarray(0, bytes));
+    const data = buffer && bytes > 0 ? buffer.subarray(0, bytes) : NO_DATA;
+    const send = () => this.#sendBoth(offset, data, attributes);
     const written = earlier.length > 0 ? Promise.all(earlier).then(send) : send();
     const sent: Sent = { start, end, done: this.#noted(written) };
     this.#sent.add(sent);
     void sent.done.then(() => {
       this.#sent.delete(sent);
       this.#budget.giveBack(bytes);
-      this.#buffers.giveBack(buffer);
+      if (buffer && bytes > 0) this.#buffers.giveBack(buffer);
     });
   }
 
-  /** What a full disk did not take is sent again, to learn why. */
-  async #sendAll(start: number, data: Uint8Array): Promise<void> {
-    for (let done = 0; done < data.length; ) {
-      if (this.isFenced) throw new FsError(errno.ESTALE, 'write behind');
-      const count = await this.#send(start + done, data.subarray(done));
-      if (count === 0) throw new FsError(errno.EIO, 'write behind');
-      done += count;
+  /** Data that could not be written do not undo what was done to the attributes. */
+  async #sendBoth(start: number, data: Uint8Array, attributes: GatheredChanges | undefined): Promise<void> {
+    try {
+      await this.#sendWhole(start, data, attributes);
+    } catch (error) {
+      if (attributes && data.length > 0) await this.#sendWhole(0, NO_DATA, attributes).catch(() => {});
+      throw error;
     }
+  }
+
+  /** What a full disk did not take is sent again, to learn why. */
+  async #sendWhole(start: number, data: Uint8Array, attributes: GatheredChanges | undefined): Promise<void> {
+    let done = 0;
+    do {
+      if (this.isFenced) throw new FsError(errno.ESTALE, 'write behind');
+      const count = await this.#send(start + done, data.subarray(done), attributes);
+      if (count === 0 && data.length > 0) throw new FsError(errno.EIO, 'write behind');
+      done += count;
+    } while (done < data.length);
   }
 
   /** Never rejects. */
@@ -179,7 +212,7 @@ export class WriteBehind {
 
   /** The same, and keeps an error for the next flush. */
   async drain(): Promise<void> {
-    this.#sendGathered();
+    this.#sendAll();
     while (this.#sent.size > 0) await Promise.all([...this.#sent].map(({ done }) => done));
   }
 }

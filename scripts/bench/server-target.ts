@@ -36,6 +36,7 @@ class ServerFile implements OverlapFile {
       sync: 'none',
       killSuidgid: false,
       behind: false,
+      attributes: undefined,
     } as const;
     const { written } = await this.#session.call('write', callerIdentity(), request, { bulk: data });
     return written;

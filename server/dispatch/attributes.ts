@@ -28,14 +28,23 @@ export const attributeHandlers: Handlers<
   setattr: { mutates: true, handle: setattr },
   access: {
     mutates: false,
-    handle: ({ store, identity }, { inode, mask }) => {
-      store.access(identity, store.resolve(inode), mask);
-      return DONE;
+    handle: ({ session, store, leases, identity }, { inode: handle, mask }) => {
+      const inode = store.resolve(handle);
+      const access = () => {
+        store.access(identity, inode, mask);
+        return DONE;
+      };
+      return leases.settled(session, inode)?.then(access) ?? access();
     },
   },
   getxattr: {
     mutates: false,
-    handle: ({ store, identity }, { inode, name }) => ({ value: store.getxattr(identity, store.resolve(inode), name) }),
+    handle: ({ session, store, leases, identity }, { inode: handle, name }) => {
+      const inode = store.resolve(handle);
+      // A mode that somebody has gathered is in the access list too.
+      const get = () => ({ value: store.getxattr(identity, inode, name) });
+      return leases.settled(session, inode)?.then(get) ?? get();
+    },
   },
   listxattr: {
     mutates: false,
@@ -43,10 +52,11 @@ export const attributeHandlers: Handlers<
   },
   setxattr: {
     mutates: true,
-    handle: ({ session, store, leases, identity, request: inFlight }, request) => {
+    handle: ({ session, store, leases, identity, sinceStart, request: inFlight }, request) => {
       const inode = store.resolve(request.inode);
       return leases.during(session, [inode], () => {
         inFlight.applying();
+        sinceStart.changed(inode, session, 'attributes');
         store.setxattr(identity, inode, request.name, request.value, request.flags);
         if (request.killSgid) {
           const { mode } = store.attributes(inode);
@@ -101,8 +111,9 @@ function attributesNow({ session, store }: RequestContext, inode: Inode, handle:
 type SetattrRequest = RequestOf<'setattr'>;
 
 function changeMetadata(context: RequestContext, inode: Inode, request: SetattrRequest): void {
-  const { store, identity } = context;
+  const { store, identity, sinceStart, session } = context;
   store.change(identity, inode, request);
+  sinceStart.changed(inode, session, 'attributes');
   if (request.killSuidgid) {
     // Not the caller's own change of the mode, but what a change of owner or data brings with it: who may do neither, may not.
     const { uid, gid, size } = request;

@@ -18,6 +18,7 @@ import { accessTimeAfterRead, BulkReply, DONE, dataChanged, type Handlers, type 
 /** Enough for the replies that a few clients have queued. */
 const buffers = new BufferPool(64 * MiB);
 const UNVERSIONED = 0;
+const PERMISSIONS = 0o7777;
 /** The largest file offset of ext4 and xfs is below it; beyond, Linux says EFBIG. */
 const MAX_OFFSET = Number.MAX_SAFE_INTEGER;
 
@@ -82,6 +83,7 @@ function regular(file: OpenFile): OpenFile {
   return file;
 }
 
+type GatheredChanges = NonNullable<RequestOf<'write'>['attributes']>;
 type ReadReply = BulkReply<ReplyOf<'read'>>;
 
 /** Without contention, and with the data in the page cache, it answers without an await. */
@@ -177,8 +179,9 @@ async function write(
   change: Change,
 ): Promise<ReplyOf<'write'>> {
   const file = regular(context.session.file(request.handle));
+  const { attributes } = request;
   if (!file.canWrite) throw new FsError(errno.EBADF, 'write');
-  if (data.length > limits.maxDataBytes) throw new FsError(errno.EINVAL, 'write');
+  if (data.length > limits.maxDataBytes || (attributes && !request.behind)) throw new FsError(errno.EINVAL, 'write');
   if (!request.append && request.offset + data.length > MAX_OFFSET) throw new FsError(errno.EFBIG, 'write');
   // Its client gathers no more. An append opens the file once more, which the kernel's lease would not let happen.
   if (!request.behind && file.isExclusive) context.leases.endExclusive(file.inode);
@@ -188,19 +191,53 @@ async function write(
     : await file.inode.rangeLocks.acquire('exclusive', pagesOf(request.offset, data.length), context.request);
   if (request.behind && !file.isExclusive && !isFromBefore(context, file))
     throw new FsError(errno.ESTALE, 'write behind');
-  if (request.killSuidgid) context.store.killSuidgid(file.inode);
   if (request.append) context.request.applying();
   else context.request.applyingAgain();
-  const written = request.append
-    ? await file.calls.write(file.appendDescriptor(), data, null)
-    : await file.calls.write(file.fd, data, request.offset);
-  context.request.count = written;
-  if (!request.append) file.wrote(request.offset, written);
-  dataChanged(context, file.inode);
-  if (request.sync !== 'none') await file.calls.synchronize(file.fd, request.sync);
-  context.session.bytesWritten += written;
+  const written = data.length > 0 || !attributes ? await writeData(context, file, request, data) : 0;
+  if (attributes && written === data.length) changeGathered(context, file, attributes);
   const isLeased = request.behind && file.isExclusive;
   return { written, attributes: isLeased ? context.leases.attributesAfter(change, file.inode) : undefined };
+}
+
+async function writeData(
+  context: RequestContext,
+  file: OpenFile,
+  { append, offset, sync, killSuidgid }: RequestOf<'write'>,
+  data: Uint8Array,
+): Promise<number> {
+  if (killSuidgid) context.store.killSuidgid(file.inode);
+  const written = append
+    ? await file.calls.write(file.appendDescriptor(), data, null)
+    : await file.calls.write(file.fd, data, offset);
+  context.request.count = written;
+  if (!append) file.wrote(offset, written);
+  dataChanged(context, file.inode);
+  if (sync !== 'none') await file.calls.synchronize(file.fd, sync);
+  context.session.bytesWritten += written;
+  return written;
+}
+
+/**
+ * What a client has told its programs already. Who has changed the mode since (a local program, that is; or this very
+ * request, before a restart) came later. Nobody else has the file, unless the server was started anew.
+ */
+function changeGathered(
+  { store, identity, sinceStart, session }: RequestContext,
+  { inode, isExclusive }: OpenFile,
+  { mode, atime, mtime }: GatheredChanges,
+): void {
+  if (!isExclusive && sinceStart.mayBeChangedByOthers(inode, session, 'attributes')) {
+    throw new FsError(errno.ESTALE, 'attributes behind');
+  }
+  const isAsBefore = mode !== undefined && (store.attributes(inode).mode & PERMISSIONS) === mode.from;
+  store.change(identity, inode, {
+    mode: isAsBefore ? mode.to : undefined,
+    uid: undefined,
+    gid: undefined,
+    atime,
+    mtime,
+  });
+  sinceStart.changed(inode, session, 'attributes');
 }
 
 /**

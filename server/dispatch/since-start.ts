@@ -7,13 +7,15 @@
 import { limits } from '../../shared/limits.ts';
 import type { Inode, LeaseHolder } from '../store/inode.ts';
 
+export type Changed = 'data' | 'attributes';
+
 export class SinceStart {
   /** When that was, in milliseconds since 1970. */
   readonly startedMs = Date.now();
   readonly #untilMs = performance.now() + limits.sessionLeaseMs;
   /** Undefined: it is not known any more. */
   #removed: Set<string> | undefined = new Set();
-  /** By the key of an inode: the only client that changed its data, or that there are several. */
+  /** By what was changed of an inode: the only client that changed it, or that there are several. */
   #changed: Map<string, LeaseHolder | 'several'> | undefined = new Map();
 
   removed(directory: Inode, name: Uint8Array): void {
@@ -25,14 +27,16 @@ export class SinceStart {
     return this.#removed === undefined || this.#removed.has(keyOf(directory, name));
   }
 
-  changed({ key }: Inode, by: LeaseHolder): void {
-    const before = this.#changed?.get(key) ?? by;
-    this.#changed?.set(key, before === by ? by : 'several');
+  changed({ key }: Inode, by: LeaseHolder, what: Changed = 'data'): void {
+    if (this.#changed === undefined) return;
+    const about = `${what} ${key}`;
+    const before = this.#changed.get(about) ?? by;
+    this.#changed.set(about, before === by ? by : 'several');
     if (this.#isOver(this.#changed)) this.#changed = undefined;
   }
 
-  mayBeChangedByOthers({ key }: Inode, than: LeaseHolder): boolean {
-    return this.#isOver(this.#changed) || (this.#changed?.get(key) ?? than) !== than;
+  mayBeChangedByOthers({ key }: Inode, than: LeaseHolder, what: Changed = 'data'): boolean {
+    return this.#isOver(this.#changed) || (this.#changed?.get(`${what} ${key}`) ?? than) !== than;
   }
 
   #isOver(known: { readonly size: number } | undefined): boolean {

@@ -41,7 +41,7 @@ import {
 } from './schema.ts';
 
 /** Counts up with every change that an older peer would not understand. */
-export const PROTOCOL_VERSION = 7;
+export const PROTOCOL_VERSION = 8;
 
 export const frameKind = {
   REQUEST: 1,
@@ -301,7 +301,8 @@ export const operations = {
   ),
   /**
    * append: at the end of the file as it is when the lock is held; `offset` then means nothing. behind: gathered under
-   * an exclusive lease; refused with ESTALE when it was revoked meanwhile.
+   * an exclusive lease; refused with ESTALE when it was revoked meanwhile. attributes: gathered too, applied when all
+   * the data are written (there may be none), for the caller; `mode` not when somebody has changed `from` meanwhile.
    */
   write: operation(
     55,
@@ -312,6 +313,13 @@ export const operations = {
       sync: word('none', 'data', 'all'),
       killSuidgid: bool,
       behind: bool,
+      attributes: optional(
+        record({
+          mode: optional(record({ from: u32, to: u32 })),
+          atime: optional(timespec),
+          mtime: optional(timespec),
+        }),
+      ),
     }),
     /** attributes: after a write behind, to be kept under its lease. */
     record({ written: u32, attributes: optional(attributes) }),

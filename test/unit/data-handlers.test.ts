@@ -21,7 +21,7 @@ import { lookUp, RawClient, ROOT, TemporaryDirectory, TestServer } from '../supp
 import { MountedFilesystem } from '../support/mounted.ts';
 
 const RDWR = 2;
-const plain = { append: false, sync: 'none', killSuidgid: false, behind: false } as const;
+const plain = { append: false, sync: 'none', killSuidgid: false, behind: false, attributes: undefined } as const;
 
 let directory: TemporaryDirectory;
 let server: TestServer;
@@ -447,7 +447,15 @@ describe('edges', () => {
       wants: 'none' as const,
       firstBytes: 0,
     });
-    const write = { handle, offset: 0, append: false, sync: 'none', killSuidgid: true, behind: false } as const;
+    const write = {
+      handle,
+      offset: 0,
+      append: false,
+      sync: 'none',
+      killSuidgid: true,
+      behind: false,
+      attributes: undefined,
+    } as const;
     await expect(first().call('write', other, write, { bulk: Buffer.from('x') })).rejects.toMatchObject({ code: 9 });
     const none = {
       mode: undefined,

@@ -23,7 +23,7 @@ import { deferred, lookUp, ROOT, silent, TemporaryDirectory, TestServer } from '
 const { recallMs } = limits;
 const run = promisify(execFile);
 const b = (text: string) => Buffer.from(text);
-const plain = { append: false, sync: 'none', killSuidgid: false } as const;
+const plain = { append: false, sync: 'none', killSuidgid: false, attributes: undefined } as const;
 
 let directory: TemporaryDirectory;
 let server: TestServer;

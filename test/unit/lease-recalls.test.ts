@@ -204,7 +204,15 @@ describe('changes by another client', () => {
           wants: 'none',
           firstBytes: 0,
         });
-        const write = { handle, offset: 0, append: false, sync: 'none', killSuidgid: false, behind: false } as const;
+        const write = {
+          handle,
+          offset: 0,
+          append: false,
+          sync: 'none',
+          killSuidgid: false,
+          behind: false,
+          attributes: undefined,
+        } as const;
         return session.call('write', ROOT, write, { bulk: b('x') });
       },
     ],
@@ -354,7 +362,15 @@ describe('a client that does not answer', () => {
     await chmod(g);
     const open = { inode: g, flags: 1, killSuidgid: false, wants: 'none', firstBytes: 0 } as const;
     const { handle } = await other.call('open', ROOT, open);
-    const write = { handle, offset: 0, append: false, sync: 'none', killSuidgid: false, behind: false } as const;
+    const write = {
+      handle,
+      offset: 0,
+      append: false,
+      sync: 'none',
+      killSuidgid: false,
+      behind: false,
+      attributes: undefined,
+    } as const;
     await other.call('write', ROOT, write, { bulk: b('new') });
     await other.call('rename', ROOT, { parent: d, name: b('g'), newParent: d, newName: b('h'), flags: 0 });
     await other.call('unlink', ROOT, { parent: d, name: b('h') });

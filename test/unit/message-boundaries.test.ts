@@ -18,7 +18,15 @@ async function workload(session: ServerSession): Promise<void> {
   await session.call('rmdir', ROOT, at('gone'));
   const exclusive = { mode: 0o644, umask: 0, flags: 2 | 0o200, wants: 'none' } as const;
   const { handle, entry } = await session.call('create', ROOT, { ...at('file'), ...exclusive });
-  const write = { handle, offset: 0, append: true, sync: 'none', killSuidgid: false, behind: false } as const;
+  const write = {
+    handle,
+    offset: 0,
+    append: true,
+    sync: 'none',
+    killSuidgid: false,
+    behind: false,
+    attributes: undefined,
+  } as const;
   await session.call('write', ROOT, write, { bulk: Buffer.from('small ') });
   await session.call('write', ROOT, write, { bulk: LARGE });
   await session.call('link', ROOT, { inode: entry.inode, ...at('second') });

@@ -121,7 +121,15 @@ async function send<N extends OperationName>(
 const name = (parent: Uint8Array, text: string) => ({ parent, name: b(text) });
 const made = { mode: 0o755, umask: 0 };
 const append = (handle: number) =>
-  ({ handle, offset: 0, append: true, sync: 'none', killSuidgid: false, behind: false }) as const;
+  ({
+    handle,
+    offset: 0,
+    append: true,
+    sync: 'none',
+    killSuidgid: false,
+    behind: false,
+    attributes: undefined,
+  }) as const;
 const open = (handle: Uint8Array) =>
   ({ inode: handle, flags: O.WRONLY, killSuidgid: false, wants: 'none', firstBytes: 0 }) as const;
 

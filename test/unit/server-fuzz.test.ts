@@ -216,7 +216,15 @@ describe('bytes', () => {
       umask: 0,
       flags: 2,
     });
-    const write = { handle, offset: 0, append: false, sync: 'none', killSuidgid: false, behind: false } as const;
+    const write = {
+      handle,
+      offset: 0,
+      append: false,
+      sync: 'none',
+      killSuidgid: false,
+      behind: false,
+      attributes: undefined,
+    } as const;
     const bulk = Buffer.alloc(limits.maxDataBytes + 1);
     await expect(session.call('write', ROOT, write, { bulk })).rejects.toMatchObject({ code: errno.EINVAL });
     const read = { handle, offset: 0, size: limits.maxDataBytes + 1, knownVersion: undefined, wantsLease: false };

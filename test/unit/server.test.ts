@@ -8,7 +8,7 @@ import { errno } from '../../shared/errno.ts';
 import { lookUp, ROOT, silent, TemporaryDirectory, TestServer } from '../support/fixture.ts';
 
 const RDWR = 2;
-const ORDINARY = { append: false, sync: 'none', killSuidgid: false, behind: false } as const;
+const ORDINARY = { append: false, sync: 'none', killSuidgid: false, behind: false, attributes: undefined } as const;
 
 test('what one session writes, the disk and another session have', async () => {
   using directory = new TemporaryDirectory();

@@ -37,7 +37,15 @@ async function lockedFile(session: ServerSession, server: TestServer) {
   const created = { parent, name: Buffer.from('f'), mode: 0o644, umask: 0, flags: RDWR, wants: 'none' } as const;
   const { handle, entry } = await session.call('create', ROOT, created);
   const held = await store.resolve(entry.inode).rangeLocks.acquire('exclusive', { start: 0, end: Infinity });
-  const append = { handle, offset: 0, append: true, sync: 'none', killSuidgid: false, behind: false } as const;
+  const append = {
+    handle,
+    offset: 0,
+    append: true,
+    sync: 'none',
+    killSuidgid: false,
+    behind: false,
+    attributes: undefined,
+  } as const;
   return { parent, handle, append, held };
 }
 
@@ -69,6 +77,7 @@ describe('exactly once', () => {
       sync: 'none',
       killSuidgid: false,
       behind: false,
+      attributes: undefined,
     } as const;
     const worker = async (id: number) => {
       for (let round = 0; round < ROUNDS; round++) {
