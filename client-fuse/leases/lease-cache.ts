@@ -101,6 +101,10 @@ export class LeaseCache {
     return this.#valid(node)?.hasNoXattrs === true;
   }
 
+  hasNoCapability(node: Node): boolean {
+    return this.#valid(node)?.hasNoCapability === true;
+  }
+
   /** Where SEEK_DATA or SEEK_HOLE leads to. */
   seek(node: Node, key: string): number | undefined {
     return this.#valid(node)?.seeks?.get(key);
@@ -293,6 +297,10 @@ export class LeaseCache {
   /** Nothing else happened to the inode since `changingName` or `beginChange` returned `mark`. */
   isUndisturbed(node: Node, mark: number): boolean {
     return node.known?.changedAt === mark && this.#unknownRecallAt <= mark;
+  }
+
+  lastChange(node: Node): number {
+    return this.#knowledge(node).changedAt;
   }
 
   /** One more name that this client's own change made known, right after `changedName`. */

@@ -4,28 +4,32 @@
  * the file but gathering. Owned by the handle.
  */
 import type { Attributes } from '../../shared/attributes.ts';
-import type { LeaseCache } from '../leases/lease-cache.ts';
-import type { Node } from './node.ts';
+
+/** What is known of the file under its lease. */
+export interface KnownFile {
+  readonly attributes: Attributes | undefined;
+  /** The clock of the last change or recall. */
+  readonly lastChange: number;
+  isUndisturbed(since: number): boolean;
+}
 
 const NEVER = -1;
 
 export class ExpectedAttributes {
-  readonly #leases: LeaseCache;
-  readonly #node: Node;
+  readonly #file: KnownFile;
   #attributes: Attributes | undefined;
   /** The clock of the last own change that they account for. */
   #mark = NEVER;
 
-  constructor(leases: LeaseCache, node: Node) {
-    this.#leases = leases;
-    this.#node = node;
+  constructor(file: KnownFile) {
+    this.#file = file;
   }
 
   /** `isClean`: all that was gathered is at the server, so that what it said last is what is to be expected. */
   now(isClean: boolean): Attributes | undefined {
     if (!this.#isKnown) {
-      this.#attributes = isClean ? this.#leases.knownAttributes(this.#node) : undefined;
-      this.#mark = this.#node.known?.changedAt ?? NEVER;
+      this.#attributes = isClean ? this.#file.attributes : undefined;
+      this.#mark = this.#file.lastChange;
     }
     return this.#attributes;
   }
@@ -41,15 +45,15 @@ export class ExpectedAttributes {
     this.#attributes = attributes;
   }
 
-  /** Does `step`, which tells the leases of gathering: what is expected stays so. */
+  /** Does `step`, with which the gathering handle voids what is known of the file: what is expected stays so. */
   keep<T>(step: () => T): T {
     const isKnown = this.#isKnown;
     const result = step();
-    if (isKnown) this.#mark = this.#node.known?.changedAt ?? NEVER;
+    if (isKnown) this.#mark = this.#file.lastChange;
     return result;
   }
 
   get #isKnown(): boolean {
-    return this.#attributes !== undefined && this.#leases.isUndisturbed(this.#node, this.#mark);
+    return this.#attributes !== undefined && this.#file.isUndisturbed(this.#mark);
   }
 }

@@ -20,11 +20,13 @@ const SPECIAL = 0o7000;
 /** The attributes after the changes; undefined: the server must be asked. `is`: before, all that is gathered included. */
 export function gathered(is: Attributes, owner: number, changes: AttributeChanges): Attributes | undefined {
   const { mode, uid, gid, size, atime, mtime, killSuidgid } = changes;
-  if (is.uid !== owner || size !== undefined || killSuidgid) return undefined;
+  const isOwner = uid !== undefined || gid !== undefined;
+  // A change of owner clears set-ID bits, of which there are none here.
+  if (is.uid !== owner || size !== undefined || (killSuidgid && !isOwner)) return undefined;
   // "Now" is the server's clock, at the time of the call.
   if (atime === 'now' || mtime === 'now') return undefined;
   if ((uid ?? is.uid) !== is.uid || (gid ?? is.gid) !== is.gid) return undefined;
-  const isMode = mode !== undefined || uid !== undefined || gid !== undefined;
+  const isMode = mode !== undefined || isOwner;
   if (isMode && !onlyAdds(is.mode, mode ?? is.mode & ~SPECIAL)) return undefined;
   if (!isMode && atime === undefined && mtime === undefined) return undefined;
   return {

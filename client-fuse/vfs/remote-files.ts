@@ -3,17 +3,16 @@
  * without asking when that was allowed before); gathering (the only handle, under an exclusive lease); and plain, each
  * read and write one request past all caches.
  */
-import type { Attributes, U64 } from '../../shared/attributes.ts';
+import type { U64 } from '../../shared/attributes.ts';
 import { errno, FsError } from '../../shared/errno.ts';
 import type { Eventually } from '../../shared/eventually.ts';
 import { limits } from '../../shared/limits.ts';
 import { O } from '../../shared/linux/constants.ts';
 import type { ReplyOf, RequestOf } from '../../shared/protocol/messages.ts';
 import { BLOCK_BYTES } from './block-cache.ts';
-import { ExpectedAttributes } from './expected-attributes.ts';
 import { FileData, WRITTEN_THROUGH } from './file-data.ts';
-import type { AttributeChanges, Caller, Entry, NodeId, OpenedFile } from './filesystem.ts';
-import { gathered } from './gathered-attributes.ts';
+import type { Caller, Entry, NodeId, OpenedFile } from './filesystem.ts';
+import { expectedOf, gatherWrite } from './gathering.ts';
 import type { Node, OpenHandle } from './node.ts';
 import { canWrite, ensureOpen, NOT_OPENED, newHandle } from './open-handle.ts';
 import { ReleaseQueue } from './release-queue.ts';
@@ -191,7 +190,7 @@ export class RemoteFiles {
     if (open.behind) {
       // Not one that O_CREAT found there: on that no such lease is granted.
       this.#context.leases.learnNew(node, reply.entry.leased, asOf);
-      if (isOwn) open.expected = new ExpectedAttributes(this.#context.leases, node);
+      if (isOwn) open.expected = expectedOf(this.#context.leases, node);
     }
     return opened;
   }
@@ -269,7 +268,7 @@ export class RemoteFiles {
     open.killsSuidgid = killSuidgid;
     const { node, behind } = open;
     if (behind && !behind.isStopped && !(flags & WRITTEN_THROUGH)) {
-      this.#gathering(open, () => open.expected?.wrote(offset, data.length));
+      gatherWrite(this.#context.leases, open, offset, data.length);
       const written = await behind.write(offset, data);
       if (written !== undefined) {
         open.blocks?.write(offset, data);
@@ -285,29 +284,6 @@ export class RemoteFiles {
     if (isWriteback) this.#changedData(node);
     else await this.#changedPages(node, offset, flags & O.APPEND ? 0 : data.length);
     return written;
-  }
-
-  /** Attributes change, under the exclusive lease of the handle that made the file. Undefined: the server must be asked. */
-  changeGathered(caller: Caller, node: Node, changes: AttributeChanges): Attributes | undefined {
-    const open = node.gatherer;
-    const { behind, expected } = open ?? {};
-    if (open === undefined || !behind || behind.isStopped || !expected || caller.uid !== open.opener[0])
-      return undefined;
-    const before = expected.now(behind.isClean);
-    const after = before && gathered(before, caller.uid, changes);
-    if (!after) return undefined;
-    behind.change(before, after, changes);
-    this.#gathering(open, () => expected.become(after));
-    return after;
-  }
-
-  /** What is known of the file is not so any more, but for what is expected. */
-  #gathering({ node, behind, expected }: OpenHandle, step: () => void): void {
-    const { leases } = this.#context;
-    expected?.now(behind?.isClean === true);
-    step();
-    if (expected) expected.keep(() => leases.changed(node));
-    else leases.changed(node);
   }
 
   /** What is here and the kernel has not asked for yet. */

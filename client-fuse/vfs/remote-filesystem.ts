@@ -19,6 +19,7 @@ import type {
   LockRange,
   NodeId,
 } from './filesystem.ts';
+import { gatherAttributes } from './gathering.ts';
 import type { Node } from './node.ts';
 import { reclaim } from './reclaim.ts';
 import { type Presentation, RemoteContext } from './remote-context.ts';
@@ -143,7 +144,7 @@ export class RemoteFilesystem implements Filesystem {
 
   async setattr(caller: Caller, id: NodeId, changes: AttributeChanges, handle?: number): Promise<AttributesReply> {
     const node = this.#context.nodes.get(id);
-    const expected = this.#files.changeGathered(caller, node, changes);
+    const expected = gatherAttributes(this.#context.leases, caller, node, changes);
     if (expected) return this.#context.expectedReply(expected);
     await this.#context.written(node);
     const ask = (server: number) =>
