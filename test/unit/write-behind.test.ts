@@ -1,7 +1,10 @@
 /** Gathered writes: which requests they become, in which order they are applied, who is told of an error, and the bound. */
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import type { AttributeChanges } from '../../client-fuse/vfs/filesystem.ts';
+import { type GatheredChanges, gathered } from '../../client-fuse/vfs/gathered-attributes.ts';
 import { DirtyMemory, WriteBehind } from '../../client-fuse/vfs/write-behind.ts';
+import type { Attributes } from '../../shared/attributes.ts';
 import { errno, FsError } from '../../shared/errno.ts';
 import { limits, MiB } from '../../shared/limits.ts';
 
@@ -13,6 +16,7 @@ interface Request {
   readonly data: Buffer;
   /** What the server was given, for what buffer it is in. */
   readonly view: Uint8Array;
+  readonly attributes: GatheredChanges | undefined;
   readonly answer: (written: number) => void;
   readonly fail: (error: unknown) => void;
 }
@@ -23,15 +27,18 @@ let requests: Request[];
 
 const gathering = () =>
   new WriteBehind(
-    (offset, data) =>
+    (offset, data, attributes) =>
       new Promise((resolve, reject) => {
-        requests.push({ offset, data: Buffer.from(data), view: data, answer: resolve, fail: reject });
+        requests.push({ offset, data: Buffer.from(data), view: data, attributes, answer: resolve, fail: reject });
       }),
     memory,
   );
 const bytes = (length: number, value = 1) => Buffer.alloc(length, value);
 const text = (value: string) => Buffer.from(value);
 const sent = () => requests.map(({ offset, data }) => [offset, data.toString()]);
+/** With what is done to the attributes: a time of modification, and a mode. */
+const sentWith = () =>
+  requests.map(({ offset, data, attributes: { mtime, mode } = {} }) => [offset, data.toString(), mtime?.sec, mode?.to]);
 const next = () => requests.shift() as Request;
 const settle = async () => {
   for (let turn = 0; turn < 20; turn++) await Promise.resolve();
@@ -49,6 +56,16 @@ function watch(promise: Promise<unknown>): { state: 'pending' | 'done' | unknown
   );
   return seen;
 }
+
+const time = { sec: 0, nsec: 0 };
+const FILE = { mode: 0o100600, uid: 0, gid: 0, size: 0, atime: time, mtime: time, ctime: time } as Attributes;
+/** Its permissions are added to, or its time set. */
+function change(behind: WriteBehind, changes: AttributeChanges, before = FILE): Attributes {
+  const after = gathered(before, 0, changes) as Attributes;
+  behind.change(before, after, changes);
+  return after;
+}
+const modified = (sec: number): AttributeChanges => ({ mtime: { sec, nsec: 0 } });
 
 beforeEach(() => {
   vi.useFakeTimers();
@@ -180,6 +197,132 @@ describe('the clock', () => {
     await flushed;
     await vi.advanceTimersByTimeAsync(10 * limits.writeBehindMs);
     expect([sent(), vi.getTimerCount()]).toEqual([[], 0]);
+  });
+});
+
+describe('attributes', () => {
+  test('go with what was written before them, in one request', async () => {
+    const behind = gathering();
+    behind.write(0, text('ab'));
+    change(behind, modified(7));
+    change(behind, { mode: 0o644 });
+    expect([sent(), behind.isClean]).toEqual([[], false]);
+    const flushed = watch(behind.flush());
+    expect(sentWith()).toEqual([[0, 'ab', 7, 0o644]]);
+    next().answer(2);
+    await settle();
+    expect([flushed.state, behind.isClean, vi.getTimerCount()]).toEqual(['done', true, 0]);
+  });
+
+  test('go alone where nothing was written', async () => {
+    const behind = gathering();
+    change(behind, modified(7));
+    const flushed = watch(behind.flush());
+    expect(sentWith()).toEqual([[0, '', 7, undefined]]);
+    next().answer(0);
+    await settle();
+    expect([flushed.state, behind.isClean]).toEqual(['done', true]);
+  });
+
+  test('go when they have waited for a while', async () => {
+    const behind = gathering();
+    change(behind, modified(7));
+    await vi.advanceTimersByTimeAsync(limits.writeBehindMs);
+    expect(sentWith()).toEqual([[0, '', 7, undefined]]);
+    next().answer(0);
+    await settle();
+    expect(vi.getTimerCount()).toBe(0);
+  });
+
+  // The chunk that is full goes without them, and takes no timer with it that they need.
+  test('wait on when bytes are sent because they are many', async () => {
+    const behind = gathering();
+    change(behind, { mode: 0o644 });
+    behind.write(0, bytes(MiB));
+    expect(requests.map(({ data, attributes }) => [data.length, attributes])).toEqual([[MiB, undefined]]);
+    await vi.advanceTimersByTimeAsync(limits.writeBehindMs);
+    expect(requests).toHaveLength(1);
+    next().answer(MiB);
+    await settle();
+    expect(sentWith()).toEqual([[0, '', undefined, 0o644]]);
+  });
+
+  test('come after all that is on its way; what is gathered goes at once', async () => {
+    const behind = gathering();
+    behind.write(0, bytes(MiB));
+    behind.write(2 * MiB, text('end'));
+    change(behind, modified(7));
+    const flushed = watch(behind.flush());
+    expect(requests.map(({ data }) => data.length)).toEqual([MiB, 3]);
+    requests[1]?.answer(3);
+    await settle();
+    expect(requests).toHaveLength(2);
+    requests[0]?.answer(MiB);
+    await settle();
+    requests.splice(0, 2);
+    expect([sentWith(), flushed.state]).toEqual([[[0, '', 7, undefined]], 'pending']);
+    next().answer(0);
+    await settle();
+    expect(flushed.state).toBe('done');
+  });
+
+  test('what is written after them waits for them on their way, wherever it is', async () => {
+    const behind = gathering();
+    behind.write(0, text('ab'));
+    change(behind, modified(7));
+    void behind.drain();
+    behind.write(100, text('later'));
+    void behind.drain();
+    expect(sentWith()).toEqual([[0, 'ab', 7, undefined]]);
+    next().answer(2);
+    await settle();
+    expect(sentWith()).toEqual([[100, 'later', undefined, undefined]]);
+  });
+
+  test('a time of modification is void when the file is written after it', async () => {
+    const behind = gathering();
+    change(behind, { ...modified(7), mode: 0o644 });
+    behind.write(0, text('ab'));
+    void behind.drain();
+    expect(sentWith()).toEqual([[0, 'ab', undefined, 0o644]]);
+  });
+
+  test('are changed all the same when the data cannot be written, and the error is that of the data', async () => {
+    const behind = gathering();
+    const full = new FsError(errno.ENOSPC, 'write');
+    behind.write(0, text('abcd'));
+    change(behind, { mode: 0o644 });
+    const flushed = watch(behind.flush());
+    next().answer(2);
+    await settle();
+    expect(sentWith()).toEqual([[2, 'cd', undefined, 0o644]]);
+    next().fail(full);
+    await settle();
+    expect(sentWith()).toEqual([[0, '', undefined, 0o644]]);
+    next().answer(0);
+    await settle();
+    expect(flushed.state).toBe(full);
+  });
+
+  test('tell an error to the next flush', async () => {
+    const behind = gathering();
+    const error = new FsError(errno.EPERM, 'chmod');
+    change(behind, { mode: 0o644 });
+    const drained = behind.drain();
+    next().fail(error);
+    await drained;
+    await expect(behind.flush()).rejects.toBe(error);
+    await behind.flush();
+  });
+
+  test('are not sent any more when the lease was revoked', async () => {
+    const behind = gathering();
+    behind.write(0, text('ab'));
+    change(behind, modified(7));
+    behind.isStopped = true;
+    behind.isFenced = true;
+    await expect(behind.flush()).rejects.toMatchObject({ code: errno.ESTALE });
+    expect([requests, behind.isClean]).toEqual([[], true]);
   });
 });
 
@@ -362,13 +505,15 @@ const step = fc.oneof(
   },
   { weight: 2, arbitrary: fc.record({ kind: fc.constant('next' as const), length: fc.integer({ min: 1, max: 8 }) }) },
   { weight: 3, arbitrary: fc.record({ kind: fc.constant('send' as const) }) },
+  { weight: 3, arbitrary: fc.record({ kind: fc.constant('touch' as const) }) },
+  { weight: 2, arbitrary: fc.record({ kind: fc.constant('chmod' as const), bits: fc.nat(0o777) }) },
   {
     weight: 6,
     arbitrary: fc.record({ kind: fc.constant('answer' as const), pick: fc.nat(), isShort: fc.boolean() }),
   },
 );
 
-test('whatever the order in which requests are applied, the file is what was written', async () => {
+test('whatever the order in which requests are applied, the file is what was written, and its attributes what they became', async () => {
   let most = 0;
   await fc.assert(
     fc.asyncProperty(fc.array(step, { maxLength: 60 }), async (steps) => {
@@ -379,10 +524,17 @@ test('whatever the order in which requests are applied, the file is what was wri
       const file = Buffer.alloc(FILE_BYTES);
       let value = 0;
       let at = 0;
+      /** The time of modification that was set, 0 when the file was written since; and the mode. */
+      const is = { modified: 0, mode: 0 };
+      let attributes = { ...FILE, mode: 0o100000 };
+      const touched = (changes: AttributeChanges) => {
+        attributes = change(behind, changes, attributes);
+      };
       const write = (offset: number, length: number) => {
         at = offset + length;
         const data = bytes(length, ++value);
         expected.set(data, offset);
+        attributes = { ...attributes, mtime: time };
         expect(behind.write(offset, data)).toBe(length);
       };
       /** The server applies it when it answers, not when it is sent. */
@@ -393,19 +545,28 @@ test('whatever the order in which requests are applied, the file is what was wri
         // The buffer was not touched while it was on its way.
         expect(request.data.equals(request.view)).toBe(true);
         file.set(request.data.subarray(0, written), request.offset);
+        if (written > 0) is.modified = 0;
+        const { mtime, mode } = (written === request.data.length && request.attributes) || {};
+        if (mtime) is.modified = mtime.sec;
+        if (mode) {
+          expect(is.mode).toBe(mode.from);
+          is.mode = mode.to;
+        }
         request.answer(written);
         await settle();
       };
       for (const one of steps) {
         if (one.kind === 'write') write(one.offset, one.length);
         else if (one.kind === 'next' && at + one.length <= FILE_BYTES) write(at, one.length);
+        else if (one.kind === 'touch') touched(modified(++value));
+        else if (one.kind === 'chmod') touched({ mode: (attributes.mode & 0o777) | one.bits });
         else if (one.kind === 'send') vi.advanceTimersByTime(limits.writeBehindMs);
         else if (one.kind === 'answer') await answer(one.pick, one.isShort);
         most = Math.max(most, requests.length);
         for (const [index, a] of requests.entries()) {
           for (const b of requests.slice(index + 1)) {
             const isApart = a.offset + a.data.length <= b.offset || b.offset + b.data.length <= a.offset;
-            expect(isApart).toBe(true);
+            expect(isApart && !a.attributes && !b.attributes).toBe(true);
           }
         }
       }
@@ -414,6 +575,7 @@ test('whatever the order in which requests are applied, the file is what was wri
       await settle();
       expect([flushed.state, behind.isClean, memory.budget.used]).toEqual(['done', true, 0]);
       expect(file.equals(expected)).toBe(true);
+      expect(is).toEqual({ modified: attributes.mtime.sec, mode: attributes.mode & 0o777 });
     }),
     { numRuns: 400 },
   );
