@@ -28,23 +28,14 @@ export const attributeHandlers: Handlers<
   setattr: { mutates: true, handle: setattr },
   access: {
     mutates: false,
-    handle: ({ session, store, leases, identity }, { inode: handle, mask }) => {
-      const inode = store.resolve(handle);
-      const access = () => {
-        store.access(identity, inode, mask);
-        return DONE;
-      };
-      return leases.settled(session, inode)?.then(access) ?? access();
+    handle: ({ store, identity }, { inode, mask }) => {
+      store.access(identity, store.resolve(inode), mask);
+      return DONE;
     },
   },
   getxattr: {
     mutates: false,
-    handle: ({ session, store, leases, identity }, { inode: handle, name }) => {
-      const inode = store.resolve(handle);
-      // A mode that somebody has gathered is in the access list too.
-      const get = () => ({ value: store.getxattr(identity, inode, name) });
-      return leases.settled(session, inode)?.then(get) ?? get();
-    },
+    handle: ({ store, identity }, { inode, name }) => ({ value: store.getxattr(identity, store.resolve(inode), name) }),
   },
   listxattr: {
     mutates: false,
