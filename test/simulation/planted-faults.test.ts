@@ -1,5 +1,6 @@
 /** The simulation can fail: each defect that is planted is found within 1,000 seeds. */
 import { expect, test } from 'vitest';
+import { GatheredAttributes } from '../../client-fuse/vfs/gathered-attributes.ts';
 import { ExclusiveLeases } from '../../server/leases/exclusive-leases.ts';
 import { Change, type LeaseManager } from '../../server/leases/lease-manager.ts';
 import type { Server } from '../../server/server.ts';
@@ -115,4 +116,31 @@ test('late writes of a client whose lease was revoked, taken as if it still held
   } finally {
     Object.assign(ExclusiveLeases.prototype, { take, end });
   }
+});
+
+test('a time that was set, and stays when the file is written after it', async () => {
+  const { wrote } = GatheredAttributes.prototype;
+  GatheredAttributes.prototype.wrote = () => {};
+  try {
+    const found = await firstViolation(() => {});
+    expect(found?.violations.join()).toMatch(/attributes of a closed file/);
+  } finally {
+    GatheredAttributes.prototype.wrote = wrote;
+  }
+});
+
+test('attributes that are applied before the data that they came after', async () => {
+  const found = await firstViolation((server) => {
+    const dispatch = server.dispatcher.dispatch.bind(server.dispatcher);
+    server.dispatcher.dispatch = (request) => {
+      const { operation, body, bulk } = request;
+      // In two halves, as two requests would come that overtake each other.
+      const attributes = operation === 'write' && Array.isArray(body) && body.at(-1);
+      if (!attributes || bulk.length === 0) return dispatch(request);
+      const first = dispatch({ ...request, bulk: bulk.subarray(0, 0) });
+      const second = { ...request, body: [...(body as unknown[]).slice(0, -1), null] };
+      return Promise.resolve(first).then(() => dispatch(second));
+    };
+  });
+  expect(found?.violations.join()).toMatch(/attributes of a closed file/);
 });

@@ -35,6 +35,8 @@ export interface Scenario {
   readonly faults: readonly Fault[];
   /** The server's process is killed at this note of its journal: right before it, of those before and after a change. */
   readonly killAtNote?: number;
+  /** So many files are made by one more process of each client (stamps.ts). */
+  readonly stamps?: number;
 }
 
 /** Longer than a session waits for its client. */
@@ -51,6 +53,8 @@ export function scenarioOf(seed: number): Scenario {
   });
   const kill = new Random(seed ^ 0xc2a5);
   const killAtNote = kill.chance(0.25) ? { killAtNote: 1 + kill.below(12) } : {};
+  const more = new Random(seed ^ 0x57a4);
+  const stamps = more.chance(0.3) ? { stamps: 1 + more.below(8) } : {};
   const faults = Array.from({ length: random.below(5) }, fault);
   return {
     seed,
@@ -60,5 +64,6 @@ export function scenarioOf(seed: number): Scenario {
     hasKernel: random.chance(0.5),
     faults: faults.sort((one, other) => one.atMs - other.atMs),
     ...killAtNote,
+    ...stamps,
   };
 }

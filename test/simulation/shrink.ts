@@ -23,7 +23,7 @@ export async function shrink(
 }
 
 function smallerThan(scenario: Scenario): Scenario[] {
-  const { faults, operations } = scenario;
+  const { faults, operations, stamps = 0 } = scenario;
   const withoutOne = faults.map((_fault, index) => ({
     ...scenario,
     faults: faults.filter((_one, at) => at !== index),
@@ -35,5 +35,6 @@ function smallerThan(scenario: Scenario): Scenario[] {
           { ...scenario, operations: operations - 1 },
         ]
       : [];
-  return [...withoutOne, ...fewer];
+  const fewerStamps = stamps > 0 ? [{ ...scenario, stamps: stamps - 1 }] : [];
+  return [...withoutOne, ...fewer, ...fewerStamps];
 }

@@ -8,17 +8,24 @@ import type { Identity } from '../../server/store/identity.ts';
 import { Inode, VersionCounter } from '../../server/store/inode.ts';
 import type { FoundInode } from '../../server/store/inode-table.ts';
 import type { CreatedFile, MetadataChanges, Store } from '../../server/store/store.ts';
+import type { Timespec } from '../../shared/attributes.ts';
 import { errno, FsError } from '../../shared/errno.ts';
 import { PAGE_SIZE } from '../../shared/limits.ts';
 import { O } from '../../shared/linux/constants.ts';
 import type { LocalAttributes } from '../../shared/linux/libc.ts';
 import type { Random } from './random.ts';
 
+/** When whatever was written was written. */
+export const WRITTEN_SEC = 1;
+
 export interface DiskFile {
   readonly ino: number;
   readonly names: Map<string, DiskFile> | undefined;
   readonly bornMs: number;
   nlink: number;
+  mode: number;
+  /** The time of modification that was set after the last write. */
+  modified: Timespec | undefined;
   data: Buffer;
   /** The data as they were synchronized last. */
   durable: Buffer;
@@ -52,6 +59,8 @@ export class SimulatedDisk {
       names,
       bornMs: Date.now(),
       nlink: 1,
+      mode: isDirectory ? 0o040755 : 0o100644,
+      modified: undefined,
       data: Buffer.alloc(0),
       durable: Buffer.alloc(0),
       changes: 0,
@@ -135,6 +144,7 @@ export class SimulatedStore {
         }
         file.data.set(page, at);
         file.changes++;
+        file.modified = undefined;
         await this.#turn();
       }
       return data.length;
@@ -206,22 +216,27 @@ export class SimulatedStore {
     return this.#attributes(this.#file(inode));
   }
 
-  change(_as: Identity, inode: Inode, _changes: MetadataChanges): void {
-    this.#file(inode).changes++;
+  /** Durable at once. */
+  change(_as: Identity, inode: Inode, { mode, mtime }: MetadataChanges): void {
+    const file = this.#file(inode);
+    file.changes++;
+    if (mode !== undefined) file.mode = (file.mode & ~0o7777) | mode;
+    if (mtime !== undefined && mtime !== 'now') file.modified = mtime;
   }
 
-  mknod(_as: Identity, parent: Inode, name: Uint8Array): FoundInode {
+  mknod(_as: Identity, parent: Inode, name: Uint8Array, mode: number): FoundInode {
     const names = this.#names(parent);
     if (names.has(keyOf(name))) throw new FsError(errno.EEXIST, 'mknod');
     const file = this.#disk.add(false);
+    file.mode = 0o100000 | (mode & 0o7777);
     names.set(keyOf(name), file);
     this.#file(parent).changes++;
     return this.#found(file);
   }
 
-  create(as: Identity, parent: Inode, name: Uint8Array): CreatedFile | undefined {
+  create(as: Identity, parent: Inode, name: Uint8Array, mode: number): CreatedFile | undefined {
     if (this.#names(parent).has(keyOf(name))) return undefined;
-    const found = this.mknod(as, parent, name);
+    const found = this.mknod(as, parent, name, mode);
     return { ...found, fd: this.#descriptor(this.#file(found.inode), false) };
   }
 
@@ -312,11 +327,12 @@ export class SimulatedStore {
     return { inode: this.#inode(file), attributes: this.#attributes(file) };
   }
 
-  #attributes({ ino, names, bornMs, nlink, data, changes }: DiskFile): LocalAttributes {
-    const time = { sec: 1, nsec: 0 };
+  #attributes({ ino, bornMs, nlink, mode, modified, data, changes }: DiskFile): LocalAttributes {
+    const time = { sec: WRITTEN_SEC, nsec: 0 };
+    const changed = { sec: WRITTEN_SEC, nsec: changes };
     const btime = { sec: Math.floor(bornMs / 1000), nsec: Math.round((bornMs % 1000) * 1e6) };
-    const times = { atime: time, mtime: { sec: 1, nsec: changes }, ctime: { sec: 1, nsec: changes }, btime };
-    const kind = { mode: names ? 0o040755 : 0o100644, nlink, uid: 0, gid: 0, rdev: 0, device: 1 };
+    const times = { atime: time, mtime: modified ?? changed, ctime: changed, btime };
+    const kind = { mode, nlink, uid: 0, gid: 0, rdev: 0, device: 1 };
     return { ino, ...kind, size: data.length, blocks: Math.ceil(data.length / 512), blksize: PAGE_SIZE, ...times };
   }
 }

@@ -22,6 +22,7 @@ import type { Fault, Scenario } from './scenario.ts';
 import { SeededCrypto } from './seeded-crypto.ts';
 import { type DiskFile, SimulatedDisk, SimulatedStore } from './simulated-disk.ts';
 import { type Machine, SimulatedNetwork } from './simulated-network.ts';
+import { Stamps } from './stamps.ts';
 import { settle, VirtualTime } from './virtual-time.ts';
 import { COUNTER, COUNTER_BYTES, FILES, LOG, NAMES, pause, RANGE_BYTES, tagsOf, Workload } from './workload.ts';
 
@@ -33,6 +34,8 @@ const LONGEST_MS = 20 * 60_000;
 const KILLED_FOR_MS = 300;
 /** Longer than any fault, and what is left to do after it. */
 const QUIET_MS = 20_000;
+/** Processes that make stamps are numbered from here. */
+const STAMPS = 100;
 
 /** A defect for a test to plant: called with each server that was started. */
 export type Sabotage = (server: Server, leases: LeaseManager) => void;
@@ -68,6 +71,7 @@ class Run {
   readonly #clients: Client[] = [];
   readonly #history = new History();
   readonly #workload: Workload;
+  readonly #stamps: Stamps;
   #store!: SimulatedStore;
   #leases: LeaseManager | undefined;
   #machineStarts = 1;
@@ -85,6 +89,7 @@ class Run {
     this.#disk = new SimulatedDisk(this.#random);
     this.#network = new SimulatedNetwork(this.#random);
     this.#workload = new Workload(this.#random, this.#history);
+    this.#stamps = new Stamps(this.#random, this.#history);
     for (const [name, bytes] of SIZES) {
       const file = this.#disk.add(false);
       file.data = Buffer.alloc(bytes);
@@ -178,10 +183,13 @@ class Run {
       hasCrashed: false,
     };
     this.#clients.push(client);
-    const { processes } = this.#scenario;
-    this.#openProcesses += processes;
+    const { processes, operations, stamps } = this.#scenario;
+    this.#openProcesses += this.#processesOfClient;
     void this.#connect(client).then(() => {
-      for (let process = 0; process < processes; process++) void this.#process(client, index * processes + process);
+      for (let process = 0; process < processes; process++) {
+        void this.#process(client, index * processes + process, this.#workload, operations);
+      }
+      if (stamps) void this.#process(client, STAMPS + index, this.#stamps, stamps);
     });
   }
 
@@ -250,19 +258,23 @@ class Run {
   #crashClient(client: Client): void {
     if (client.hasCrashed) return;
     this.#network.crashClient(client);
-    this.#openProcesses -= this.#scenario.processes - (this.#ended.get(client) ?? 0);
+    this.#openProcesses -= this.#processesOfClient - (this.#ended.get(client) ?? 0);
   }
 
   readonly #ended = new Map<Client, number>();
 
   // --- processes
 
-  async #process(client: Client, id: number): Promise<void> {
+  get #processesOfClient(): number {
+    return this.#scenario.processes + (this.#scenario.stamps ? 1 : 0);
+  }
+
+  async #process(client: Client, id: number, workload: Workload | Stamps, operations: number): Promise<void> {
     const program = { id, filesystem: client.filesystem as RemoteFilesystem, hasCrashed: () => client.hasCrashed };
-    for (let done = 0; done < this.#scenario.operations && !client.hasCrashed; done++) {
+    for (let done = 0; done < operations && !client.hasCrashed; done++) {
       await pause(1 + this.#random.below(60));
       if (client.hasCrashed) return;
-      await this.#workload.operate(program);
+      await workload.operate(program);
     }
     if (client.hasCrashed) return;
     this.#ended.set(client, (this.#ended.get(client) ?? 0) + 1);
