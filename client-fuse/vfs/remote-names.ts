@@ -195,6 +195,8 @@ export class RemoteNames {
     const moved = leases.name(from, key);
     const replaced = leases.name(to, newKey);
     const ended = [kernel.beginChange(from), kernel.beginChange(to)];
+    // A local program that opens it by its new name waits for data, and is refused for want of permissions.
+    if (moved) await this.#context.written(moved);
     await this.openForGood(replaced);
     const changing = [moved, replaced].map((node) => [node, leases.beginChange(node)] as const);
     const markFrom = leases.changingName(from, key);

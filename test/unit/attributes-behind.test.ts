@@ -190,6 +190,17 @@ describe('who sees it', () => {
     other.release(handle);
   });
 
+  // It may be opened by that name now, which is decided before the server's kernel waits for the client.
+  test('a local program, once the file is renamed', async () => {
+    const filesystem = await connect();
+    await expect(filesystem.lookup(root, ROOT_NODE, b('f'))).resolves.toMatchObject({ node: 0 }); // as the kernel does
+    const file = await make(filesystem);
+    await file.write('abc');
+    await file.change({ mode: 0o644 });
+    await filesystem.rename(root, ROOT_NODE, b('f'), ROOT_NODE, b('g'), 0);
+    expect(there('g')).toMatchObject({ mode: 0o644, size: 3 });
+  });
+
   test('a listing of the same mount does not show what was before', async () => {
     const filesystem = await connect();
     const file = await make(filesystem);
