@@ -27,8 +27,9 @@ export class ExpectedAttributes {
 
   /** `isClean`: all that was gathered is at the server, so that what it said last is what is to be expected. */
   now(isClean: boolean): Attributes | undefined {
-    if (!this.#isKnown) {
-      this.#attributes = isClean ? this.#file.attributes : undefined;
+    const said = isClean ? this.#file.attributes : undefined;
+    if (said || !this.#isKnown) {
+      this.#attributes = said;
       this.#mark = this.#file.lastChange;
     }
     return this.#attributes;
