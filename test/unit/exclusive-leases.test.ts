@@ -252,6 +252,42 @@ describe('other requests wait until what was gathered is written', () => {
     expect([recalls, inodeOf('f').leases.exclusive !== undefined, selfWaits]).toEqual([[], true, []]);
   });
 
+  const attributed = (handle: number, text: string, behind: boolean, from: number, to: number) => {
+    const attributes = { mode: { from, to }, atime: undefined, mtime: { sec: 7, nsec: 8 } };
+    return holder.call('write', ROOT, { handle, offset: 0, ...plain, behind, attributes }, { bulk: b(text) });
+  };
+  const is = () => {
+    const { mode, size, mtime } = exported.store.attributes(inodeOf('f'));
+    return { mode: mode & 0o7777, size, sec: mtime.sec };
+  };
+
+  test('attributes that come with what it has gathered: after the data, and the reply says both', async () => {
+    const { handle } = await hold();
+    const { written, attributes } = await attributed(handle, 'abc', true, 0o644, 0o664);
+    expect([written, attributes?.size, attributes?.mode, attributes?.mtime]).toEqual([
+      3,
+      3,
+      0o100664,
+      { sec: 7, nsec: 8 },
+    ]);
+    expect(is()).toEqual({ mode: 0o664, size: 3, sec: 7 });
+    // Sent again, as after a restart, it is what it was; with a mode that somebody else has changed, only that stays.
+    expect((await attributed(handle, '', true, 0o644, 0o666)).written).toBe(0);
+    expect(is()).toEqual({ mode: 0o664, size: 3, sec: 7 });
+    expect(recalls).toEqual([]);
+  });
+
+  test('attributes are refused beside a write that was not gathered, and when the lease is gone', async () => {
+    const { handle, inode } = await hold();
+    await expect(attributed(handle, 'abc', false, 0o644, 0o664)).rejects.toMatchObject({ code: errno.EINVAL });
+    const opened = openWith(other, inode, O.RDONLY, 'none');
+    await vi.waitFor(() => expect(recalls).toHaveLength(1), { timeout: 5000, interval: 1 });
+    recalls[0]?.answer();
+    await opened;
+    await expect(attributed(handle, '', true, 0o644, 0o664)).rejects.toMatchObject({ code: errno.ESTALE });
+    expect(is()).toMatchObject({ mode: 0o644, size: 0 });
+  });
+
   // Its descriptor for appending would be opened under the kernel's lease.
   test('an append by the holder does not stop the server', async () => {
     const { handle } = await hold();

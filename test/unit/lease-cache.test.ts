@@ -282,3 +282,74 @@ test('but not when the file was changed since the read was asked for', () => {
   expect(sizeOf(file)).toBeUndefined();
   expect(cache.knownAttributes(file)).toMatchObject(UNREAD);
 });
+
+describe('that a file has no capability', () => {
+  const CAPABILITY = 'security.capability';
+  const ENODATA = 61;
+  const known = () => [cache.hasNoCapability(file), cache.xattr(file, CAPABILITY)];
+  /** How the server says it, of any file. */
+  const learned = () => {
+    const other = table.found(Buffer.from('other'));
+    cache.learnNew(other, true, cache.clock);
+    cache.learnXattr(other, CAPABILITY, ENODATA, cache.clock);
+  };
+
+  test('is known of a new one, and answered when the server has said once how', () => {
+    cache.learnNew(file, true, cache.clock);
+    expect(known()).toEqual([true, undefined]);
+    learned();
+    expect(known()).toEqual([true, ENODATA]);
+    // Of others nothing is known.
+    expect(cache.xattr(file, 'system.posix_acl_access')).toBeUndefined();
+  });
+
+  const events: [what: string, event: () => void, isKnown: boolean][] = [
+    ['own writes', () => cache.changed(file), true],
+    ['own changes of attributes', beginAndEnd, true],
+    [
+      'an attribute that is set',
+      () => {
+        cache.mayHaveCapability(file);
+        beginAndEnd();
+      },
+      false,
+    ],
+    ['a recall', () => cache.gaveBack(cache.recall([file]).nodes), false],
+    ['a lost connection', () => cache.clear(), false],
+    [
+      'leases that may not be used',
+      () => {
+        isUsable = false;
+      },
+      false,
+    ],
+    ['one that the server has found', () => cache.learnXattr(file, CAPABILITY, Buffer.from('cap'), cache.clock), false],
+  ];
+  test.each(events)('after %s', (_what, event, isKnown) => {
+    learned();
+    for (const learn of [
+      () => cache.learnNew(file, true, cache.clock),
+      () => cache.learnXattr(file, CAPABILITY, ENODATA, cache.clock),
+      () => cache.learnNoXattrs(file, cache.clock),
+    ]) {
+      isUsable = true;
+      cache.learnHeld(file, true, cache.clock);
+      learn();
+      expect(known()).toEqual([true, ENODATA]);
+      event();
+      expect(cache.hasNoCapability(file)).toBe(isKnown);
+      if (isKnown) expect(known()).toEqual([true, ENODATA]);
+      else expect(cache.xattr(file, CAPABILITY)).not.toBe(ENODATA);
+      isUsable = true;
+      cache.mayHaveCapability(file);
+      cache.changed(file);
+    }
+  });
+
+  test('is not learned from a reply of before a recall', () => {
+    const asOf = cache.clock;
+    cache.gaveBack(cache.recall([file]).nodes);
+    cache.learnNew(file, true, asOf);
+    expect(known()).toEqual([false, undefined]);
+  });
+});
