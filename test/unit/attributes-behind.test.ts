@@ -62,6 +62,7 @@ async function make(filesystem: RemoteFilesystem, name = 'f', caller = root, mod
   const { entry, opened } = await filesystem.create(caller, ROOT_NODE, b(name), mode, 0, O.RDWR | O.EXCL);
   return {
     node: entry.node,
+    handle: opened.handle,
     write: (text: string, offset = 0) => filesystem.write(caller, opened.handle, offset, b(text), O.RDWR, false),
     change: (changes: AttributeChanges, by = caller) => filesystem.setattr(by, entry.node, changes),
     truncate: (size: number) => filesystem.setattr(caller, entry.node, { size }, opened.handle),
@@ -312,6 +313,17 @@ describe('what goes wrong', () => {
     chmodSync(directory.join('f'), 0o600);
     await file.flush();
     expect(there()).toMatchObject({ mode: 0o600, size: 3 });
+  });
+
+  test('its only name is removed: the open file gets them all the same', async () => {
+    const filesystem = await connect();
+    const file = await make(filesystem);
+    await file.write('abc');
+    await file.change({ ...modified, mode: 0o644 });
+    await filesystem.unlink(root, ROOT_NODE, b('f'));
+    await file.flush();
+    const { attributes } = await filesystem.getattr(root, file.node, file.handle);
+    expect([attributes.mode, attributes.mtime, attributes.nlink, attributes.size]).toEqual([0o100644, THEN, 0, 3]);
   });
 
   test('the lease is revoked while the client is away: refused, and what others have done stays', async () => {
