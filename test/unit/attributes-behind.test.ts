@@ -2,7 +2,7 @@
  * Attributes of a new file that its client gathers, with a real server on real files: what they cost, who sees them when,
  * what is asked at once instead, and what becomes of them when something goes wrong. Needs root.
  */
-import { chmodSync, readFileSync, statSync, utimesSync, writeFileSync } from 'node:fs';
+import { chmodSync, chownSync, readFileSync, statSync, utimesSync, writeFileSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { parseServerAddress } from '../../client-fuse/transport/server-address.ts';
 import { ServerSession } from '../../client-fuse/transport/server-session.ts';
@@ -281,12 +281,28 @@ describe('asked at once', () => {
     expect(there('own').mode).toBe(0o644);
   });
 
+  test('whom the server takes for somebody else, of a file that was given to him since', async () => {
+    const { store } = exported();
+    const create = store.create.bind(store);
+    vi.spyOn(store, 'create').mockImplementation((...of) => {
+      const made = create(...of);
+      if (made === undefined) return undefined;
+      chownSync(directory.join('f'), 2000, 2000);
+      return { ...made, attributes: store.attributes(made.inode) };
+    });
+    const file = await make(await connect(), 'f', callerOf(1000));
+    await file.change({ uid: 1000, gid: 1000 }, root);
+    await file.change({ mode: 0o644 });
+    expect(there()).toMatchObject({ mode: 0o644, uid: 1000 });
+  });
+
   test('a change of owner that takes a capability away', async () => {
     const filesystem = await connect();
     const file = await make(filesystem);
     await expect(filesystem.getxattr(root, file.node, CAPABILITY)).rejects.toMatchObject({ code: errno.ENODATA });
     await filesystem.setxattr(root, file.node, CAPABILITY, SOME_CAPABILITY, 0, false);
     expect(Buffer.from(await file.getxattr(CAPABILITY))).toEqual(SOME_CAPABILITY);
+    await filesystem.getattr(root, file.node); // its attributes are known again
     await file.change({ uid: 0, gid: 0 });
     await expect(filesystem.getxattr(root, file.node, CAPABILITY)).rejects.toMatchObject({ code: errno.ENODATA });
   });
