@@ -118,6 +118,8 @@ export class ServerSession {
   /** Leases are not to be used from now on; null: none is. */
   onRecall: (inodes: readonly Uint8Array[] | null) => Recall = () => ({ ready: undefined, finish: () => [] });
   #denial: Denial | undefined;
+  /** End the pauses between attempts: when one lane is opened, the other has no reason to wait. */
+  readonly #paused = new Set<() => void>();
   /** The server was started lately: until this is resolved locks are only taken again. */
   #grace: Interval | undefined;
   #isRenewing = false;
@@ -395,6 +397,7 @@ export class ServerSession {
       this.log.warn({ server: this.address.url }, 'the server has forgotten this session; files are opened anew');
     }
     this.#links.set(lane, link);
+    for (const tryNow of this.#paused) tryNow();
     this.#denial?.end();
     this.#denial = undefined;
     // In the same turn: what is called from now on comes after what was called before.
@@ -469,9 +472,15 @@ export class ServerSession {
   #pause(attempt: number): Promise<void> {
     const delayMs = this.#denial ? limits.deniedRetryMs : reconnectDelayMs(attempt);
     return new Promise((resolve) => {
-      const timer = setTimeout(resolve, delayMs);
+      const tryNow = () => {
+        clearTimeout(timer);
+        this.#paused.delete(tryNow);
+        resolve();
+      };
+      const timer = setTimeout(tryNow, delayMs);
       // Nothing of this process waits for it that long.
       if (this.#denial) timer.unref();
+      this.#paused.add(tryNow);
     });
   }
 }

@@ -1,7 +1,6 @@
 /** Sessions over connections that break: every request is applied exactly once, and its caller gets its reply. */
 import { mkdirSync, readdirSync, statSync, unlinkSync, writeFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
-import { reconnectDelayMs } from '../../client-fuse/transport/backoff.ts';
 import { parseServerAddress } from '../../client-fuse/transport/server-address.ts';
 import { ServerSession } from '../../client-fuse/transport/server-session.ts';
 import type { Caller } from '../../client-fuse/vfs/filesystem.ts';
@@ -433,8 +432,4 @@ describe('the session table', () => {
     sent[0]?.();
     expect(freed).toBe(1);
   });
-});
-
-test('the pause between attempts doubles up to two seconds', () => {
-  expect([0, 1, 2, 3, 6, 7, 100].map(reconnectDelayMs)).toEqual([20, 40, 80, 160, 1280, 2000, 2000]);
 });
