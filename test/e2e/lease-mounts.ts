@@ -124,7 +124,7 @@ export class LeaseExport implements AsyncDisposable {
     this.server.stderr?.on('data', (chunk) => (this.serverOutput += chunk));
     await waitFor('the server listens', async () => {
       if (hasExited(this.server)) throw new Error(`no server: ${this.serverOutput}`);
-      return this.serverOutput.slice(said).includes(at);
+      return this.serverOutput.slice(said).includes('serving ');
     });
   }
 
