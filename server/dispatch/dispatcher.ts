@@ -20,7 +20,7 @@ import { fileHandlers } from './files.ts';
 import { BulkReply, DONE, type Handler, type Handlers, type RequestContext } from './handler.ts';
 import { lockHandlers } from './locks.ts';
 import { nameHandlers } from './names.ts';
-import { certain, mayBeTried, replayed } from './replays.ts';
+import { mayBeTried, replayed } from './replays.ts';
 import { SinceStart } from './since-start.ts';
 
 /** `hello` is the connection's own business; `status` is answered by the server. */
@@ -82,10 +82,10 @@ export class Dispatcher {
       request: request.request,
     };
     const { earlier } = request.request;
-    const failed = (error: unknown) => this.#failed(operation, certain(context, operation, body, error, earlier));
+    const failed = (error: unknown) => this.#failed(operation, error);
     try {
       const reply =
-        earlier === undefined || mayBeTried(context, operation, body, earlier)
+        earlier === undefined || mayBeTried(operation, earlier)
           ? handler.handle(context, body, request.bulk)
           : replayed(context, operation, body, earlier);
       if (!(reply instanceof Promise)) return outcomeOf(operation, reply);

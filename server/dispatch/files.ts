@@ -9,6 +9,7 @@ import type { Inode } from '../store/inode.ts';
 import { OpenFile } from '../store/open-file.ts';
 import type { CreatedFile } from '../store/store.ts';
 import { BulkReply, DONE, dataChanged, entryOf, type Handlers, type RequestContext } from './handler.ts';
+import { makeOnce } from './replays.ts';
 
 export const fileHandlers: Handlers<'open' | 'create' | 'tmpfile' | 'release'> = {
   open: { mutates: false, handle: open },
@@ -122,12 +123,10 @@ async function create(context: RequestContext, request: RequestOf<'create'>): Pr
   const { name, mode, umask, flags, wants } = request;
   const parent = store.resolve(request.parent);
   const reply = await leases.during(session, [parent], (change) => {
+    const make = () => store.create(identity, parent, name, mode, umask, flags);
     // Without O_EXCL a second attempt opens what the first one made.
-    if (flags & O.EXCL) context.request.applying();
-    const created = store.create(identity, parent, name, mode, umask, flags);
+    const created = flags & O.EXCL ? makeOnce(context, parent, name, make) : make();
     if (created === undefined) return undefined;
-    context.request.made = created.inode.handle;
-    if (flags & O.EXCL) context.request.applied();
     leases.madeName(parent, name, created.inode);
     const directory = leases.attributesForHolder(session, change, parent);
     return { ...createdReply(context, created, flags, wants), directory };

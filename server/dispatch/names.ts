@@ -12,6 +12,7 @@ import type { Inode } from '../store/inode.ts';
 import type { FoundInode } from '../store/inode-table.ts';
 import type { Store } from '../store/store.ts';
 import { DONE, entryOf, type Handlers, type RequestContext } from './handler.ts';
+import { makeOnce } from './replays.ts';
 
 /** A client may forget what an earlier server named to it; the others of its list count all the same. */
 function resolveIfKnown(store: Store, handle: Uint8Array): Inode | undefined {
@@ -49,21 +50,21 @@ export const nameHandlers: Handlers<
   mknod: {
     mutates: true,
     handle: (context, { parent, name, mode, rdev, umask }) =>
-      addName(context, parent, name, [], ({ store, identity }, directory) =>
+      addName(context, parent, name, undefined, ({ store, identity }, directory) =>
         store.mknod(identity, directory, name, mode, rdev, umask),
       ),
   },
   mkdir: {
     mutates: true,
     handle: (context, { parent, name, mode, umask }) =>
-      addName(context, parent, name, [], ({ store, identity }, directory) =>
+      addName(context, parent, name, undefined, ({ store, identity }, directory) =>
         store.mkdir(identity, directory, name, mode, umask),
       ),
   },
   symlink: {
     mutates: true,
     handle: (context, { parent, name, target }) =>
-      addName(context, parent, name, [], ({ store, identity }, directory) =>
+      addName(context, parent, name, undefined, ({ store, identity }, directory) =>
         store.symlink(identity, directory, name, target),
       ),
   },
@@ -71,7 +72,7 @@ export const nameHandlers: Handlers<
     mutates: true,
     handle: (context, { inode: handle, parent, name }) => {
       const inode = context.store.resolve(handle);
-      return addName(context, parent, name, [inode], ({ store, identity }, directory) =>
+      return addName(context, parent, name, inode, ({ store, identity }, directory) =>
         store.link(identity, inode, directory, name),
       );
     },
@@ -112,21 +113,18 @@ function lookUp(store: Store, as: Identity, directory: Inode, name: Uint8Array):
   }
 }
 
-/** Makes a name; leases on its directory, and on inodes that change with it (`also`), are recalled before. */
+/** Makes a name; leases on its directory, and on the inode that it is linked to, are recalled before. */
 function addName(
   context: RequestContext,
   parent: Uint8Array,
   name: Uint8Array,
-  also: readonly Inode[],
+  linked: Inode | undefined,
   make: (context: RequestContext, directory: Inode) => FoundInode,
 ): Eventually<ReplyOf<'mkdir'>> {
   const { session, store, leases } = context;
   const directory = store.resolve(parent);
-  return leases.during(session, [directory, ...also], (change) => {
-    context.request.applying();
-    const found = make(context, directory);
-    context.request.made = found.inode.handle;
-    context.request.applied();
+  return leases.during(session, linked ? [directory, linked] : [directory], (change) => {
+    const found = makeOnce(context, directory, name, () => make(context, directory), linked);
     leases.madeName(directory, name, found.inode);
     return { entry: entryOf(context, found), directory: leases.attributesForHolder(session, change, directory) };
   });

@@ -7,6 +7,8 @@ import { errno, FsError } from '../../shared/errno.ts';
 import type { LocalAttributes } from '../../shared/linux/libc.ts';
 import type { OperationName, ReplyOf, RequestOf } from '../../shared/protocol/messages.ts';
 import type { EarlierRequest } from '../session/request-journal.ts';
+import type { Inode } from '../store/inode.ts';
+import type { FoundInode } from '../store/inode-table.ts';
 import { DONE, entryOf, type RequestContext } from './handler.ts';
 
 /** To its client it is a handle of an earlier session: the file is opened again at its next use. Not 0, which says more. */
@@ -15,52 +17,73 @@ const NOT_OPEN = Number.MAX_SAFE_INTEGER;
 /** A second attempt of these fails if the first one was successful. */
 const SHOW_THEMSELVES = new Set<OperationName>(['mkdir', 'mknod', 'symlink', 'link', 'create']);
 
+/** The server was killed between the note that the change begins and the note that it has ended: `makeOnce` decides. */
+export function mayBeTried(operation: OperationName, { isDone }: EarlierRequest): boolean {
+  return !isDone && SHOW_THEMSELVES.has(operation);
+}
+
 /**
- * The server was killed between the note that the change begins and the note that it has ended. What it may have made is
- * there now, or was not made: unless somebody was faster and took it away.
+ * Makes a name, and notes that before and after. When an earlier server may have made it, what is known of that is looked
+ * at in the same turn: while leases were recalled, others may have removed or taken the name.
  */
-export function mayBeTried(
-  { store, sinceStart }: RequestContext,
-  operation: OperationName,
-  body: RequestOf<OperationName>,
-  { isDone }: EarlierRequest,
-): boolean {
-  if (isDone || !SHOW_THEMSELVES.has(operation)) return false;
-  const { parent, name } = body as RequestOf<'link'>;
-  return !sinceStart.mayBeRemoved(store.resolve(parent), name);
+export function makeOnce<F extends FoundInode | undefined>(
+  context: RequestContext,
+  directory: Inode,
+  name: Uint8Array,
+  make: () => F,
+  linked?: Inode,
+): F {
+  const { request, sinceStart } = context;
+  const { earlier } = request;
+  // What the first attempt made would be there, unless somebody took it away.
+  if (earlier && sinceStart.mayBeRemoved(directory, name)) throw interrupted();
+  request.applying();
+  let made: F;
+  try {
+    made = make();
+  } catch (error) {
+    throw earlier ? certain(context, directory, name, linked, error, earlier) : error;
+  }
+  request.made = made?.inode.handle;
+  request.applied();
+  return made;
+}
+
+function interrupted(): FsError {
+  return new FsError(errno.EIO, 'interrupted by the end of the server');
 }
 
 /** Of a kernel's clock that file times are taken from, and of the coarsest filesystem: how far they may be behind. */
 const TIMES_BEHIND_MS = 2_000;
 
 /** The name may be there because the first attempt made it: then nobody knows, unless it is provably somebody else's. */
-export function certain(
+function certain(
   context: RequestContext,
-  operation: OperationName,
-  body: RequestOf<OperationName>,
+  directory: Inode,
+  name: Uint8Array,
+  linked: Inode | undefined,
   error: unknown,
-  earlier: EarlierRequest | undefined,
+  { begunMs }: EarlierRequest,
 ): unknown {
-  if (earlier === undefined || earlier.isDone || !(error instanceof FsError) || error.code !== errno.EEXIST)
-    return error;
-  const uncertain = new FsError(errno.EIO, 'interrupted by the end of the server');
+  if (!(error instanceof FsError) || error.code !== errno.EEXIST) return error;
   try {
-    return isOthers(context, operation, body as RequestOf<'link'>, earlier.begunMs) ? error : uncertain;
+    return isOthers(context, directory, name, linked, begunMs) ? error : interrupted();
   } catch {
-    return uncertain;
+    return interrupted();
   }
 }
 
 /** What has the name was not made by the earlier server. A local program may have made it at the same time, so the reverse is not known. */
 function isOthers(
   { store, sinceStart }: RequestContext,
-  operation: OperationName,
-  { parent, name, inode }: RequestOf<'link'>,
+  directory: Inode,
+  name: Uint8Array,
+  linked: Inode | undefined,
   begunMs: number,
 ): boolean {
-  const there = store.find(store.resolve(parent), name);
+  const there = store.find(directory, name);
   if (there === null) return false;
-  if (operation === 'link') return there !== store.resolve(inode);
+  if (linked) return there !== linked;
   return isBornAtAnotherTime(bornMsOf(store.attributes(there)), begunMs, sinceStart.startedMs);
 }
 

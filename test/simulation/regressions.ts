@@ -47,4 +47,14 @@ export const regressions: readonly Scenario[] = [
     hasKernel: false,
     faults: [{ kind: 'crashServer', atMs: 229, forMs: 2544, client: 0 }],
   },
+  // One mknod, two files: what it had made was removed while its second attempt waited for a lease.
+  {
+    seed: 3871,
+    clients: 3,
+    processes: 2,
+    operations: 4,
+    hasKernel: false,
+    faults: [{ kind: 'stopClient', atMs: 280, forMs: 1934, client: 0 }],
+    killAtNote: 2,
+  },
 ];

@@ -14,10 +14,12 @@ import {
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import type { RequestContext } from '../../server/dispatch/handler.ts';
-import { certain } from '../../server/dispatch/replays.ts';
+import { makeOnce } from '../../server/dispatch/replays.ts';
 import type { Export } from '../../server/export.ts';
 import { openJournal } from '../../server/session/journal-file.ts';
 import { RequestJournal } from '../../server/session/request-journal.ts';
+import type { Inode } from '../../server/store/inode.ts';
+import type { Store } from '../../server/store/store.ts';
 import { errno, FsError } from '../../shared/errno.ts';
 import { limits } from '../../shared/limits.ts';
 import { O, RENAME } from '../../shared/linux/constants.ts';
@@ -305,6 +307,29 @@ describe('a request whose reply was lost with the server', () => {
       raw[Symbol.dispose]();
     });
 
+    test.each([
+      ['gone', false],
+      ["somebody else's", true],
+    ])(
+      'a name that another client removes while its lease is recalled, and that is %s then: EIO',
+      async (_, isTaken) => {
+        mkdirSync(at('new')); // by the first attempt
+        const { raw, root } = await interrupted();
+        const { client: holder } = await RawClient.greeted(server.server.port);
+        expect((await send(holder, 1, 'lookup', name(root, 'none'))).reply).toMatchObject({ leased: true });
+        const asked = send(raw, 1, 'mkdir', { ...name(root, 'new'), ...made });
+        const [kind, id] = await holder.next();
+        expect(kind).toBe(frameKind.RECALL);
+        expect((await send(holder, 2, 'rmdir', name(root, 'new'))).code).toBe(0);
+        if (isTaken) expect((await send(holder, 3, 'mkdir', { ...name(root, 'new'), ...made })).code).toBe(0);
+        holder.send([frameKind.RECALLED, id, []]);
+        expect((await asked).code).toBe(errno.EIO);
+        expect(existsSync(at('new'))).toBe(isTaken);
+        raw[Symbol.dispose]();
+        holder[Symbol.dispose]();
+      },
+    );
+
     test('a link, and the name is there: EEXIST when it is one of another file', async () => {
       linkSync(at('old'), at('same'));
       writeFileSync(at('other'), '');
@@ -312,18 +337,29 @@ describe('a request whose reply was lost with the server', () => {
         ['same', errno.EIO],
         ['other', errno.EEXIST],
       ] as const) {
-        const earlier = { seq: 1, isDone: false, errno: 0, inode: undefined, count: 0, begunMs: 1 };
         const { store } = server.server.exports.get('/') as Export;
-        const inode = store.find(store.root, b('old'))?.handle as Buffer;
-        const context = { store, sinceStart: { startedMs: Date.now() } } as unknown as RequestContext;
-        const body = { inode, parent: store.root.handle, name: b(there) };
-        expect(certain(context, 'link', body, new FsError(errno.EEXIST, 'link'), earlier)).toMatchObject({
-          code: told,
-        });
+        const linked = store.find(store.root, b('old')) as Inode;
+        expect(toldOfWhatIsThere(store, b(there), 1, Date.now(), linked)).toBe(told);
       }
     });
   });
 });
+
+/** Of an interrupted attempt to make `name`, when the next one finds it there. */
+function toldOfWhatIsThere(store: Store, name: Buffer, begunMs: number, startedMs: number, linked?: Inode): unknown {
+  const earlier = { seq: 1, isDone: false, errno: 0, inode: undefined, count: 0, begunMs };
+  const request = { earlier, applying: () => {} };
+  const sinceStart = { startedMs, mayBeRemoved: () => false };
+  const context = { store, request, sinceStart } as unknown as RequestContext;
+  const make = () => {
+    throw new FsError(errno.EEXIST, 'make');
+  };
+  try {
+    return makeOnce(context, store.root, name, make, linked);
+  } catch (error) {
+    return (error as FsError).code;
+  }
+}
 
 describe('whose is a name that is there after an interrupted attempt', () => {
   const BEGUN_MS = 100_000.5;
@@ -339,12 +375,8 @@ describe('whose is a name that is there after an interrupted attempt', () => {
   ];
   test.each(rows)('born %s', (_what, bornMs, told, begunMs = BEGUN_MS, startedMs = STARTED_MS) => {
     const btime = { sec: Math.floor(bornMs / 1000), nsec: Math.round((bornMs % 1000) * 1e6) };
-    const store = { resolve: () => ({}), find: () => ({}), attributes: () => ({ btime }) };
-    const context = { store, sinceStart: { startedMs } } as unknown as RequestContext;
-    const earlier = { seq: 1, isDone: false, errno: 0, inode: undefined, count: 0, begunMs };
-    const body = { ...name(b(''), 'new'), ...made };
-    const answer = certain(context, 'mkdir', body, new FsError(errno.EEXIST, 'mkdir'), earlier);
-    expect(answer).toMatchObject({ code: told });
+    const store = { root: {}, find: () => ({}), attributes: () => ({ btime }) } as unknown as Store;
+    expect(toldOfWhatIsThere(store, b('new'), begunMs, startedMs)).toBe(told);
   });
 });
 
