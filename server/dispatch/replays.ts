@@ -17,9 +17,12 @@ const NOT_OPEN = Number.MAX_SAFE_INTEGER;
 /** A second attempt of these fails if the first one was successful. */
 const SHOW_THEMSELVES = new Set<OperationName>(['mkdir', 'mknod', 'symlink', 'link', 'create']);
 
-/** The server was killed between the note that the change begins and the note that it has ended: `makeOnce` decides. */
-export function mayBeTried(operation: OperationName, { isDone }: EarlierRequest): boolean {
-  return !isDone && SHOW_THEMSELVES.has(operation);
+/**
+ * The last server was killed between the note that the change begins and the note that it has ended: `makeOnce` decides.
+ * Not when there was another in between, since nobody knows what was removed in its time.
+ */
+export function mayBeTried(operation: OperationName, { isDone, isOfLastProcess }: EarlierRequest): boolean {
+  return !isDone && isOfLastProcess && SHOW_THEMSELVES.has(operation);
 }
 
 /**

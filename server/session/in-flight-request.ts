@@ -40,10 +40,13 @@ export class InFlightRequest {
     return this.#controller.signal;
   }
 
-  /** Called right before a change that must not be made twice: if the server is killed from now on, it may have been made. */
+  /**
+   * Called right before a change that must not be made twice: if the server is killed from now on, it may have been made.
+   * Of a second attempt the note of the first one stays, since it may have been made then.
+   */
   applying(): void {
     this.#noted = 'end';
-    this.#journal?.begun(this.#slot, this.#seq, Date.now());
+    if (this.earlier === undefined) this.#journal?.begun(this.#slot, this.#seq, Date.now());
   }
 
   /** It is made, and `made` and `count` say what. As soon as possible: a server that is killed before does not know. */

@@ -7,8 +7,9 @@
  * that is sent again and has no record was not done. Owned by the SessionTable; one server a file.
  *
  *   header   0 magic   8 session   24 boot   40 owner (SHA-256)   72 time of opening, ms since 1970
+ *            80 how many processes have been started since the session's first
  *   record   0 state   4 errno     8 seq     16 count             24 first half of the session   32 length of inode   33 inode
- *            of one that begins, in the place of the count: when, ms since 1970
+ *            of one that begins, in the place of errno: which of those processes; in that of the count: when, ms since 1970
  *
  * Records do not cross pages, so each is written entirely or not at all. Numbers are little endian, seq, count and time
  * are doubles.
@@ -34,6 +35,8 @@ export interface EarlierRequest {
   readonly count: number;
   /** When it began, in milliseconds since 1970, where that is all that is known. */
   readonly begunMs: number;
+  /** It began in the process right before this one, where that is all that is known: no other has served anybody in between. */
+  readonly isOfLastProcess: boolean;
 }
 
 export interface JournalFile {
@@ -46,26 +49,29 @@ export interface JournalFile {
 interface Block {
   readonly index: number;
   readonly owner: Buffer;
+  readonly process: number;
 }
 
 /** The journal of one session. */
 export class SessionJournal {
   readonly #file: JournalFile;
   readonly #position: number;
+  readonly #process: number;
   readonly #record = Buffer.alloc(RECORD_BYTES);
   /** What an earlier process noted, by slot. */
   readonly earlier: ReadonlyMap<number, EarlierRequest>;
 
-  /** `isNew`: no earlier process had it. */
-  constructor(file: JournalFile, position: number, session: Uint8Array, isNew: boolean) {
+  /** `process`: 0, when no earlier one had it. */
+  constructor(file: JournalFile, position: number, session: Uint8Array, process: number) {
     this.#file = file;
     this.#position = position;
+    this.#process = process;
     this.#record.set(session.subarray(0, 8), 24);
-    this.earlier = isNew ? new Map() : this.#read();
+    this.earlier = process === 0 ? new Map() : this.#read();
   }
 
   begun(slot: number, seq: number, nowMs: number): void {
-    this.#write(slot, BEGUN, seq, 0, undefined, nowMs);
+    this.#write(slot, BEGUN, seq, this.#process, undefined, nowMs);
   }
 
   done(slot: number, seq: number, errno: number, inode: Uint8Array | undefined, count: number): void {
@@ -80,23 +86,26 @@ export class SessionJournal {
       const state = record[0];
       const isOwn = record.subarray(24, 32).equals(this.#record.subarray(24, 32));
       if (!isOwn || (state !== BEGUN && state !== DONE)) continue;
+      const isDone = state === DONE;
       const length = record[32] ?? 0;
       requests.set(slot, {
         seq: record.readDoubleLE(8),
-        isDone: state === DONE,
-        errno: record.readUInt32LE(4),
+        isDone,
+        errno: isDone ? record.readUInt32LE(4) : 0,
         inode: length > 0 ? Buffer.from(record.subarray(33, 33 + length)) : undefined,
-        count: state === DONE ? record.readDoubleLE(16) : 0,
-        begunMs: state === DONE ? 0 : record.readDoubleLE(16),
+        count: isDone ? record.readDoubleLE(16) : 0,
+        begunMs: isDone ? 0 : record.readDoubleLE(16),
+        isOfLastProcess: !isDone && record.readUInt32LE(4) === this.#process - 1,
       });
     }
     return requests;
   }
 
-  #write(slot: number, state: number, seq: number, errno: number, inode: Uint8Array | undefined, count: number): void {
+  /** `how`: an errno, or in which process it began. */
+  #write(slot: number, state: number, seq: number, how: number, inode: Uint8Array | undefined, count: number): void {
     const record = this.#record;
     record[0] = state;
-    record.writeUInt32LE(errno, 4);
+    record.writeUInt32LE(how, 4);
     record.writeDoubleLE(seq, 8);
     record.writeDoubleLE(count, 16);
     record[32] = inode?.length ?? 0;
@@ -123,7 +132,11 @@ export class RequestJournal {
       const ageMs = isValid ? nowMs - header.readDoubleLE(72) : Number.NaN;
       if (isValid && header.subarray(24, 40).equals(boot) && ageMs < limits.maxCourtesyMs) {
         const owner = Buffer.from(header.subarray(40, 72));
-        this.#blocks.set(header.toString('hex', 8, 24), { index: this.#count, owner });
+        const process = header.readUInt32LE(80) + 1;
+        // Before this one serves anybody: the next is to know that it did, though the session's client stays away.
+        header.writeUInt32LE(process, 80);
+        file.write(header, this.#count * BLOCK_BYTES);
+        this.#blocks.set(header.toString('hex', 8, 24), { index: this.#count, owner, process });
       } else this.#free.push(this.#count);
     }
   }
@@ -138,7 +151,7 @@ export class RequestJournal {
     const key = Buffer.from(id).toString('hex');
     const known = this.#blocks.get(key);
     const index = known?.index ?? this.#free.pop() ?? this.#count++;
-    const block: Block = { index, owner: hashOf(owner) };
+    const block: Block = { index, owner: hashOf(owner), process: known?.process ?? 0 };
     this.#blocks.set(key, block);
     const header = Buffer.alloc(RECORD_BYTES);
     header.write(MAGIC, 'latin1');
@@ -146,8 +159,9 @@ export class RequestJournal {
     header.set(this.#boot, 24);
     header.set(block.owner, 40);
     header.writeDoubleLE(nowMs, 72);
+    header.writeUInt32LE(block.process, 80);
     this.#file.write(header, index * BLOCK_BYTES);
-    return new SessionJournal(this.#file, index * BLOCK_BYTES, id, known === undefined);
+    return new SessionJournal(this.#file, index * BLOCK_BYTES, id, block.process);
   }
 
   /** The session has ended: its client is told so, and asks for none of its replies. */

@@ -57,4 +57,17 @@ export const regressions: readonly Scenario[] = [
     faults: [{ kind: 'stopClient', atMs: 280, forMs: 1934, client: 0 }],
     killAtNote: 2,
   },
+  // The same, when it was removed in the time of a server that its client never met.
+  {
+    seed: 319,
+    clients: 3,
+    processes: 2,
+    operations: 2,
+    hasKernel: false,
+    faults: [
+      { kind: 'stopClient', atMs: 200, forMs: 600, client: 319 },
+      { kind: 'crashServer', atMs: 803, forMs: 100, client: 0 },
+    ],
+    killAtNote: 2,
+  },
 ];

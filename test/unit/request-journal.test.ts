@@ -43,9 +43,31 @@ describe('the journal', () => {
     const next = new RequestJournal(kept.ofNextProcess(), BOOT, 0);
     expect([next.knows(ID.toString('hex'), 'owner'), next.knows(ID.toString('hex'), 'other')]).toEqual([true, false]);
     expect([...next.open(ID, 'owner', 0).earlier]).toEqual([
-      [0, { seq: 7, isDone: true, errno: 0, inode, count: 0, begunMs: 0 }],
-      [1, { seq: 2 ** 53 - 1, isDone: false, errno: 0, inode: undefined, count: 0, begunMs: 1234.5 }],
-      [1023, { seq: 9, isDone: true, errno: errno.EEXIST, inode: undefined, count: 4096, begunMs: 0 }],
+      [0, { seq: 7, isDone: true, errno: 0, inode, count: 0, begunMs: 0, isOfLastProcess: false }],
+      [
+        1,
+        {
+          seq: 2 ** 53 - 1,
+          isDone: false,
+          errno: 0,
+          inode: undefined,
+          count: 0,
+          begunMs: 1234.5,
+          isOfLastProcess: true,
+        },
+      ],
+      [
+        1023,
+        {
+          seq: 9,
+          isDone: true,
+          errno: errno.EEXIST,
+          inode: undefined,
+          count: 4096,
+          begunMs: 0,
+          isOfLastProcess: false,
+        },
+      ],
     ]);
   });
 
@@ -60,6 +82,22 @@ describe('the journal', () => {
     expect(knows(BOOT, 1000 + limits.maxCourtesyMs)).toBe(false);
     journal.close(ID.toString('hex'));
     expect(knows(BOOT, 2000)).toBe(false);
+  });
+
+  test('knows of what began only whether it was in the last process, also when its client was away in that one', () => {
+    const kept = new KeptJournal();
+    const begun = new RequestJournal(kept, BOOT, 0).open(ID, 'owner', 0);
+    begun.begun(0, 1, 0);
+    const isOfLast = (journal: RequestJournal) => journal.open(ID, 'owner', 0).earlier.get(0)?.isOfLastProcess;
+    const next = new RequestJournal(kept, BOOT, 0);
+    expect([isOfLast(next), isOfLast(next)]).toEqual([true, true]);
+    next.open(ID, 'owner', 0).begun(1, 2, 0);
+    new RequestJournal(kept, BOOT, 0);
+    const last = new RequestJournal(kept, BOOT, 0).open(ID, 'owner', 0);
+    expect([...last.earlier.values()].map(({ isOfLastProcess }) => isOfLastProcess)).toEqual([false, false]);
+    last.begun(1, 3, 0);
+    const { earlier } = new RequestJournal(kept, BOOT, 0).open(ID, 'owner', 0);
+    expect([...earlier.values()].map(({ isOfLastProcess }) => isOfLastProcess)).toEqual([false, true]);
   });
 
   test('gives the place of one that has ended to another, without what was noted there', () => {
@@ -266,14 +304,14 @@ describe('a request whose reply was lost with the server', () => {
 
   describe('and of which nobody knows whether it was applied', () => {
     /** The next server believes that the last one was killed in the middle of request 1 of a session. */
-    async function interrupted(): Promise<{ raw: RawClient; root: Uint8Array }> {
+    async function interrupted(): Promise<{ raw: RawClient; root: Uint8Array; session: Uint8Array }> {
       const { client, hello } = await RawClient.greeted(server.server.port);
       client[Symbol.dispose]();
       const { session } = hello;
       new RequestJournal(journal, BOOT, 0).open(session, '/ anyone', Date.now()).begun(1, 1, Date.now());
       await nextServer();
       const { client: again } = await RawClient.greeted(server.server.port, session);
-      return { raw: again, root: hello.root.inode };
+      return { raw: again, root: hello.root.inode, session };
     }
 
     test.each(cases)('%s: is EIO, unless a second attempt shows that there was no first', async (what, ask) => {
@@ -330,6 +368,18 @@ describe('a request whose reply was lost with the server', () => {
       },
     );
 
+    test('a name that was removed when there was another server in between: EIO', async () => {
+      mkdirSync(at('new')); // by the first attempt
+      const { raw, root, session } = await interrupted();
+      expect((await send(raw, 2, 'rmdir', name(root, 'new'))).code).toBe(0);
+      raw[Symbol.dispose]();
+      await nextServer();
+      const { client: again } = await RawClient.greeted(server.server.port, session);
+      expect((await send(again, 1, 'mkdir', { ...name(root, 'new'), ...made })).code).toBe(errno.EIO);
+      expect(existsSync(at('new'))).toBe(false);
+      again[Symbol.dispose]();
+    });
+
     test('a link, and the name is there: EEXIST when it is one of another file', async () => {
       linkSync(at('old'), at('same'));
       writeFileSync(at('other'), '');
@@ -347,7 +397,7 @@ describe('a request whose reply was lost with the server', () => {
 
 /** Of an interrupted attempt to make `name`, when the next one finds it there. */
 function toldOfWhatIsThere(store: Store, name: Buffer, begunMs: number, startedMs: number, linked?: Inode): unknown {
-  const earlier = { seq: 1, isDone: false, errno: 0, inode: undefined, count: 0, begunMs };
+  const earlier = { seq: 1, isDone: false, errno: 0, inode: undefined, count: 0, begunMs, isOfLastProcess: true };
   const request = { earlier, applying: () => {} };
   const sinceStart = { startedMs, mayBeRemoved: () => false };
   const context = { store, request, sinceStart } as unknown as RequestContext;
