@@ -15,6 +15,7 @@ import { statusOf } from './admin/status.ts';
 import { Dispatcher } from './dispatch/dispatcher.ts';
 import type { Export } from './export.ts';
 import type { ClientList } from './session/client-list.ts';
+import { InterruptedWrites } from './session/interrupted-writes.ts';
 import type { RequestJournal } from './session/request-journal.ts';
 import type { Session } from './session/session.ts';
 import { SessionTable } from './session/session-table.ts';
@@ -75,9 +76,13 @@ export class Server implements ConnectionHost {
     this.exports = new Map(options.exports.map((one) => [one.name, one]));
     this.#poll = new LoopPoll(options.pollUs);
     this.dispatcher = new Dispatcher(() => JSON.stringify(statusOf(this)), options.log, this.instance);
+    const interrupted = new InterruptedWrites(options.journal, options.exports);
+    if (interrupted.size > 0)
+      this.log.info({ writes: interrupted.size }, 'interrupted writes: nobody gets there before they are finished');
     this.sessions = new SessionTable({
       nowMs: performance.now(),
       journal: options.journal,
+      interrupted,
       ...(options.clients ? { clients: options.clients } : {}),
       ...(options.sessionLeaseMs === undefined ? {} : { leaseMs: options.sessionLeaseMs }),
     });

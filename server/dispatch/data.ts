@@ -3,7 +3,7 @@
  * read shared, everything else exclusive; append from the page of the end of file on, copies both ranges in a fixed order.
  */
 import { BufferPool } from '../../shared/buffer-pool.ts';
-import { errno, FsError } from '../../shared/errno.ts';
+import { errno, errnoOf, FsError } from '../../shared/errno.ts';
 import type { Eventually } from '../../shared/eventually.ts';
 import { limits, MiB } from '../../shared/limits.ts';
 import { FALLOC, SEEK } from '../../shared/linux/constants.ts';
@@ -191,12 +191,30 @@ async function write(
     : await file.inode.rangeLocks.acquire('exclusive', pagesOf(request.offset, data.length), context.request);
   if (request.behind && !file.isExclusive && !isFromBefore(context, file))
     throw new FsError(errno.ESTALE, 'write behind');
-  if (request.append) context.request.applying();
-  else context.request.applyingAgain();
-  const written = data.length > 0 || !attributes ? await writeData(context, file, request, data) : 0;
-  if (attributes && written === data.length) changeGathered(context, file, attributes);
+  const pages = pagesOf(request.offset, data.length);
+  context.request.applying(request.append ? undefined : { inode: file.inode.handle, pages });
+  const written = await writeLocked(context, file, request, data);
   const isLeased = request.behind && file.isExclusive;
   return { written, attributes: isLeased ? context.leases.attributesAfter(change, file.inode) : undefined };
+}
+
+/** Its end is noted before its pages are free: what is interrupted has them to itself. */
+export async function writeLocked(
+  context: RequestContext,
+  file: OpenFile,
+  request: RequestOf<'write'>,
+  data: Uint8Array,
+): Promise<number> {
+  const { attributes } = request;
+  try {
+    const written = data.length > 0 || !attributes ? await writeData(context, file, request, data) : 0;
+    if (attributes && written === data.length) changeGathered(context, file, attributes);
+    context.request.applied();
+    return written;
+  } catch (error) {
+    context.request.ended(errnoOf(error));
+    throw error;
+  }
 }
 
 async function writeData(

@@ -18,6 +18,7 @@ import { dataHandlers } from './data.ts';
 import { directoryHandlers } from './directories.ts';
 import { fileHandlers } from './files.ts';
 import { BulkReply, DONE, type Handler, type Handlers, type RequestContext } from './handler.ts';
+import { finished } from './interrupted.ts';
 import { lockHandlers } from './locks.ts';
 import { nameHandlers } from './names.ts';
 import { mayBeTried, replayed } from './replays.ts';
@@ -81,11 +82,12 @@ export class Dispatcher {
       identity: identityOf(admittedCaller(session.credential, request.caller), session.exported.squash),
       request: request.request,
     };
-    const { earlier } = request.request;
+    const { earlier, interrupted } = request.request;
     const failed = (error: unknown) => this.#failed(operation, error);
     try {
-      const reply =
-        earlier === undefined || mayBeTried(operation, earlier)
+      const reply = interrupted
+        ? finished(context, interrupted, operation, body, request.bulk)
+        : earlier === undefined || mayBeTried(operation, earlier)
           ? handler.handle(context, body, request.bulk)
           : replayed(context, operation, body, earlier);
       if (!(reply instanceof Promise)) return outcomeOf(operation, reply);

@@ -3,8 +3,9 @@
  * wait, and an AbortSignal costs more than the rest of the bookkeeping.
  */
 
+import type { InterruptedWrite } from './interrupted-writes.ts';
 import type { Outcome } from './outcome.ts';
-import type { EarlierRequest, SessionJournal } from './request-journal.ts';
+import type { EarlierRequest, SessionJournal, WritePlace } from './request-journal.ts';
 
 export class InFlightRequest {
   readonly #slot: number;
@@ -14,6 +15,8 @@ export class InFlightRequest {
   #cancelled = false;
   /** What an earlier process of the server noted of it. */
   earlier: EarlierRequest | undefined;
+  /** A write that an earlier process had begun: its pages are this request's until it ends. */
+  #interrupted: InterruptedWrite | undefined;
   /** What is to be noted of its end: nothing, how it is, or only how it failed, since success is noted already. */
   #noted: 'nothing' | 'end' | 'failure' = 'nothing';
   /** For the journal: the inode that it made, and the bytes that it wrote. */
@@ -23,12 +26,18 @@ export class InFlightRequest {
   readonly answers: ((outcome: Outcome) => void)[] = [];
 
   /** `journal`: undefined where none is kept. */
-  constructor(slot: number, seq: number, journal: SessionJournal | undefined) {
+  constructor(slot: number, seq: number, journal: SessionJournal | undefined, interrupted?: InterruptedWrite) {
     this.#slot = slot;
     this.#seq = seq;
     this.#journal = journal;
     const earlier = journal?.earlier.get(slot);
     this.earlier = earlier?.seq === seq ? earlier : undefined;
+    this.#interrupted = interrupted;
+    if (interrupted) this.#noted = 'end';
+  }
+
+  get interrupted(): InterruptedWrite | undefined {
+    return this.#interrupted;
   }
 
   /** Aborted when the caller gave up, or the session ended. */
@@ -42,11 +51,12 @@ export class InFlightRequest {
 
   /**
    * Called right before a change that must not be made twice: if the server is killed from now on, it may have been made.
-   * Of a second attempt the note of the first one stays, since it may have been made then.
+   * Of a second attempt the note of the first one stays, since it may have been made then. `where`: a write, which the next
+   * process finishes before anybody looks there.
    */
-  applying(): void {
+  applying(where?: WritePlace): void {
     this.#noted = 'end';
-    if (this.earlier === undefined) this.#journal?.begun(this.#slot, this.#seq, Date.now());
+    if (this.earlier === undefined) this.#journal?.begun(this.#slot, this.#seq, Date.now(), where);
   }
 
   /** It is made, and `made` and `count` say what. As soon as possible: a server that is killed before does not know. */
@@ -62,6 +72,9 @@ export class InFlightRequest {
 
   ended(code: number): void {
     if (this.#noted === 'end' || (this.#noted === 'failure' && code !== 0)) this.#noteEnd(code);
+    this.#noted = 'nothing';
+    this.#interrupted?.[Symbol.dispose]();
+    this.#interrupted = undefined;
   }
 
   #noteEnd(code: number): void {

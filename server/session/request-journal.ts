@@ -1,6 +1,7 @@
 /**
  * Which requests were applied, for the next process of the server: of each request that changes something it is noted here
- * how it ended, and before that, if it must not be applied twice in any case, that its change begins. What a process wrote is in the kernel's page cache when it is
+ * how it ended, and before that, if it must not be applied twice in any case, that its change begins; of a write also where,
+ * so that nobody gets there before it is finished (interrupted-writes.ts). What a process wrote is in the kernel's page cache when it is
  * killed, so nothing is synchronized; after a start of the machine the journal says nothing, and is not believed.
  *
  * A session has a block: a header, and a record for each of its slots, where the slot's last such request is. A request
@@ -9,19 +10,23 @@
  *   header   0 magic   8 session   24 boot   40 owner (SHA-256)   72 time of opening, ms since 1970
  *            80 how many processes have been started since the session's first
  *   record   0 state   4 errno     8 seq     16 count             24 first half of the session   32 length of inode   33 inode
- *            of one that begins, in the place of errno: which of those processes; in that of the count: when, ms since 1970
+ *            of one that begins, in the place of errno: which of those processes; in that of the count: when, ms since 1970;
+ *            of a write that begins, the inode that it changes, and   232 its first page   240 the one behind its last
  *
- * Records do not cross pages, so each is written entirely or not at all. Numbers are little endian, seq, count and time
- * are doubles.
+ * Records do not cross pages, so each is written entirely or not at all. Numbers are little endian, seq, count, time and
+ * pages are doubles.
  */
 import { createHash } from 'node:crypto';
 import { limits } from '../../shared/limits.ts';
+import type { PageRange } from '../state/page-range-locks.ts';
 
 const RECORD_BYTES = 256;
 const BLOCK_BYTES = (1 + limits.maxRequestsInFlight) * RECORD_BYTES;
 const MAGIC = 'weftjrn1';
 const BEGUN = 1;
 const DONE = 2;
+const FIRST_PAGE_AT = 232;
+const END_PAGE_AT = 240;
 
 /** What an earlier process noted of a request. */
 export interface EarlierRequest {
@@ -29,7 +34,7 @@ export interface EarlierRequest {
   /** False: it may have been applied, or not. */
   readonly isDone: boolean;
   readonly errno: number;
-  /** The inode that it made. */
+  /** The inode that it made, or that it has begun to write to. */
   readonly inode: Uint8Array | undefined;
   /** Bytes that it wrote or copied. */
   readonly count: number;
@@ -37,6 +42,22 @@ export interface EarlierRequest {
   readonly begunMs: number;
   /** It began in the process right before this one, where that is all that is known: no other has served anybody in between. */
   readonly isOfLastProcess: boolean;
+  /** What it has begun to write. */
+  readonly pages?: PageRange | undefined;
+}
+
+/** Where a write goes, by the handle of the inode. */
+export interface WritePlace {
+  readonly inode: Uint8Array;
+  readonly pages: PageRange;
+}
+
+/** A write of an earlier process, of which only the beginning is noted. */
+export interface InterruptedRequest extends WritePlace {
+  /** Hexadecimal. */
+  readonly session: string;
+  readonly slot: number;
+  readonly seq: number;
 }
 
 export interface JournalFile {
@@ -70,8 +91,12 @@ export class SessionJournal {
     this.earlier = process === 0 ? new Map() : this.#read();
   }
 
-  begun(slot: number, seq: number, nowMs: number): void {
-    this.#write(slot, BEGUN, seq, this.#process, undefined, nowMs);
+  begun(slot: number, seq: number, nowMs: number, where?: WritePlace): void {
+    if (where) {
+      this.#record.writeDoubleLE(where.pages.start, FIRST_PAGE_AT);
+      this.#record.writeDoubleLE(where.pages.end, END_PAGE_AT);
+    }
+    this.#write(slot, BEGUN, seq, this.#process, where?.inode, nowMs);
   }
 
   done(slot: number, seq: number, errno: number, inode: Uint8Array | undefined, count: number): void {
@@ -88,6 +113,8 @@ export class SessionJournal {
       if (!isOwn || (state !== BEGUN && state !== DONE)) continue;
       const isDone = state === DONE;
       const length = record[32] ?? 0;
+      const isWrite = !isDone && length > 0;
+      const pages = { start: record.readDoubleLE(FIRST_PAGE_AT), end: record.readDoubleLE(END_PAGE_AT) };
       requests.set(slot, {
         seq: record.readDoubleLE(8),
         isDone,
@@ -96,6 +123,7 @@ export class SessionJournal {
         count: isDone ? record.readDoubleLE(16) : 0,
         begunMs: isDone ? 0 : record.readDoubleLE(16),
         isOfLastProcess: !isDone && record.readUInt32LE(4) === this.#process - 1,
+        pages: isWrite ? pages : undefined,
       });
     }
     return requests;
@@ -162,6 +190,25 @@ export class RequestJournal {
     header.writeUInt32LE(block.process, 80);
     this.#file.write(header, index * BLOCK_BYTES);
     return new SessionJournal(this.#file, index * BLOCK_BYTES, id, block.process);
+  }
+
+  /** Writes of which it is not known whether they were done. */
+  *interrupted(): Generator<InterruptedRequest> {
+    for (const [session, block] of [...this.#blocks]) {
+      for (const [slot, { seq, inode, pages }] of this.#journalOf(session, block).earlier) {
+        if (inode && pages) yield { session, slot, seq, inode, pages };
+      }
+    }
+  }
+
+  /** The same as SessionJournal.done, for a session that may not be back. */
+  done(session: string, slot: number, seq: number, errno: number): void {
+    const block = this.#blocks.get(session);
+    if (block) this.#journalOf(session, { ...block, process: 0 }).done(slot, seq, errno, undefined, 0);
+  }
+
+  #journalOf(session: string, { index, process }: Block): SessionJournal {
+    return new SessionJournal(this.#file, index * BLOCK_BYTES, Buffer.from(session, 'hex'), process);
   }
 
   /** The session has ended: its client is told so, and asks for none of its replies. */

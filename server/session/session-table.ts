@@ -11,6 +11,7 @@ import { ANYONE } from '../access/credential.ts';
 import type { Export } from '../export.ts';
 import { GracePeriod } from '../state/grace-period.ts';
 import { ClientList, type ListedClient } from './client-list.ts';
+import { type InterruptedWrite, InterruptedWrites } from './interrupted-writes.ts';
 import type { RequestJournal } from './request-journal.ts';
 import { Session, type SessionHost } from './session.ts';
 
@@ -20,6 +21,8 @@ export interface SessionTableOptions {
   readonly clients?: ClientList;
   /** Which requests were applied. */
   readonly journal?: RequestJournal | undefined;
+  /** Which may have been applied in part. */
+  readonly interrupted?: InterruptedWrites;
   /** The server starts now. */
   readonly nowMs?: number;
 }
@@ -40,6 +43,8 @@ export class SessionTable implements SessionHost {
   readonly writersGrace: GracePeriod;
   readonly #clients: ClientList;
   readonly #journal: RequestJournal | undefined;
+  readonly #interrupted: InterruptedWrites;
+  readonly #graceEndsMs: number;
   readonly #sessions = new Map<string, Session>();
   /** Ended because its client stayed away. */
   onExpired: (session: Session) => void = () => {};
@@ -50,12 +55,15 @@ export class SessionTable implements SessionHost {
     leaseMs = limits.sessionLeaseMs,
     clients = new ClientList(),
     journal,
+    interrupted = new InterruptedWrites(),
     nowMs = 0,
   }: SessionTableOptions = {}) {
     this.#journal = journal;
+    this.#interrupted = interrupted;
     this.leaseMs = leaseMs;
     this.#clients = clients;
     const endsMs = nowMs + Math.max(leaseMs, limits.minGraceMs);
+    this.#graceEndsMs = endsMs;
     const graceOf = (which: (client: ListedClient) => boolean) => {
       const ids = [...clients.all].filter(which).map(({ id }) => id);
       return new GracePeriod(ids, endsMs, endsMs + limits.minGraceMs);
@@ -131,6 +139,7 @@ export class SessionTable implements SessionHost {
   #close(session: Session): void {
     session.close();
     this.#sessions.delete(session.key);
+    this.#interrupted.sessionEnded(session.key);
     this.#journal?.close(session.key);
     this.#done(session.key);
   }
@@ -139,6 +148,7 @@ export class SessionTable implements SessionHost {
   expire(nowMs: number): void {
     this.#endGraceIfDue(nowMs);
     this.#endWritersGraceIfDue(nowMs);
+    if (nowMs >= this.#graceEndsMs) this.#interrupted.giveUpAll();
     const kept: { session: Session; absentMs: number }[] = [];
     for (const session of [...this.#sessions.values()]) {
       if (session.absentSinceMs === undefined) continue;
@@ -183,6 +193,10 @@ export class SessionTable implements SessionHost {
 
   get awaitsWriters(): boolean {
     return !this.writersGrace.isOver;
+  }
+
+  arrived({ key }: Session, slot: number, seq: number): InterruptedWrite | undefined {
+    return this.#interrupted.arrived(key, slot, seq);
   }
 
   reclaimed({ key }: Session): void {

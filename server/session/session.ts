@@ -10,6 +10,7 @@ import type { Export } from '../export.ts';
 import type { Inode, LeaseHolder } from '../store/inode.ts';
 import type { OpenFile } from '../store/open-file.ts';
 import { InFlightRequest } from './in-flight-request.ts';
+import type { InterruptedWrite } from './interrupted-writes.ts';
 import type { Outcome } from './outcome.ts';
 import type { SessionJournal } from './request-journal.ts';
 import { SessionLocks } from './session-locks.ts';
@@ -38,6 +39,8 @@ export interface SessionHost {
   writes(session: Session): void;
   /** Clients that had files open for writing, before the server was started anew, may not be back yet. */
   readonly awaitsWriters: boolean;
+  /** A request of it has come: the write that an earlier process had begun as this request, if there is one. */
+  arrived(session: Session, slot: number, seq: number): InterruptedWrite | undefined;
   /** Its client holds again what it held before the server was started anew. */
   reclaimed(session: Session): void;
 }
@@ -159,7 +162,7 @@ export class Session implements LeaseHolder {
     const last = this.#slots.get(slot);
     if (underWay || (last && (seq < last.seq || (seq === last.seq && last.kept)))) return undefined;
     this.#slots.set(slot, { seq, kept: undefined });
-    const request = new InFlightRequest(slot, seq, this.#journal);
+    const request = new InFlightRequest(slot, seq, this.#journal, this.#host.arrived(this, slot, seq));
     request.answers.push(answer);
     this.#inFlight.set(seq, request);
     this.requests++;
@@ -183,6 +186,7 @@ export class Session implements LeaseHolder {
 
   /** The request did not fit the protocol: it is not under way any more, and has no answer. */
   abandon(seq: number): void {
+    this.#inFlight.get(seq)?.ended(errno.EIO);
     this.#inFlight.delete(seq);
   }
 

@@ -21,7 +21,8 @@ export const ANONYMOUS: Identity = { uid: 65534, gid: 65534, groups: [] };
 /** Nobody has it: a change to it changes nothing, and returns who it is. */
 const NO_ID = 0xffffffff;
 
-const SERVER: Identity = { uid: 0, gid: 0, groups: [] };
+/** The server's own rights. */
+export const SERVER: Identity = { uid: 0, gid: 0, groups: [] };
 
 /** True when this process may act as other users. */
 export const actsAsCallers = process.getuid?.() === 0;

@@ -5,14 +5,14 @@
  * end; a write that was synchronized afterwards, when write(2) returned already; one that could not be synchronized,
  * before write(2) returned or never.
  *
- * The end of the server's process takes its memory, and leaves its journal: changes of names and appends are done once all the
- * same. Of a write that is under way then, the checker believes that it was done before the end, or not, and again by
- * the next server: the call is given to the checker a second time, as one that may have happened until the server's end.
- * And what there is may be a part of it (torn) until somebody writes the range anew. A call that begins after the end, or
- * was answered before it, is held to the full.
+ * The end of the server's process takes its memory, and leaves its journal: everything is done once all the same, and nobody
+ * sees a part of a write. Only of one whose caller was told nothing good in the end (its machine crashed or stayed away, so
+ * the write was given up) there may be a part (torn) until somebody writes the range anew.
  *
- * The end of the server's machine takes the journal: a change of names that is under way then is treated as a write is, and
- * an append may be there once more for each such end.
+ * The end of the server's machine takes the journal: of a change that is under way then, the checker believes that it was
+ * done before the end, or not, and again by the next server: the call is given to the checker a second time, as one that
+ * may have happened until the server's end. Writes may be there in part, and an append once more for each such end. A call
+ * that begins after the end, or was answered before it, is held to the full.
  * It also takes what is not synchronized, page by page. The checker goes on from what is on the
  * disk, of which no page may be older than a write that was synchronized: also when the end came between the write and
  * its fsync. An increment that was under way then is believed to be done at any time, or not, whatever was there.
@@ -61,6 +61,8 @@ export class History {
   readonly #broken = new Set<string>();
   readonly #names: Observed<NameCall, NameResult>[] = [];
   readonly #data: Observed<DataCall, DataResult>[] = [];
+  /** Parts of writes that were under way when the server's process ended: there if those came to nothing. */
+  readonly #perhapsTorn: { torn: Observed<DataCall, DataResult>; call: Observed<DataCall, DataResult> }[] = [];
   readonly #counter: Observed<CounterCall, number>[] = [];
   readonly #appends = new Map<number, Append>();
   /** Changes whose callers were told nothing so far; those of clients that crashed stay. */
@@ -143,8 +145,9 @@ export class History {
     }
     for (const call of [...this.#data]) {
       if (!this.#underWay.has(call)) continue;
-      this.#data.push({ ...call, ...before });
-      this.#data.push({ ...call, ...before, argument: { ...call.argument, tears: true } });
+      const torn = { ...call, ...before, argument: { ...call.argument, tears: true } };
+      if (withMachine) this.#data.push({ ...call, ...before }, torn);
+      else this.#perhapsTorn.push({ torn, call });
     }
   }
 
@@ -192,6 +195,7 @@ export class History {
       const result = tags.every((one) => one === tag) ? (tag as number) : 'torn';
       this.#data.push({ ...look(), argument: { file }, result });
     }
+    for (const { torn, call } of this.#perhapsTorn) if (call.result === undefined) this.#data.push(torn);
     this.#counter.push({ ...look(), argument: { kind: 'look', value: counter }, result: counter });
     if (violations(directoryObject, this.#names, () => '/').length > 0) this.broke('names are not linearizable');
     for (const file of violations(rangeObject, this.#data, ({ file: one }) => one)) {

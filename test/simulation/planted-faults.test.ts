@@ -8,14 +8,17 @@ import { Session } from '../../server/session/session.ts';
 import { PageRangeLockQueue } from '../../server/state/page-range-lock-queue.ts';
 import type { OpenFile } from '../../server/store/open-file.ts';
 import { ALL_BYTES } from '../../shared/range-map.ts';
-import { scenarioOf } from './scenario.ts';
+import { type Scenario, scenarioOf } from './scenario.ts';
 import { type Sabotage, simulate } from './simulation.ts';
 
 const SEEDS = 1_000;
 
-async function firstViolation(sabotage: Sabotage): Promise<{ seed: number; violations: string[] } | undefined> {
+async function firstViolation(
+  sabotage: Sabotage,
+  ofSeed: (seed: number) => Scenario = scenarioOf,
+): Promise<{ seed: number; violations: string[] } | undefined> {
   for (let seed = 1; seed <= SEEDS; seed++) {
-    const { violations } = await simulate(scenarioOf(seed), sabotage);
+    const { violations } = await simulate(ofSeed(seed), sabotage);
     if (violations.length > 0) return { seed, violations };
   }
   return undefined;
@@ -66,6 +69,25 @@ test('a journal that is not looked at: what was applied before a crash is applie
     };
   });
   expect(found?.violations.join()).toMatch(/not linearizable|was appended/);
+});
+
+test('an interrupted write that is finished without having kept others away since', async () => {
+  const { acquire } = PageRangeLockQueue.prototype;
+  const nothing = { [Symbol.dispose]: () => {} } as Awaited<ReturnType<typeof acquire>>;
+  // Whoever waits for requests can be interrupted: these are taken at the start, and nobody waits.
+  PageRangeLockQueue.prototype.acquire = function (mode, range, cancellable) {
+    return cancellable ? acquire.call(this, mode, range, cancellable) : nothing;
+  };
+  try {
+    const isLate = { clients: 3, processes: 2, operations: 15, hasKernel: false, faults: [], lateAfterKillMs: 1_500 };
+    const found = await firstViolation(
+      () => {},
+      (seed) => ({ ...isLate, seed, killAtNote: 1 + (seed % 24) }),
+    );
+    expect(found?.violations.join()).toMatch(/file . is not linearizable/);
+  } finally {
+    PageRangeLockQueue.prototype.acquire = acquire;
+  }
 });
 
 test('a torn write: page-range locks that are granted to everybody', async () => {

@@ -70,4 +70,24 @@ export const regressions: readonly Scenario[] = [
     ],
     killAtNote: 2,
   },
+  // A write that the server was killed in came again, over what others had read and written since.
+  {
+    seed: 652,
+    clients: 3,
+    processes: 2,
+    operations: 10,
+    hasKernel: false,
+    faults: [],
+    killAtNote: 11,
+  },
+  {
+    seed: 383,
+    clients: 2,
+    processes: 2,
+    operations: 10,
+    hasKernel: false,
+    faults: [{ kind: 'cutToClient', atMs: 243, forMs: 6160, client: 0 }],
+    killAtNote: 13,
+    lateAfterKillMs: 6827,
+  },
 ];

@@ -33,8 +33,10 @@ export interface Scenario {
   /** A kernel is attached that keeps nothing: leases are used in full, writes are gathered. */
   readonly hasKernel: boolean;
   readonly faults: readonly Fault[];
-  /** The server's process is killed at this note of its journal: right before it, of those before and after a change. */
+  /** The server's process is killed at this note of its journal: right before it, of those before and after a change or a write. */
   readonly killAtNote?: number;
+  /** The client whose request it notes is cut off for so long then, and back later than the others. */
+  readonly lateAfterKillMs?: number;
   /** So many files are made by one more process of each client (stamps.ts). */
   readonly stamps?: number;
 }
@@ -52,7 +54,9 @@ export function scenarioOf(seed: number): Scenario {
     client: random.below(clients),
   });
   const kill = new Random(seed ^ 0xc2a5);
-  const killAtNote = kill.chance(0.25) ? { killAtNote: 1 + kill.below(12) } : {};
+  const killAtNote = kill.chance(0.25) ? { killAtNote: 1 + kill.below(24) } : {};
+  const isLate = 'killAtNote' in killAtNote && kill.chance(0.7);
+  const lateAfterKill = isLate ? { lateAfterKillMs: 300 + kill.below(kill.chance(0.2) ? LONG_MS : 8_000) } : {};
   const more = new Random(seed ^ 0x57a4);
   const stamps = more.chance(0.3) ? { stamps: 1 + more.below(8) } : {};
   const faults = Array.from({ length: random.below(5) }, fault);
@@ -64,6 +68,7 @@ export function scenarioOf(seed: number): Scenario {
     hasKernel: random.chance(0.5),
     faults: faults.sort((one, other) => one.atMs - other.atMs),
     ...killAtNote,
+    ...lateAfterKill,
     ...stamps,
   };
 }

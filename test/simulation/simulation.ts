@@ -41,6 +41,7 @@ const STAMPS = 100;
 export type Sabotage = (server: Server, leases: LeaseManager) => void;
 
 interface Client extends Machine {
+  session: ServerSession | undefined;
   filesystem: RemoteFilesystem | undefined;
 }
 
@@ -142,8 +143,8 @@ class Run {
     };
     const listen = { host: 'simulated', port: 1 };
     this.#journal = this.#journal.ofNextProcess();
-    this.#journal.onNote = () => {
-      if (++this.#notes === this.#scenario.killAtNote) this.#crashServer(false, KILLED_FOR_MS);
+    this.#journal.onNote = (session) => {
+      if (++this.#notes === this.#scenario.killAtNote) this.#killAtNote(session);
     };
     const boot = Buffer.alloc(16, this.#machineStarts);
     const journal = new RequestJournal(this.#journal, boot, Date.now());
@@ -151,6 +152,15 @@ class Run {
     const options = { exports: [exported], listen, log: silent, pollUs: 0, journal, clients, boot };
     const server = await Server.start(options, this.#network.listen);
     this.#sabotage(server, leases);
+  }
+
+  #killAtNote(session: Buffer): void {
+    const { lateAfterKillMs: forMs } = this.#scenario;
+    this.#crashServer(false, KILLED_FOR_MS);
+    const client = this.#clients.findIndex(
+      (one) => one.session && session.equals(one.session.hello.session.subarray(0, 8)),
+    );
+    if (forMs !== undefined && client >= 0) this.#happen({ kind: 'partition', atMs: 0, forMs, client });
   }
 
   #crashServer(isMachine: boolean, forMs: number): void {
@@ -179,6 +189,7 @@ class Run {
       name: `client ${index}`,
       cut: { client: false, server: false },
       stoppedUntilMs: 0,
+      session: undefined,
       filesystem: undefined,
       hasCrashed: false,
     };
@@ -200,6 +211,7 @@ class Run {
       try {
         const connector = this.#network.connectorOf(client);
         const session = await ServerSession.connect(address, silent, undefined, { connector });
+        client.session = session;
         client.filesystem = new RemoteFilesystem(session);
         if (this.#scenario.hasKernel) client.filesystem.attachKernel(FORGETFUL_KERNEL);
         return;

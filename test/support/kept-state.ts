@@ -25,8 +25,8 @@ export class KeptJournal implements JournalFile {
   readonly #records: Map<number, Buffer>;
   /** Its process has: what it still says is not heard. */
   hasEnded = false;
-  /** Called before a change is noted, at its begin or its end: the process may end right there. */
-  onNote: () => void = () => {};
+  /** Called before a change is noted, at its begin or its end, with the first half of its session's id: the process may end right there. */
+  onNote: (session: Buffer) => void = () => {};
   writes = 0;
 
   constructor(records = new Map<number, Buffer>()) {
@@ -52,7 +52,8 @@ export class KeptJournal implements JournalFile {
 
   write(data: Uint8Array, position: number): void {
     if (this.hasEnded) return;
-    if (data[0] === BEGUN || this.#records.get(position)?.[0] === BEGUN) this.onNote();
+    if (data[0] === BEGUN || this.#records.get(position)?.[0] === BEGUN)
+      this.onNote(Buffer.from(data.subarray(24, 32)));
     if (this.hasEnded) return;
     this.writes++;
     this.#records.set(position, Buffer.from(data));

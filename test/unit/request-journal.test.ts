@@ -71,6 +71,26 @@ describe('the journal', () => {
     ]);
   });
 
+  test('says where a write goes that has begun, until it has ended', () => {
+    const kept = new KeptJournal();
+    const journal = new RequestJournal(kept, BOOT, 0);
+    const session = journal.open(ID, 'owner', 0);
+    const pages = { start: 2 ** 40, end: 2 ** 40 + 3 };
+    for (const slot of [1, 2, 3]) session.begun(slot, 7, 1, { inode, pages });
+    session.done(2, 7, 0, undefined, 4096);
+    session.begun(4, 7, 1);
+    const next = new RequestJournal(kept.ofNextProcess(), BOOT, 0);
+    const write = { session: ID.toString('hex'), seq: 7, inode, pages };
+    expect([...next.interrupted()]).toEqual([
+      { ...write, slot: 1 },
+      { ...write, slot: 3 },
+    ]);
+    next.done(ID.toString('hex'), 1, 7, errno.EIO);
+    expect([...next.interrupted()]).toEqual([{ ...write, slot: 3 }]);
+    expect(next.open(ID, 'owner', 0).earlier.get(1)).toMatchObject({ isDone: true, errno: errno.EIO });
+    expect([...new RequestJournal(kept, Buffer.alloc(16, 2), 0).interrupted()]).toEqual([]);
+  });
+
   test('is not believed after a start of the machine, nor a day later, nor of a session that has ended', () => {
     const kept = new KeptJournal();
     const journal = new RequestJournal(kept, BOOT, 0);

@@ -1,0 +1,38 @@
+/**
+ * Finishes a write that the last process of the server was killed in the middle of (session/interrupted-writes.ts), when its
+ * client sends it again. Its pages have been locked for it since then, so it takes no lock, and nobody has come in between.
+ */
+import { errno, FsError } from '../../shared/errno.ts';
+import type { Eventually } from '../../shared/eventually.ts';
+import { O } from '../../shared/linux/constants.ts';
+import type { OperationName, ReplyOf, RequestOf } from '../../shared/protocol/messages.ts';
+import type { InterruptedWrite } from '../session/interrupted-writes.ts';
+import { pagesOf } from '../state/page-range-lock-queue.ts';
+import { SERVER } from '../store/identity.ts';
+import { OpenFile } from '../store/open-file.ts';
+import { writeLocked } from './data.ts';
+import type { RequestContext } from './handler.ts';
+
+/** Throws FsError: EIO when the client asks for something else under the same number. */
+export function finished(
+  context: RequestContext,
+  { inode, pages }: InterruptedWrite,
+  operation: OperationName,
+  body: RequestOf<OperationName>,
+  data: Uint8Array,
+): Eventually<ReplyOf<'write'>> {
+  const request = body as RequestOf<'write'>;
+  const { start, end } = operation === 'write' ? pagesOf(request.offset, data.length) : { start: -1, end: -1 };
+  if (start !== pages.start || end !== pages.end || request.append) throw new FsError(errno.EIO, 'interrupted write');
+  const { store, session, leases } = context;
+  return leases.during(session, [inode], async () => {
+    // With the server's own rights, as its handle is of the last process: it was open for writing.
+    const fd = store.open(SERVER, inode, O.WRONLY);
+    const file = new OpenFile(store, inode, fd, { isDirectory: false, canWrite: true });
+    try {
+      return { written: await writeLocked(context, file, request, data), attributes: undefined };
+    } finally {
+      file.release();
+    }
+  });
+}
