@@ -127,6 +127,7 @@ async function setSize(context: RequestContext, inode: Inode, request: SetattrRe
     await store.descriptors.truncate(file ? file.fd : ownFd, size);
     dataChanged(context, inode);
     changeMetadata(context, inode, { ...request, killSuidgid: false });
+    cancellable.applied();
   } finally {
     if (ownFd >= 0) store.descriptors.close(ownFd);
   }

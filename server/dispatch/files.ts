@@ -80,6 +80,7 @@ function openNow(context: RequestContext, inode: Inode, { flags, killSuidgid }: 
   const fd = store.open(identity, inode, flags);
   if (flags & O.TRUNC) dataChanged(context, inode);
   if (killSuidgid && changes(flags)) store.killSuidgid(inode);
+  if (flags & O.TRUNC) context.request.applied();
   return new OpenFile(store, inode, fd, kindOf(flags));
 }
 
