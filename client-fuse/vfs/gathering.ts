@@ -22,7 +22,7 @@ export function expectedOf(leases: LeaseCache, node: Node): ExpectedAttributes {
 export function gatherWrite(leases: LeaseCache, open: OpenHandle, offset: number, length: number): void {
   open.expected?.now(open.behind?.isClean === true);
   open.expected?.wrote(offset, length);
-  isVoid(leases, open);
+  voidKnowledge(leases, open);
 }
 
 /**
@@ -45,11 +45,11 @@ export function gatherAttributes(
   if (!after) return undefined;
   open.behind.change(before, after, changes);
   open.expected.become(after);
-  isVoid(leases, open);
+  voidKnowledge(leases, open);
   return after;
 }
 
-function isVoid(leases: LeaseCache, { node, expected }: OpenHandle): void {
+function voidKnowledge(leases: LeaseCache, { node, expected }: OpenHandle): void {
   const changed = () => leases.changed(node);
   if (expected) expected.keep(changed);
   else changed();

@@ -153,14 +153,15 @@ export class WriteBehind {
       clearTimeout(this.#timer);
       this.#timer = undefined;
     }
-    const [buffer, bytes] = [this.#buffer, this.#length];
+    const bytes = this.#length;
     if (bytes === 0 && attributes === undefined) return;
-    const offset = bytes === 0 ? 0 : this.#offset;
-    if (bytes > 0) this.#buffer = undefined;
+    const buffer = bytes > 0 ? this.#buffer : undefined;
+    const offset = buffer ? this.#offset : 0;
+    if (buffer) this.#buffer = undefined;
     this.#length = 0;
     const [start, end] = attributes ? [0, Number.POSITIVE_INFINITY] : [offset, offset + bytes];
     const earlier = [...this.#sent].filter((one) => one.start < end && start < one.end).map(({ done }) => done);
-    const data = buffer && bytes > 0 ? buffer.subarray(0, bytes) : NO_DATA;
+    const data = buffer?.subarray(0, bytes) ?? NO_DATA;
     const send = () => this.#sendBoth(offset, data, attributes);
     const written = earlier.length > 0 ? Promise.all(earlier).then(send) : send();
     const sent: Sent = { start, end, done: this.#noted(written) };
@@ -168,7 +169,7 @@ export class WriteBehind {
     void sent.done.then(() => {
       this.#sent.delete(sent);
       this.#budget.giveBack(bytes);
-      if (buffer && bytes > 0) this.#buffers.giveBack(buffer);
+      if (buffer) this.#buffers.giveBack(buffer);
     });
   }
 

@@ -186,13 +186,13 @@ async function write(
   // Its client gathers no more. An append opens the file once more, which the kernel's lease would not let happen.
   if (!request.behind && file.isExclusive) context.leases.endExclusive(file.inode);
   using _use = file.use();
-  using _grant = request.append
-    ? await lockEndOfFile(file, context.request)
-    : await file.inode.rangeLocks.acquire('exclusive', pagesOf(request.offset, data.length), context.request);
+  const pages = request.append ? undefined : pagesOf(request.offset, data.length);
+  using _grant = pages
+    ? await file.inode.rangeLocks.acquire('exclusive', pages, context.request)
+    : await lockEndOfFile(file, context.request);
   if (request.behind && !file.isExclusive && !isFromBefore(context, file))
     throw new FsError(errno.ESTALE, 'write behind');
-  const pages = pagesOf(request.offset, data.length);
-  context.request.applying(request.append ? undefined : { inode: file.inode.handle, pages });
+  context.request.applying(pages && { inode: file.inode.handle, pages });
   const written = await writeLocked(context, file, request, data);
   const isLeased = request.behind && file.isExclusive;
   return { written, attributes: isLeased ? context.leases.attributesAfter(change, file.inode) : undefined };

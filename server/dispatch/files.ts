@@ -125,8 +125,7 @@ async function create(context: RequestContext, request: RequestOf<'create'>): Pr
   const parent = store.resolve(request.parent);
   const reply = await leases.during(session, [parent], (change) => {
     const make = () => store.create(identity, parent, name, mode, umask, flags);
-    // Without O_EXCL a second attempt opens what the first one made.
-    const created = flags & O.EXCL ? makeOnce(context, parent, name, make) : make();
+    const created = flags & O.EXCL ? makeOnce(context, parent, name, make) : makeOrOpen(context, flags, make);
     if (created === undefined) return undefined;
     leases.madeName(parent, name, created.inode);
     const directory = leases.attributesForHolder(session, change, parent);
@@ -135,11 +134,26 @@ async function create(context: RequestContext, request: RequestOf<'create'>): Pr
   if (reply) return reply;
   // Another client was faster: O_CREAT opens what is there. Gone again meanwhile is ENOENT, as a caller would see it.
   const { inode } = store.lookup(identity, parent, name);
+  context.request.made = inode.handle;
   const there = { inode: inode.handle, flags, killSuidgid: false, wants: 'none', firstBytes: 0 } as const;
   const opened = await open(context, there);
   const { handle, lease } = opened instanceof BulkReply ? opened.reply : opened;
   const entry = entryOf(context, { inode, attributes: store.attributes(inode) });
   return { entry, handle, lease, directory: undefined };
+}
+
+/** A second attempt would open what the first one made, and must not truncate what others have written to it since. */
+function makeOrOpen(
+  { request }: RequestContext,
+  flags: number,
+  make: () => CreatedFile | undefined,
+): CreatedFile | undefined {
+  const created = make();
+  if (created && flags & O.TRUNC) {
+    request.made = created.inode.handle;
+    request.applied();
+  }
+  return created;
 }
 
 function createdReply(context: RequestContext, created: CreatedFile, flags: number, wants: Wanted) {

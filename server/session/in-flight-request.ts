@@ -16,7 +16,7 @@ export class InFlightRequest {
   /** What an earlier process of the server noted of it. */
   earlier: EarlierRequest | undefined;
   /** A write that an earlier process had begun: its pages are this request's until it ends. */
-  #interrupted: InterruptedWrite | undefined;
+  interrupted: InterruptedWrite | undefined;
   /** What is to be noted of its end: nothing, how it is, or only how it failed, since success is noted already. */
   #noted: 'nothing' | 'end' | 'failure' = 'nothing';
   /** For the journal: the inode that it made, and the bytes that it wrote. */
@@ -32,12 +32,8 @@ export class InFlightRequest {
     this.#journal = journal;
     const earlier = journal?.earlier.get(slot);
     this.earlier = earlier?.seq === seq ? earlier : undefined;
-    this.#interrupted = interrupted;
+    this.interrupted = interrupted;
     if (interrupted) this.#noted = 'end';
-  }
-
-  get interrupted(): InterruptedWrite | undefined {
-    return this.#interrupted;
   }
 
   /** Aborted when the caller gave up, or the session ended. */
@@ -73,8 +69,8 @@ export class InFlightRequest {
   ended(code: number): void {
     if (this.#noted === 'end' || (this.#noted === 'failure' && code !== 0)) this.#noteEnd(code);
     this.#noted = 'nothing';
-    this.#interrupted?.[Symbol.dispose]();
-    this.#interrupted = undefined;
+    this.interrupted?.[Symbol.dispose]();
+    this.interrupted = undefined;
   }
 
   #noteEnd(code: number): void {

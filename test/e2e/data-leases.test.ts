@@ -97,12 +97,8 @@ describe('a second look', { timeout: 120_000 }, () => {
   const ALLOWED = ['hello', 'renew', 'statfs', 'status'];
   /** git makes .git/index.lock and takes it away again, each time. */
   const GIT_LOCK = { create: 1, unlink: 1, release: 1 };
-  /**
-   * Pages are the kernel's own: Linux 6.18 was seen to drop those of up to eight files in a thousand, which it was told to
-   * keep, and nobody had invalidated, between two reads; it then asks for them again. Here, of six files of 330.
-   */
-  const LOST_PAGES = { open: 6, read: 6, release: 6 };
-
+  /** The kernel takes pages back when it wants (DAMON also without pressure), and reads them anew: then it is looked once more. */
+  const LOOKS_AT_PAGES = 5;
   async function asked(
     exported: LeaseExport,
     command: string,
@@ -118,17 +114,21 @@ describe('a second look', { timeout: 120_000 }, () => {
     return Object.fromEntries(more.filter(([name, count]) => count > 0 && !ALLOWED.includes(name)));
   }
 
-  /** The second time. */
+  /** The second time; or one of those after it, of so many `looks`. */
   async function asksNothing(
     exported: LeaseExport,
     command: string,
     allowed: Readonly<Record<string, number>> = {},
+    looks = 1,
   ): Promise<void> {
     await asked(exported, command);
-    const more = await asked(exported, command, allowed);
-    // The first question after three seconds of the kernel's own answers may be a request: it renews all leases.
-    const count = Object.values(more).reduce((sum, one) => sum + one, 0);
-    expect(count, `${command} asks ${JSON.stringify(more)}`).toBeLessThanOrEqual(1);
+    for (let look = 1; ; look++) {
+      const more = await asked(exported, command, allowed);
+      const count = Object.values(more).reduce((sum, one) => sum + one, 0);
+      // The first question after three seconds of the kernel's own answers may be a request: it renews all leases.
+      if (count <= 1) return;
+      if (look === looks) expect.fail(`${command} asks ${JSON.stringify(more)}`);
+    }
   }
 
   /** Made before the server is started: it sees no event of it, and grants leases at once. */
@@ -153,15 +153,15 @@ describe('a second look', { timeout: 120_000 }, () => {
     git add . && git -c user.name=t -c user.email=t@t commit -qm tree`;
   const UNREAD = "find . -mindepth 1 -path ./tree/.git -prune -o -print0 | xargs -0 touch -h -m -d '1 minute'";
 
-  it.each<[what: string, command: string, allowed?: Readonly<Record<string, number>>]>([
+  it.each<[what: string, command: string, allowed?: Readonly<Record<string, number>>, looks?: number]>([
     ['ls -lR', 'ls -lR $A/tree > /dev/null'],
     ['find', 'find $A/tree -type f -size +1 > /dev/null'],
-    ['grep -r', 'grep -rc needle $A/tree > /dev/null', LOST_PAGES],
+    ['grep -r', 'grep -rc needle $A/tree > /dev/null', {}, LOOKS_AT_PAGES],
     ['git status', 'git -C $A/tree status --porcelain > /dev/null', GIT_LOCK],
-  ])('of %s at a tree asks the server nothing', async (what, command, allowed = {}) => {
+  ])('of %s at a tree asks the server nothing', async (what, command, allowed = {}, looks = 1) => {
     await using exported = await withTree(what.startsWith('git') ? TREE : `${TREE} && cd .. && ${UNREAD}`);
     await exported.mount();
-    await asksNothing(exported, command, allowed);
+    await asksNothing(exported, command, allowed, looks);
   });
 
   it('of a directory whose entries do not fit into whole replies asks the server nothing', async () => {

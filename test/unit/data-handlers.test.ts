@@ -19,9 +19,9 @@ import { FALLOC, SEEK } from '../../shared/linux/constants.ts';
 import { frameKind, operations, type ReplyOf } from '../../shared/protocol/messages.ts';
 import { lookUp, RawClient, ROOT, TemporaryDirectory, TestServer } from '../support/fixture.ts';
 import { MountedFilesystem } from '../support/mounted.ts';
+import { PLAIN_WRITE } from '../support/requests.ts';
 
 const RDWR = 2;
-const plain = { append: false, sync: 'none', killSuidgid: false, behind: false, attributes: undefined } as const;
 
 let directory: TemporaryDirectory;
 let server: TestServer;
@@ -57,7 +57,7 @@ function read(session: ServerSession, handle: number, offset: number, size: numb
 }
 
 function write(session: ServerSession, handle: number, offset: number, bulk: Buffer) {
-  return session.call('write', ROOT, { handle, offset, ...plain }, { bulk });
+  return session.call('write', ROOT, { handle, offset, ...PLAIN_WRITE }, { bulk });
 }
 
 const setattr = (session: ServerSession, handle: number, size: number) =>
@@ -111,7 +111,7 @@ test('appends of many sessions, of any length, are all there and whole', async (
       for (let round = 0; round < 25; round++) {
         const record = `${index}.${round}:${'x'.repeat((index * 997 + round * 3301) % 9000)}\n`;
         written.push(record);
-        const request = { handle: handles[index] as number, offset: 0, ...plain, append: true };
+        const request = { handle: handles[index] as number, offset: 0, ...PLAIN_WRITE, append: true };
         expect(await session.call('write', ROOT, request, { bulk: Buffer.from(record) })).toEqual({
           written: record.length,
         });
@@ -131,7 +131,7 @@ test('appends and truncations: a record is at the end of the file as it was, who
         const handle = handles[index] as number;
         if (index === 0) await setattr(session, handle, RECORD * (round % 5));
         else {
-          const request = { handle, offset: 0, ...plain, append: true };
+          const request = { handle, offset: 0, ...PLAIN_WRITE, append: true };
           await session.call('write', ROOT, request, { bulk: Buffer.alloc(RECORD, index) });
         }
       }
@@ -163,7 +163,7 @@ describe('in the order of the locks', () => {
     {
       what: 'append',
       run: (session, handle) =>
-        session.call('write', ROOT, { handle, offset: 0, ...plain, append: true }, { bulk: Buffer.from('!') }),
+        session.call('write', ROOT, { handle, offset: 0, ...PLAIN_WRITE, append: true }, { bulk: Buffer.from('!') }),
       after: 'abcd!',
     },
     {
@@ -215,7 +215,7 @@ describe('in the order of the locks', () => {
     return (session, handle) => session.call('fallocate', ROOT, { handle, mode, offset, length });
   };
   const append: Work = (session, handle) =>
-    session.call('write', ROOT, { handle, offset: 0, ...plain, append: true }, { bulk: Buffer.from('!') });
+    session.call('write', ROOT, { handle, offset: 0, ...PLAIN_WRITE, append: true }, { bulk: Buffer.from('!') });
   const pages: { what: string; run: Work; waits: number[]; passes: number[] }[] = [
     { what: 'read of page 2', run: (s, h) => read(s, h, 2 * P, P), waits: [2], passes: [1, 3] },
     { what: 'read across two', run: (s, h) => read(s, h, 2 * P + 1, P), waits: [2, 3], passes: [1, 4] },
@@ -316,7 +316,7 @@ test('a full disk is told to who wrote, and what was synced stays', async () => 
   expect(written).toBeGreaterThan(0);
   expect(written).toBeLessThan(1 * MiB);
   await expect(write(session, other, written, Buffer.alloc(4096))).rejects.toMatchObject({ code: errno.ENOSPC });
-  const append = { handle: other, offset: 0, ...plain, append: true };
+  const append = { handle: other, offset: 0, ...PLAIN_WRITE, append: true };
   const appended = session.call('write', ROOT, append, { bulk: Buffer.alloc(4096) });
   await expect(appended).rejects.toMatchObject({ code: errno.ENOSPC });
   const allocated = session.call('fallocate', ROOT, { handle: other, mode: 0, offset: 0, length: 4 * MiB });
@@ -426,7 +426,7 @@ describe('edges', () => {
     await open(first(), 'f');
     const handle = await open(first(), 'f', 0);
     await expect(write(first(), handle, 0, Buffer.from('x'))).rejects.toMatchObject({ code: errno.EBADF });
-    const append = { handle, offset: 0, ...plain, append: true };
+    const append = { handle, offset: 0, ...PLAIN_WRITE, append: true };
     const appended = first().call('write', ROOT, append, { bulk: Buffer.from('x') });
     await expect(appended).rejects.toMatchObject({ code: errno.EBADF });
     await expect(setattr(first(), handle, 5)).rejects.toMatchObject({ code: errno.EINVAL });
@@ -447,15 +447,7 @@ describe('edges', () => {
       wants: 'none' as const,
       firstBytes: 0,
     });
-    const write = {
-      handle,
-      offset: 0,
-      append: false,
-      sync: 'none',
-      killSuidgid: true,
-      behind: false,
-      attributes: undefined,
-    } as const;
+    const write = { handle, offset: 0, ...PLAIN_WRITE, killSuidgid: true } as const;
     await expect(first().call('write', other, write, { bulk: Buffer.from('x') })).rejects.toMatchObject({ code: 9 });
     const none = {
       mode: undefined,

@@ -19,11 +19,11 @@ import { limits } from '../../shared/limits.ts';
 import { O } from '../../shared/linux/constants.ts';
 import { CuttingProxy } from '../support/cutting-proxy.ts';
 import { deferred, lookUp, ROOT, silent, TemporaryDirectory, TestServer } from '../support/fixture.ts';
+import { PLAIN_WRITE } from '../support/requests.ts';
 
 const { recallMs } = limits;
 const run = promisify(execFile);
 const b = (text: string) => Buffer.from(text);
-const plain = { append: false, sync: 'none', killSuidgid: false, attributes: undefined } as const;
 
 let directory: TemporaryDirectory;
 let server: TestServer;
@@ -86,7 +86,7 @@ const create = (session: ServerSession, name: string, flags: number = O.RDWR) =>
 const openWith = (session: ServerSession, inode: Uint8Array, flags: number, wants: 'none' | 'shared' | 'exclusive') =>
   session.call('open', ROOT, { inode, flags, killSuidgid: false, wants, firstBytes: 0 });
 const write = (session: ServerSession, handle: number, offset: number, text: string, behind = false) =>
-  session.call('write', ROOT, { handle, offset, ...plain, behind }, { bulk: b(text) });
+  session.call('write', ROOT, { handle, offset, ...PLAIN_WRITE, behind }, { bulk: b(text) });
 const inodeOf = (name: string) => exported.store.find(exported.store.root, b(name)) as Inode;
 const setSize = (session: ServerSession, inode: Uint8Array, handle: number, size: number) =>
   session.call('setattr', ROOT, {
@@ -254,7 +254,7 @@ describe('other requests wait until what was gathered is written', () => {
 
   const attributed = (handle: number, text: string, behind: boolean, from: number, to: number) => {
     const attributes = { mode: { from, to }, atime: undefined, mtime: { sec: 7, nsec: 8 } };
-    return holder.call('write', ROOT, { handle, offset: 0, ...plain, behind, attributes }, { bulk: b(text) });
+    return holder.call('write', ROOT, { handle, offset: 0, ...PLAIN_WRITE, behind, attributes }, { bulk: b(text) });
   };
   const is = () => {
     const { mode, size, mtime } = exported.store.attributes(inodeOf('f'));
@@ -292,7 +292,7 @@ describe('other requests wait until what was gathered is written', () => {
   test('an append by the holder does not stop the server', async () => {
     const { handle } = await hold();
     await write(holder, handle, 0, 'one\n', true);
-    const request = { handle, offset: 0, ...plain, append: true, behind: false };
+    const request = { handle, offset: 0, ...PLAIN_WRITE, append: true, behind: false };
     await holder.call('write', ROOT, request, { bulk: b('two\n') }).catch(() => {});
     expect(selfWaits).toEqual([]);
     expect(readFileSync(directory.join('f'), 'utf8')).toBe('one\ntwo\n');

@@ -7,6 +7,7 @@ import { O } from '../../shared/linux/constants.ts';
 import { frameKind, GOODBYE, type OperationName, operations, type RequestOf } from '../../shared/protocol/messages.ts';
 import { RawClient, ROOT, TemporaryDirectory, TestServer } from '../support/fixture.ts';
 import { KeptJournal } from '../support/kept-state.ts';
+import { PLAIN_WRITE } from '../support/requests.ts';
 
 const page = (letter: string) => Buffer.alloc(PAGE_SIZE, letter);
 const WRITE = 7;
@@ -104,8 +105,7 @@ class Client {
   }
 
   sendWrite(seq: number, index: number, letter: string, handle: number): void {
-    const how = { append: false, sync: 'none', killSuidgid: false, behind: false, attributes: undefined } as const;
-    this.send(seq, 'write', { handle, offset: index * PAGE_SIZE, ...how }, page(letter));
+    this.send(seq, 'write', { handle, offset: index * PAGE_SIZE, ...PLAIN_WRITE }, page(letter));
   }
 
   goodbye(): void {

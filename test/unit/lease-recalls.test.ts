@@ -12,6 +12,7 @@ import { encodeFrame } from '../../shared/protocol/frame.ts';
 import { frameKind, operations } from '../../shared/protocol/messages.ts';
 import { CuttingProxy } from '../support/cutting-proxy.ts';
 import { RawClient, ROOT, silent, TemporaryDirectory, TestServer } from '../support/fixture.ts';
+import { PLAIN_WRITE } from '../support/requests.ts';
 
 const b = (text: string) => Buffer.from(text);
 const root: Caller = { uid: 0, gid: 0, pid: 1, groups: [], signal: new AbortController().signal };
@@ -204,15 +205,7 @@ describe('changes by another client', () => {
           wants: 'none',
           firstBytes: 0,
         });
-        const write = {
-          handle,
-          offset: 0,
-          append: false,
-          sync: 'none',
-          killSuidgid: false,
-          behind: false,
-          attributes: undefined,
-        } as const;
+        const write = { handle, offset: 0, ...PLAIN_WRITE } as const;
         return session.call('write', ROOT, write, { bulk: b('x') });
       },
     ],
@@ -362,15 +355,7 @@ describe('a client that does not answer', () => {
     await chmod(g);
     const open = { inode: g, flags: 1, killSuidgid: false, wants: 'none', firstBytes: 0 } as const;
     const { handle } = await other.call('open', ROOT, open);
-    const write = {
-      handle,
-      offset: 0,
-      append: false,
-      sync: 'none',
-      killSuidgid: false,
-      behind: false,
-      attributes: undefined,
-    } as const;
+    const write = { handle, offset: 0, ...PLAIN_WRITE } as const;
     await other.call('write', ROOT, write, { bulk: b('new') });
     await other.call('rename', ROOT, { parent: d, name: b('g'), newParent: d, newName: b('h'), flags: 0 });
     await other.call('unlink', ROOT, { parent: d, name: b('h') });

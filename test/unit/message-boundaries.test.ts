@@ -5,6 +5,7 @@ import { parseServerAddress } from '../../client-fuse/transport/server-address.t
 import { ServerSession } from '../../client-fuse/transport/server-session.ts';
 import { type Direction, type Fault, FaultProxy, type Plan } from '../../scripts/faults/fault-proxy.ts';
 import { ROOT, silent, TemporaryDirectory, TestServer } from '../support/fixture.ts';
+import { PLAIN_WRITE } from '../support/requests.ts';
 
 const LARGE = Buffer.alloc(100_000, 'L');
 const pass: Plan = () => 'pass';
@@ -18,15 +19,7 @@ async function workload(session: ServerSession): Promise<void> {
   await session.call('rmdir', ROOT, at('gone'));
   const exclusive = { mode: 0o644, umask: 0, flags: 2 | 0o200, wants: 'none' } as const;
   const { handle, entry } = await session.call('create', ROOT, { ...at('file'), ...exclusive });
-  const write = {
-    handle,
-    offset: 0,
-    append: true,
-    sync: 'none',
-    killSuidgid: false,
-    behind: false,
-    attributes: undefined,
-  } as const;
+  const write = { handle, offset: 0, ...PLAIN_WRITE, append: true } as const;
   await session.call('write', ROOT, write, { bulk: Buffer.from('small ') });
   await session.call('write', ROOT, write, { bulk: LARGE });
   await session.call('link', ROOT, { inode: entry.inode, ...at('second') });

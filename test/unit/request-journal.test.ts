@@ -26,6 +26,7 @@ import { O, RENAME } from '../../shared/linux/constants.ts';
 import { frameKind, type OperationName, operations, type RequestOf } from '../../shared/protocol/messages.ts';
 import { BOOT, RawClient, ROOT, silent, TemporaryDirectory, TestServer } from '../support/fixture.ts';
 import { KeptJournal } from '../support/kept-state.ts';
+import { PLAIN_WRITE } from '../support/requests.ts';
 
 const b = (text: string) => Buffer.from(text);
 const ID = Buffer.alloc(16, 5);
@@ -180,16 +181,7 @@ async function send<N extends OperationName>(
 
 const name = (parent: Uint8Array, text: string) => ({ parent, name: b(text) });
 const made = { mode: 0o755, umask: 0 };
-const append = (handle: number) =>
-  ({
-    handle,
-    offset: 0,
-    append: true,
-    sync: 'none',
-    killSuidgid: false,
-    behind: false,
-    attributes: undefined,
-  }) as const;
+const append = (handle: number) => ({ handle, offset: 0, ...PLAIN_WRITE, append: true }) as const;
 const open = (handle: Uint8Array) =>
   ({ inode: handle, flags: O.WRONLY, killSuidgid: false, wants: 'none', firstBytes: 0 }) as const;
 
@@ -284,27 +276,30 @@ describe('a request whose reply was lost with the server', () => {
     again[Symbol.dispose]();
   });
 
-  test('a write, a truncation, an open that truncates: what others made of the file since stays', async () => {
+  test('a write, a truncation, opening with O_TRUNC and O_CREAT: what others made of the file since stays', async () => {
     const { client, hello } = await RawClient.greeted(server.server.port);
     const { reply } = await send(client, 1, 'lookup', name(hello.root.inode, 'old'));
     const file = (reply as { found: { inode: Uint8Array } }).found.inode;
     const { handle } = (await send(client, 2, 'open', open(file))).reply as { handle: number };
     const none = { mode: undefined, uid: undefined, gid: undefined, atime: undefined, mtime: undefined };
+    const truncating = { ...made, mode: 0o644, flags: O.WRONLY | O.TRUNC, wants: 'none' } as const;
     const ask = async (raw: RawClient) => [
       await send(raw, 3, 'write', { ...append(handle), append: false }, b('mine')),
       await send(raw, 4, 'setattr', { ...none, inode: file, handle: 0, size: 2, killSuidgid: false }),
       await send(raw, 5, 'open', { ...open(file), flags: O.WRONLY | O.TRUNC }),
+      await send(raw, 6, 'create', { ...name(hello.root.inode, 'old'), ...truncating }),
+      await send(raw, 7, 'create', { ...name(hello.root.inode, 'new'), ...truncating }),
     ];
-    expect((await ask(client)).map(({ code }) => code)).toEqual([0, 0, 0]);
+    expect((await ask(client)).map(({ code }) => code)).toEqual([0, 0, 0, 0, 0]);
     await nextServer();
-    writeFileSync(at('old'), "somebody else's");
+    for (const there of ['old', 'new']) writeFileSync(at(there), "somebody else's");
     const { client: again } = await RawClient.greeted(server.server.port, hello.session);
     expect(await ask(again)).toMatchObject([
       { reply: { written: 4 } },
       { reply: { attributes: { size: 15 }, leased: false } },
-      { reply: { handle: Number.MAX_SAFE_INTEGER, lease: 'none' } },
+      ...[5, 6, 7].map(() => ({ reply: { handle: Number.MAX_SAFE_INTEGER, lease: 'none' } })),
     ]);
-    expect(readFileSync(at('old'), 'utf8')).toBe("somebody else's");
+    for (const there of ['old', 'new']) expect(readFileSync(at(there), 'utf8')).toBe("somebody else's");
     client[Symbol.dispose]();
     again[Symbol.dispose]();
   });

@@ -15,6 +15,7 @@ import { frameKind, operationNames, operations, PROTOCOL_VERSION } from '../../s
 import type { WireType } from '../../shared/protocol/schema.ts';
 import { valuesOf } from '../support/arbitraries.ts';
 import { lookUp, RawClient, ROOT, TemporaryDirectory, TestServer } from '../support/fixture.ts';
+import { PLAIN_WRITE } from '../support/requests.ts';
 
 const { REQUEST, CANCEL, REPLY, BYE, GRANT_TAKEN } = frameKind;
 const code = Object.fromEntries(operationNames.map((name) => [name, operations[name].code]));
@@ -216,15 +217,7 @@ describe('bytes', () => {
       umask: 0,
       flags: 2,
     });
-    const write = {
-      handle,
-      offset: 0,
-      append: false,
-      sync: 'none',
-      killSuidgid: false,
-      behind: false,
-      attributes: undefined,
-    } as const;
+    const write = { handle, offset: 0, ...PLAIN_WRITE } as const;
     const bulk = Buffer.alloc(limits.maxDataBytes + 1);
     await expect(session.call('write', ROOT, write, { bulk })).rejects.toMatchObject({ code: errno.EINVAL });
     const read = { handle, offset: 0, size: limits.maxDataBytes + 1, knownVersion: undefined, wantsLease: false };

@@ -6,9 +6,9 @@ import { parseServerAddress } from '../../client-fuse/transport/server-address.t
 import { ServerSession } from '../../client-fuse/transport/server-session.ts';
 import { errno } from '../../shared/errno.ts';
 import { lookUp, ROOT, silent, TemporaryDirectory, TestServer } from '../support/fixture.ts';
+import { PLAIN_WRITE } from '../support/requests.ts';
 
 const RDWR = 2;
-const ORDINARY = { append: false, sync: 'none', killSuidgid: false, behind: false, attributes: undefined } as const;
 
 test('what one session writes, the disk and another session have', async () => {
   using directory = new TemporaryDirectory();
@@ -19,7 +19,7 @@ test('what one session writes, the disk and another session have', async () => {
 
   const created = await writer.call('create', ROOT, { ...where, mode: 0o640, umask: 0o22, flags: RDWR, wants: 'none' });
   const data = Buffer.alloc(1 << 20, 'weft');
-  await writer.call('write', ROOT, { handle: created.handle, offset: 0, ...ORDINARY }, { bulk: data });
+  await writer.call('write', ROOT, { handle: created.handle, offset: 0, ...PLAIN_WRITE }, { bulk: data });
   expect(readFileSync(directory.join('hello')).equals(data)).toBe(true);
   expect(statSync(directory.join('hello')).mode & 0o7777).toBe(0o640);
 
@@ -59,7 +59,7 @@ test('replies come in any order: a small request is answered while a large one w
   const held = await store.resolve(entry.inode).rangeLocks.acquire('exclusive', { start: 0, end: 1 });
 
   const abort = new AbortController();
-  const write = { handle, offset: 0, ...ORDINARY };
+  const write = { handle, offset: 0, ...PLAIN_WRITE };
   const waits = session.call('write', ROOT, write, { bulk: Buffer.from('x') });
   const interrupted = session.call('write', ROOT, write, { bulk: Buffer.from('y'), signal: abort.signal });
   expect((await session.call('getattr', ROOT, { inode: parent, handle: 0 })).attributes.mode & 0o40000).toBe(0o40000);

@@ -17,6 +17,7 @@ import { limits } from '../../shared/limits.ts';
 import { frameKind } from '../../shared/protocol/messages.ts';
 import { CuttingProxy } from '../support/cutting-proxy.ts';
 import { lookUp, RawClient, ROOT, silent, TemporaryDirectory, TestServer } from '../support/fixture.ts';
+import { PLAIN_WRITE } from '../support/requests.ts';
 
 const RDWR = 2;
 const caller: Caller = { uid: 0, gid: 0, pid: 0, groups: [], signal: new AbortController().signal };
@@ -36,15 +37,7 @@ async function lockedFile(session: ServerSession, server: TestServer) {
   const created = { parent, name: Buffer.from('f'), mode: 0o644, umask: 0, flags: RDWR, wants: 'none' } as const;
   const { handle, entry } = await session.call('create', ROOT, created);
   const held = await store.resolve(entry.inode).rangeLocks.acquire('exclusive', { start: 0, end: Infinity });
-  const append = {
-    handle,
-    offset: 0,
-    append: true,
-    sync: 'none',
-    killSuidgid: false,
-    behind: false,
-    attributes: undefined,
-  } as const;
+  const append = { handle, offset: 0, ...PLAIN_WRITE, append: true } as const;
   return { parent, handle, append, held };
 }
 
@@ -69,15 +62,7 @@ describe('exactly once', () => {
 
     const WORKERS = 12;
     const ROUNDS = 12;
-    const append = {
-      handle: log.handle,
-      offset: 0,
-      append: true,
-      sync: 'none',
-      killSuidgid: false,
-      behind: false,
-      attributes: undefined,
-    } as const;
+    const append = { handle: log.handle, offset: 0, ...PLAIN_WRITE, append: true } as const;
     const worker = async (id: number) => {
       for (let round = 0; round < ROUNDS; round++) {
         const name = (kind: string) => Buffer.from(`${kind}-${id}-${round}`);
