@@ -3,6 +3,7 @@
  * one when it breaks. The mask of a client's frames is zero: `ws` then skips the masking loop (twice the throughput).
  */
 import type { IncomingMessage } from 'node:http';
+import { connect, type Socket, type TcpSocketConnectOpts } from 'node:net';
 import type { TLSSocket } from 'node:tls';
 import { WebSocket } from 'ws';
 import { errno, FsError } from '../../shared/errno.ts';
@@ -17,6 +18,7 @@ import {
   recalled,
 } from '../../shared/protocol/messages.ts';
 import { counter, optional, ProtocolError, u32 } from '../../shared/protocol/schema.ts';
+import { PayloadReader } from '../../shared/transport/payload-reader.ts';
 import type { Transport, TransportEvents } from '../../shared/transport/transport.ts';
 import { WebSocketTransport, webSocketOptions } from '../../shared/transport/websocket-transport.ts';
 import { authorization, CredentialError, openTls } from './credentials.ts';
@@ -183,11 +185,12 @@ const connectWebSocket: Connector = async (address, timeoutMs) => {
     if (error instanceof CredentialError) throw new RefusedError(error.message);
     throw connectError(error as NodeJS.ErrnoException);
   }
+  const reader = new PayloadReader();
   return new Promise((resolve, reject) => {
     const socket = new WebSocket(address.url, {
       ...webSocketOptions,
       headers,
-      ...(secured ? { createConnection: () => secured } : {}),
+      createConnection: (options: object) => secured ?? connectToRead(options as TcpSocketConnectOpts, reader),
       generateMask: (mask: Buffer) => {
         mask.fill(0);
       },
@@ -200,6 +203,7 @@ const connectWebSocket: Connector = async (address, timeoutMs) => {
     socket.once('open', () => {
       clearTimeout(timer);
       socket.removeAllListeners('error');
+      reader.follow(socket);
       resolve((events) => new WebSocketTransport(socket, events));
     });
     socket.once('unexpected-response', (_request, response) => {
@@ -215,6 +219,12 @@ const connectWebSocket: Connector = async (address, timeoutMs) => {
     });
   });
 };
+
+function connectToRead({ host, port }: TcpSocketConnectOpts, reader: PayloadReader): Socket {
+  const socket = connect({ host, port, onread: reader.onread });
+  reader.attach(socket);
+  return socket;
+}
 
 function connectError(error: NodeJS.ErrnoException): FsError {
   const code = error.code as keyof typeof errno | undefined;

@@ -53,7 +53,24 @@ export function writeFully(fd: number, data: Uint8Array, offset: number | null):
   return written === data.length ? written : writePooledFully(fd, data, offset, written);
 }
 
-function writePooledFully(fd: number, data: Uint8Array, offset: number | null, from = 0): Promise<number> {
+/** Descriptors with a write in the pool, and what waits for each. */
+const queues = new Map<number, (() => void)[]>();
+
+/** One at a time through a descriptor: the kernel lets one into a file, and threads that wait for that keep a processor busy. */
+async function writePooledFully(fd: number, data: Uint8Array, offset: number | null, from = 0): Promise<number> {
+  const queue = queues.get(fd);
+  if (queue) await new Promise<void>((resolve) => queue.push(resolve));
+  else queues.set(fd, []);
+  try {
+    return await writeRest(fd, data, offset, from);
+  } finally {
+    const next = queues.get(fd)?.shift();
+    if (next) next();
+    else queues.delete(fd);
+  }
+}
+
+function writeRest(fd: number, data: Uint8Array, offset: number | null, from: number): Promise<number> {
   return new Promise((resolve, reject) => {
     const step = (done: number): void => {
       const position = offset === null ? null : offset + done;

@@ -17,7 +17,7 @@ import {
   PROTOCOL_VERSION,
 } from '../../shared/protocol/messages.ts';
 import { counter, ProtocolError } from '../../shared/protocol/schema.ts';
-import { recyclePayload } from '../../shared/transport/large-payloads.ts';
+import { recyclePayload } from '../../shared/transport/payload-reader.ts';
 import type { Transport, TransportEvents } from '../../shared/transport/transport.ts';
 import { type DispatchedOperation, type Dispatcher, NO_BULK } from '../dispatch/dispatcher.ts';
 import type { InFlightRequest } from '../session/in-flight-request.ts';

@@ -16,7 +16,7 @@ import type { TLSSocket } from 'node:tls';
 import type { Logger } from 'pino';
 import { WebSocketServer } from 'ws';
 import { limits } from '../../shared/limits.ts';
-import { poolLargePayloads } from '../../shared/transport/large-payloads.ts';
+import { PayloadReader, pooledPayload } from '../../shared/transport/payload-reader.ts';
 import type { Transport, TransportEvents } from '../../shared/transport/transport.ts';
 import { WebSocketTransport, webSocketOptions } from '../../shared/transport/websocket-transport.ts';
 import type { AccessControl, Shown } from '../access/access-control.ts';
@@ -57,6 +57,11 @@ interface Refusal {
   readonly reason: string;
 }
 
+interface Entered {
+  readonly ticket: Ticket;
+  readonly reader: PayloadReader | undefined;
+}
+
 /** What accepts connections, until it is closed with all of them. */
 export interface Listening {
   readonly port: number;
@@ -74,7 +79,7 @@ export class Listener implements Listening {
   readonly #sockets = new WebSocketServer({ noServer: true, ...webSocketOptions });
   readonly #admission = new Admission();
   /** By the address and port of the peer: TLS puts a socket of its own over the one that was accepted. */
-  readonly #tickets = new Map<string, Ticket>();
+  readonly #entered = new Map<string, Entered>();
   readonly #raw = new Set<Socket>();
   readonly #access: AccessControl;
   readonly #log: Logger;
@@ -125,10 +130,10 @@ export class Listener implements Listening {
     });
   }
 
-  #enter(socket: Socket, speaksHttp: boolean): void {
-    const { remoteAddress: address, remotePort } = socket;
+  #enter(accepted: Socket, speaksHttp: boolean): void {
+    const { remoteAddress: address, remotePort } = accepted;
     // Gone before it was accepted.
-    if (address === undefined) return void socket.destroy();
+    if (address === undefined) return void accepted.destroy();
     const key = `${address}:${remotePort}`;
     const ticket = this.#enterOrRefuse(address, () => {
       this.#refused(address, key, 'no hello yet, and its place was needed');
@@ -136,12 +141,14 @@ export class Listener implements Listening {
     });
     if ('status' in ticket) {
       // To answer costs as much as all the rest.
-      if (!this.#refused(address, key, ticket.reason) || !speaksHttp) return void socket.destroy();
-      socket.on('error', () => {});
-      socket.end(httpAnswer(ticket), () => socket.destroy());
+      if (!this.#refused(address, key, ticket.reason) || !speaksHttp) return void accepted.destroy();
+      accepted.on('error', () => {});
+      accepted.end(httpAnswer(ticket), () => accepted.destroy());
       return;
     }
-    this.#tickets.set(key, ticket);
+    const reader = speaksHttp ? new PayloadReader(pooledPayload) : undefined;
+    const socket = reader?.takeOver(accepted) ?? accepted;
+    this.#entered.set(key, { ticket, reader });
     this.#raw.add(socket);
     // The later one of two: a Connection that hears no hello says so to its client. This one sees TLS and the upgrade, too.
     const timer = setTimeout(() => {
@@ -151,7 +158,7 @@ export class Listener implements Listening {
     }, limits.helloTimeoutMs + AFTER_CONNECTION_MS);
     socket.once('close', () => {
       clearTimeout(timer);
-      this.#tickets.delete(key);
+      this.#entered.delete(key);
       this.#raw.delete(socket);
       if (!ticket.hasAsked) this.#failed(address);
       this.#admission.leave(ticket);
@@ -178,9 +185,10 @@ export class Listener implements Listening {
   #upgrade(request: IncomingMessage, socket: Duplex, head: Buffer, accept: Accept): void {
     const { remoteAddress, remotePort } = request.socket;
     const peer = `${remoteAddress}:${remotePort}`;
-    const ticket = this.#tickets.get(peer);
+    const entered = this.#entered.get(peer);
     socket.on('error', () => {});
-    if (ticket === undefined) return void socket.destroy();
+    if (entered === undefined) return void socket.destroy();
+    const { ticket, reader } = entered;
     ticket.hasAsked = true;
     const answer = this.#admit(request, ticket);
     if ('status' in answer) {
@@ -190,7 +198,7 @@ export class Listener implements Listening {
     }
     this.#sockets.handleUpgrade(request, socket, head, (webSocket) => {
       this.#log.info({ peer, credential: answer.name }, 'connection');
-      poolLargePayloads(webSocket);
+      reader?.follow(webSocket);
       accept((events) => new WebSocketTransport(webSocket, events), {
         peer,
         credential: answer,
