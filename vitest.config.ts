@@ -6,8 +6,8 @@ const onMounts = { testTimeout: 120_000, hookTimeout: 60_000, pool: 'forks', fil
 /**
  * unit: tables of rows, and the server over sockets of 127.0.0.1. model: properties against small references.
  * simulation: server and clients on simulated machines. These three run two files at a time.
- * e2e: real mounts. faults: what is killed, cut and waited for on real mounts; scripts/test runs it beside e2e, for most
- * of it is waiting.
+ * e2e: real mounts. data: what is written and read under leases. faults: what is killed, cut and waited for. scripts/test runs
+ * the last two beside e2e, for they take as long, and much of it is waiting.
  */
 export default defineConfig({
   test: {
@@ -22,12 +22,13 @@ export default defineConfig({
         test: {
           name: 'e2e',
           include: ['test/e2e/**/*.test.ts'],
-          exclude: [...configDefaults.exclude, 'test/e2e/faults/**'],
+          exclude: [...configDefaults.exclude, 'test/e2e/{data,faults}/**'],
           ...onMounts,
           sequence: { groupOrder: 1 },
         },
       },
-      { test: { name: 'faults', include: ['test/e2e/faults/**/*.test.ts'], ...onMounts, sequence: { groupOrder: 2 } } },
+      { test: { name: 'data', include: ['test/e2e/data/**/*.test.ts'], ...onMounts, sequence: { groupOrder: 2 } } },
+      { test: { name: 'faults', include: ['test/e2e/faults/**/*.test.ts'], ...onMounts, sequence: { groupOrder: 3 } } },
     ],
   },
 });

@@ -4,8 +4,8 @@
  */
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { LeaseExport } from './lease-mounts.ts';
-import { buildPrograms } from './memory-mount-fixture.ts';
+import { LeaseExport } from '../lease-mounts.ts';
+import { buildPrograms } from '../memory-mount-fixture.ts';
 
 const FILES = 40;
 /** A directory with files of every kind of mode, owner, time and size, named after them, as `$T/made`; and `$T/made.tar`. */

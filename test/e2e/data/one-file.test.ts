@@ -1,9 +1,9 @@
 /** One file on two mounts in turn, with everything that fsx does to one: one-file.py. WEFT_FSX_OPERATIONS, WEFT_SEED. */
 import { resolve } from 'node:path';
 import { beforeAll, expect, it } from 'vitest';
-import { runCommand } from '../../client-fuse/mount/command.ts';
-import { LeaseExport } from './lease-mounts.ts';
-import { buildPrograms } from './memory-mount-fixture.ts';
+import { runCommand } from '../../../client-fuse/mount/command.ts';
+import { LeaseExport } from '../lease-mounts.ts';
+import { buildPrograms } from '../memory-mount-fixture.ts';
 
 const OPERATIONS = Number(process.env.WEFT_FSX_OPERATIONS ?? 400);
 const SEED = Number(process.env.WEFT_SEED ?? Math.floor(Math.random() * 2 ** 31));

@@ -3,9 +3,9 @@
  * tmpfs of 8 MiB. Which of write, fsync and close tells is left open: SEMANTICS promises it for the call that failed.
  */
 import { beforeAll, describe, expect, it } from 'vitest';
-import { MountedFilesystem } from '../support/mounted.ts';
-import { LeaseExport } from './lease-mounts.ts';
-import { buildPrograms } from './memory-mount-fixture.ts';
+import { MountedFilesystem } from '../../support/mounted.ts';
+import { LeaseExport } from '../lease-mounts.ts';
+import { buildPrograms } from '../memory-mount-fixture.ts';
 
 beforeAll(buildPrograms, 120_000);
 

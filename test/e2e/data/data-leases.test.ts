@@ -5,10 +5,10 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
-import { runCommand } from '../../client-fuse/mount/command.ts';
-import { limits } from '../../shared/limits.ts';
-import { exitOf, LeaseExport, programs } from './lease-mounts.ts';
-import { buildPrograms } from './memory-mount-fixture.ts';
+import { runCommand } from '../../../client-fuse/mount/command.ts';
+import { limits } from '../../../shared/limits.ts';
+import { exitOf, LeaseExport, programs } from '../lease-mounts.ts';
+import { buildPrograms } from '../memory-mount-fixture.ts';
 
 interface Report {
   readonly rounds: number;
@@ -38,7 +38,7 @@ beforeAll(buildPrograms, 120_000);
 /** Runs data-rounds in a process of its own, which can be killed, and returns what it prints last. */
 async function rounds<T>(exported: LeaseExport, what: string, count: number, argument = ''): Promise<T> {
   const roots = [exported.local, ...exported.mounts.map(({ path }) => path)].join(',');
-  const args = [join(programs, 'test/e2e/data-rounds.js'), what, String(count), roots, argument];
+  const args = [join(programs, 'test/e2e/data/data-rounds.js'), what, String(count), roots, argument];
   const timeoutMs = 30_000 + 100 * ROUNDS;
   const result = await runCommand(process.execPath, args, { timeoutMs });
   if (result.status !== 0) {
@@ -276,7 +276,7 @@ describe('processes on two mounts', { timeout: 90_000 }, () => {
 
   function worker(exported: LeaseExport): ChildProcess {
     const roots = [exported.local, ...exported.mounts.map(({ path }) => path)].join(',');
-    const program = join(programs, 'test/e2e/data-rounds.js');
+    const program = join(programs, 'test/e2e/data/data-rounds.js');
     return spawn(process.execPath, [program, 'stress', String(STRESS_MS), roots], { stdio: 'ignore', cwd: '/' });
   }
 
