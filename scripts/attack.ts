@@ -1,8 +1,9 @@
 /**
  * What an attack takes from a client that is in already: `scripts/attack [ROUNDS] [SECONDS] [NICE]` (6 rounds of 4 s by default).
  * Three processes on loopback: a server that asks for tokens, an honest client (4 callers: 4 KiB reads and lookups), and an
- * attacker with several addresses. Rounds without and with the attack alternate; the ratio of each pair is taken. The attacker
- * runs with the lowest priority, unless told otherwise: it would have processors of its own.
+ * attacker with several addresses. In turn: a round without the attack, one in which it goes to a port where nobody listens, and
+ * one with it. The attacker would have processors of its own; here the second round tells what it takes of this machine's,
+ * and the ratio of the third to the second what the server does for it. It runs with the lowest priority, unless told otherwise.
  */
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
@@ -46,7 +47,10 @@ type Attack = (typeof attacks)[number];
 /** Lines of the log, and refusals that they tell of. */
 type Said = { lines: number; refused: number };
 type ServerCounts = { cpu: NodeJS.CpuUsage; said: Said };
-type Order = { readonly attack: Attack | undefined };
+/** `port`: where it goes. */
+type Order = { readonly attack: Attack | undefined; readonly port: number };
+/** Nobody listens there. */
+const CLOSED_PORT = 1;
 
 // --- the server
 
@@ -70,19 +74,19 @@ async function serve(directory: string, grantFile: string): Promise<void> {
 // --- the attacker
 
 class Attacker {
-  readonly #port: number;
   readonly #token: string;
+  #port = CLOSED_PORT;
   readonly #open = new Set<Socket>();
   #timer: NodeJS.Timeout | undefined;
   #next = 0;
   count = 0;
 
-  constructor(port: number, token: string) {
-    this.#port = port;
+  constructor(token: string) {
     this.#token = token;
   }
 
-  start(attack: Attack): void {
+  start(attack: Attack, port: number): void {
+    this.#port = port;
     const is = (one: Attack) => attack === one || attack === 'all three';
     if (is('half-open connections')) while (this.#open.size < HALF_OPEN) this.#halfOpen();
     this.#timer = setInterval(() => {
@@ -124,11 +128,11 @@ class Attacker {
   }
 }
 
-function attack(port: number, token: string, nice: number): void {
+function attack(token: string, nice: number): void {
   setPriority(nice);
-  const attacker = new Attacker(port, token);
-  process.on('message', ({ attack: kind }: Order) => {
-    if (kind) attacker.start(kind);
+  const attacker = new Attacker(token);
+  process.on('message', ({ attack: kind, port }: Order) => {
+    if (kind) attacker.start(kind, port);
     else attacker.stop();
     process.send?.(attacker.count);
     attacker.count = 0;
@@ -195,9 +199,18 @@ async function quietOf(server: ChildProcess): Promise<void> {
   }
 }
 
+/** What came of some seconds of work; `entries`: how long another client took to get in, in ms. */
+interface Round {
+  readonly rate: number;
+  readonly cpuUs: number;
+  readonly entries: readonly number[];
+  readonly tookMs: number;
+  readonly attempts: number;
+}
+
 const median = (numbers: readonly number[]) => [...numbers].sort((a, b) => a - b)[numbers.length >> 1] as number;
 
-async function measure(rounds: number, seconds: number, nice: number): Promise<void> {
+async function measure(count: number, seconds: number, nice: number): Promise<void> {
   const base = mkdtempSync(join(tmpdir(), 'weft-attack-'));
   const [grantFile, tokenFile] = [join(base, 'grants.json'), join(base, 'token')];
   const [honest, own] = [newToken(), newToken()];
@@ -209,7 +222,7 @@ async function measure(rounds: number, seconds: number, nice: number): Promise<v
   writeFileSync(tokenFile, honest.token);
   writeFileSync(join(base, 'data'), Buffer.alloc(FILE_BYTES, 1));
   const server = await start('serve', base, grantFile);
-  const attacker = await start('attack', String(server.said), own.token, String(nice));
+  const attacker = await start('attack', own.token, String(nice));
   const address = { ...parseServerAddress(`ws://127.0.0.1:${server.said}/`), credentials: { tokenFile } };
   const session = await ServerSession.connect(address, log);
   try {
@@ -222,10 +235,10 @@ async function measure(rounds: number, seconds: number, nice: number): Promise<v
     const { handle } = await session.call('open', CALLER, open);
     const warmMs = performance.now() + 2000;
     await work(session, handle, () => performance.now() > warmMs);
-    const phase = async (kind: Attack | undefined) => {
+    const phase = async (kind?: Attack, port = CLOSED_PORT) => {
       // An attack begins while others work, and its begin is the worst of it: it is over when all of that was sent.
       let isOver = false;
-      const started = ask<number>(attacker.child, { attack: kind });
+      const started = ask<number>(attacker.child, { attack: kind, port });
       if (kind === undefined) await Promise.all([started, quietOf(server.child)]);
       const { cpu: before } = await ask<ServerCounts>(server.child, {});
       const startMs = performance.now();
@@ -241,34 +254,45 @@ async function measure(rounds: number, seconds: number, nice: number): Promise<v
       return { rate: (1000 * done) / tookMs, cpuUs, entries, tookMs, attempts: await over };
     };
     for (const kind of attacks) {
-      const ratios: number[] = [];
-      const [quiet, under]: Awaited<ReturnType<typeof phase>>[][] = [[], []];
+      const rounds: { quiet: Round; elsewhere: Round; attacked: Round }[] = [];
       let [attempts, attackedMs] = [0, 0];
+      const stop = () => ask<number>(attacker.child, { attack: undefined, port: CLOSED_PORT });
       const { said: before } = await ask<ServerCounts>(server.child, {});
-      for (let round = 0; round < rounds; round++) {
-        const one = await phase(undefined);
-        const other = await phase(kind);
-        attempts += other.attempts + (await ask<number>(attacker.child, { attack: undefined }));
-        attackedMs += other.tookMs;
-        quiet?.push(one);
-        under?.push(other);
-        ratios.push(other.rate / one.rate);
+      for (let round = 0; round < count; round++) {
+        const quiet = await phase();
+        const elsewhere = await phase(kind);
+        await stop();
+        await quietOf(server.child);
+        const attacked = await phase(kind, server.said);
+        attempts += attacked.attempts + (await stop());
+        attackedMs += attacked.tookMs;
+        rounds.push({ quiet, elsewhere, attacked });
       }
       const { said: after } = await ask<ServerCounts>(server.child, {});
       const told = { refused: after.refused - before.refused, lines: after.lines - before.lines };
-      const rate = (of: typeof quiet) => Math.round(median((of ?? []).map((one) => one.rate)));
-      const cpu = (of: typeof quiet) => Math.round(median((of ?? []).map((one) => one.cpuUs)));
-      const entry = (of: typeof quiet) => {
-        const all = (of ?? []).flatMap((one) => one.entries);
-        const refused = all.filter((ms) => ms === Number.POSITIVE_INFINITY).length;
-        return `${Math.round(median(all))} ms, ${Math.round(Math.max(...all.filter(Number.isFinite)))} at most, ${refused} of ${all.length} refused`;
+      const of = (which: 'quiet' | 'elsewhere' | 'attacked') => {
+        const all = rounds.map((one) => one[which]);
+        const entries = all.flatMap((one) => one.entries);
+        const refused = entries.filter((ms) => ms === Number.POSITIVE_INFINITY).length;
+        const longest = Math.round(Math.max(...entries.filter(Number.isFinite)));
+        return {
+          rate: Math.round(median(all.map((one) => one.rate))),
+          cpuUs: Math.round(median(all.map((one) => one.cpuUs))),
+          entry: `${Math.round(median(entries))} ms, ${longest} at most, ${refused} of ${entries.length} refused`,
+        };
       };
-      const spread = `${Math.min(...ratios).toFixed(2)}-${Math.max(...ratios).toFixed(2)}`;
+      const ratio = (from: 'quiet' | 'elsewhere', to: 'elsewhere' | 'attacked') => {
+        const ratios = rounds.map((one) => one[to].rate / one[from].rate);
+        return `${median(ratios).toFixed(2)} (${Math.min(...ratios).toFixed(2)}-${Math.max(...ratios).toFixed(2)})`;
+      };
+      const [quiet, elsewhere, attacked] = [of('quiet'), of('elsewhere'), of('attacked')];
       const perSecond = Math.round((1000 * attempts) / attackedMs);
-      console.log(
-        `${kind}: ${median(ratios).toFixed(2)} (${spread}) of the quiet throughput; ${rate(quiet)} -> ${rate(under)} operations/s, ${perSecond} attempts/s in ${Math.round(attackedMs / 1000)} s; server ${cpu(quiet)} -> ${cpu(under)} us of processor an operation
-  a client that comes: ${entry(quiet)} -> ${entry(under)}; the log tells of ${told.refused} refusals in ${told.lines} lines`,
-      );
+      console.log(`${kind}, ${perSecond} attempts/s in ${Math.round(attackedMs / 1000)} s
+  operations/s: quiet ${quiet.rate}, attacker goes elsewhere ${elsewhere.rate}, attacked ${attacked.rate}
+  of the throughput while it goes elsewhere: ${ratio('elsewhere', 'attacked')}; that is of the quiet one: ${ratio('quiet', 'elsewhere')}
+  server, us of processor an operation: ${quiet.cpuUs}, ${elsewhere.cpuUs}, ${attacked.cpuUs}
+  a client that comes: ${quiet.entry}; ${elsewhere.entry}; ${attacked.entry}
+  the log tells of ${told.refused} refusals in ${told.lines} lines`);
     }
   } finally {
     session.close();
@@ -280,5 +304,5 @@ async function measure(rounds: number, seconds: number, nice: number): Promise<v
 
 const [role, ...rest] = process.argv.slice(2);
 if (role === 'serve') await serve(rest[0] as string, rest[1] as string);
-else if (role === 'attack') attack(Number(rest[0]), rest[1] as string, Number(rest[2]));
+else if (role === 'attack') attack(rest[0] as string, Number(rest[1]));
 else await measure(Number(role ?? 6), Number(rest[0] ?? 4), Number(rest[1] ?? constants.priority.PRIORITY_LOW));

@@ -1,6 +1,6 @@
 /** The command line of `weft`: one file a verb in commands/. Errors that a person can mend are one line, without a stack. */
-import { readFileSync } from 'node:fs';
 import { Command } from 'commander';
+import { version } from './commands/version.ts';
 
 type Add = (program: Command) => void;
 
@@ -19,11 +19,6 @@ const verbs: Readonly<Record<string, () => Promise<Add>>> = {
 function asked(argv: readonly string[]): (() => Promise<Add>)[] {
   const verb = verbs[(argv[2] ?? '').replace(/-client$/, '')];
   return verb ? [verb] : Object.values(verbs);
-}
-
-export function version(): string {
-  const file = new URL('../../package.json', import.meta.url);
-  return (JSON.parse(readFileSync(file, 'utf8')) as { version: string }).version;
 }
 
 export async function main(argv: readonly string[]): Promise<void> {

@@ -7,4 +7,5 @@ process.env.UV_THREADPOOL_SIZE ??= '32';
 const [node = '', script = '', source = '', mountpoint = '', ...rest] = process.argv;
 const at = rest.indexOf('-o');
 const options = at >= 0 && rest[at + 1] ? ['-o', rest[at + 1] as string] : [];
-void import('./main.js').then(({ main }) => main([node, script, 'mount', source, mountpoint, ...options]));
+const program: string = './bundle/main.js';
+void import(program).then(({ main }) => main([node, script, 'mount', source, mountpoint, ...options]));

@@ -13,4 +13,6 @@ process.env.UV_THREADPOOL_SIZE ??= '32';
 if (process.versions.v8.startsWith('11.')) {
   process.getBuiltinModule('node:v8').setFlagsFromString('--interrupt-budget=40000');
 }
-void import('./main.js').then(({ main }) => main(process.argv));
+/** Made by scripts/bundle.mjs. */
+const program: string = './bundle/main.js';
+void import(program).then(({ main }) => main(process.argv));

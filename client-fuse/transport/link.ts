@@ -3,7 +3,6 @@
  * one when it breaks. The mask of a client's frames is zero: `ws` then skips the masking loop (twice the throughput).
  */
 import type { IncomingMessage } from 'node:http';
-import { connect, type Socket, type TcpSocketConnectOpts } from 'node:net';
 import type { TLSSocket } from 'node:tls';
 import { WebSocket } from 'ws';
 import { errno, FsError } from '../../shared/errno.ts';
@@ -190,7 +189,7 @@ const connectWebSocket: Connector = async (address, timeoutMs) => {
     const socket = new WebSocket(address.url, {
       ...webSocketOptions,
       headers,
-      createConnection: (options: object) => secured ?? connectToRead(options as TcpSocketConnectOpts, reader),
+      createConnection: () => secured ?? reader.connect(address.host.replace(/^\[|\]$/g, ''), address.port),
       generateMask: (mask: Buffer) => {
         mask.fill(0);
       },
@@ -219,12 +218,6 @@ const connectWebSocket: Connector = async (address, timeoutMs) => {
     });
   });
 };
-
-function connectToRead({ host, port }: TcpSocketConnectOpts, reader: PayloadReader): Socket {
-  const socket = connect({ host, port, onread: reader.onread });
-  reader.attach(socket);
-  return socket;
-}
 
 function connectError(error: NodeJS.ErrnoException): FsError {
   const code = error.code as keyof typeof errno | undefined;

@@ -50,7 +50,7 @@ export async function benchMeasure(
       child = new WatchedChild<MeasureTask, MeasureMessage>(
         { ...order, scratchName },
         {
-          module: './measure-child.js',
+          module: '../bench/measure-child.js',
           stallMs,
           threads: THREADS,
           message: (message) => {

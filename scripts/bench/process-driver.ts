@@ -121,7 +121,7 @@ export class ProcessDriver implements OverlapDriver {
       setup: this.#setup,
       ...what,
     };
-    const child: Child = new WatchedChild(task, { module: './overlap-child.js', stallMs, message });
+    const child: Child = new WatchedChild(task, { module: '../bench/overlap-child.js', stallMs, message });
     this.#running.add(child);
     void child.ended.then(() => this.#running.delete(child));
     return child;

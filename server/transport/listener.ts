@@ -5,17 +5,13 @@
  */
 import { createServer, type Server as HttpServer, type IncomingMessage, STATUS_CODES } from 'node:http';
 import { createServer as createSecureServer } from 'node:https';
-import {
-  type AddressInfo,
-  createServer as createSocketServer,
-  type Socket,
-  type Server as SocketServer,
-} from 'node:net';
+import { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import type { TLSSocket } from 'node:tls';
 import type { Logger } from 'pino';
 import { WebSocketServer } from 'ws';
 import { limits } from '../../shared/limits.ts';
+import { type Accepted, close } from '../../shared/linux/libc.ts';
 import { PayloadReader, pooledPayload } from '../../shared/transport/payload-reader.ts';
 import type { Transport, TransportEvents } from '../../shared/transport/transport.ts';
 import { WebSocketTransport, webSocketOptions } from '../../shared/transport/websocket-transport.ts';
@@ -23,6 +19,7 @@ import type { AccessControl, Shown } from '../access/access-control.ts';
 import { Admission, type Ticket } from '../access/admission.ts';
 import type { Credential } from '../access/credential.ts';
 import type { TlsMaterial } from '../access/tls-files.ts';
+import { Acceptor } from './acceptor.ts';
 
 export interface ListenAddress {
   readonly host: string;
@@ -73,9 +70,10 @@ export interface Listening {
 export type Listen = (options: ListenerOptions, accept: Accept) => Promise<Listening>;
 
 export class Listener implements Listening {
-  /** In front of HTTP and TLS, which cost ten times what it costs to accept a connection: who may not enter has neither. */
-  readonly #front: SocketServer;
+  /** In front of HTTP and TLS, which cost many times what it costs to accept a connection: who may not enter has neither. */
+  readonly #front: Acceptor;
   readonly #http: HttpServer;
+  readonly #speaksTls: boolean;
   readonly #sockets = new WebSocketServer({ noServer: true, ...webSocketOptions });
   readonly #admission = new Admission();
   /** By the address and port of the peer: TLS puts a socket of its own over the one that was accepted. */
@@ -86,7 +84,9 @@ export class Listener implements Listening {
   /** Refusals are logged once a second an address and reason, so that refusing does not become the work. */
   readonly #logged = new Map<string, { atMs: number; unsaid: number }>();
 
-  private constructor({ tls, access, log }: ListenerOptions, accept: Accept) {
+  private constructor(front: Acceptor, { tls, access, log }: ListenerOptions, accept: Accept) {
+    this.#front = front;
+    this.#speaksTls = tls !== undefined;
     this.#access = access;
     this.#log = log;
     const timeouts = { headersTimeout: limits.helloTimeoutMs, requestTimeout: limits.helloTimeoutMs };
@@ -106,48 +106,36 @@ export class Listener implements Listening {
       response.writeHead(426, { 'content-type': 'text/plain', upgrade: 'websocket', connection: 'close' });
       response.end(`This is a weft server. Mount it with: weft mount ${scheme}://HOST:PORT/ MOUNTPOINT\n`);
     });
-    // As the servers of node:http and node:https would accept.
-    const speaksHttp = tls === undefined;
-    this.#front = createSocketServer({ noDelay: true, allowHalfOpen: speaksHttp }, (socket) =>
-      this.#enter(socket, speaksHttp),
-    );
     this.#http.on('upgrade', (request: IncomingMessage, socket: Duplex, head: Buffer) =>
       this.#upgrade(request, socket, head, accept),
     );
   }
 
-  static open(options: ListenerOptions, accept: Accept): Promise<Listener> {
-    const listener = new Listener(options, accept);
+  static async open(options: ListenerOptions, accept: Accept): Promise<Listener> {
     const { host, port } = options.address;
-    return new Promise((resolve, reject) => {
-      listener.#front.once('error', reject);
-      listener.#front.listen(port, host, () => {
-        listener.#front.off('error', reject);
-        // An accept that fails (too many open files) is the business of whoever connects, who sees it closed.
-        listener.#front.on('error', () => {});
-        resolve(listener);
-      });
-    });
+    const front = await Acceptor.listen(host, port);
+    const listener = new Listener(front, options, accept);
+    front.start((accepted) => listener.#enter(accepted));
+    return listener;
   }
 
-  #enter(accepted: Socket, speaksHttp: boolean): void {
-    const { remoteAddress: address, remotePort } = accepted;
-    // Gone before it was accepted.
-    if (address === undefined) return void accepted.destroy();
-    const key = `${address}:${remotePort}`;
+  #enter({ fd, address, port }: Accepted): void {
+    const key = `${address}:${port}`;
     const ticket = this.#enterOrRefuse(address, () => {
       this.#refused(address, key, 'no hello yet, and its place was needed');
       socket.destroy();
     });
     if ('status' in ticket) {
-      // To answer costs as much as all the rest.
-      if (!this.#refused(address, key, ticket.reason) || !speaksHttp) return void accepted.destroy();
-      accepted.on('error', () => {});
-      accepted.end(httpAnswer(ticket), () => accepted.destroy());
+      // To answer costs ten times as much as all the rest.
+      if (!this.#refused(address, key, ticket.reason) || this.#speaksTls) return close(fd);
+      const refused = new Socket({ fd, readable: true, writable: true });
+      refused.on('error', () => {});
+      refused.end(httpAnswer(ticket), () => refused.destroy());
       return;
     }
-    const reader = speaksHttp ? new PayloadReader(pooledPayload) : undefined;
-    const socket = reader?.takeOver(accepted) ?? accepted;
+    const reader = this.#speaksTls ? undefined : new PayloadReader(pooledPayload);
+    const socket = reader?.accept(fd) ?? new Socket({ fd, readable: true, writable: true });
+    socket.setNoDelay(true);
     this.#entered.set(key, { ticket, reader });
     this.#raw.add(socket);
     // The later one of two: a Connection that hears no hello says so to its client. This one sees TLS and the upgrade, too.
@@ -236,7 +224,7 @@ export class Listener implements Listening {
   }
 
   get port(): number {
-    return (this.#front.address() as AddressInfo).port;
+    return this.#front.port;
   }
 
   stopAccepting(): void {

@@ -14,13 +14,6 @@ export function close(fd: number): void {
   c.close(fd);
 }
 
-const F_DUPFD_CLOEXEC = 1030;
-
-/** Another descriptor of the same open file. */
-export function duplicate(fd: number): number {
-  return check(c.fcntl(fd, F_DUPFD_CLOEXEC, 0), 'fcntl');
-}
-
 const F_GETFL = 3;
 const F_SETFL = 4;
 

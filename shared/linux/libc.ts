@@ -9,6 +9,7 @@ export * from './file-locks.ts';
 export * from './files.ts';
 export * from './inotify.ts';
 export * from './kernel-leases.ts';
+export * from './listening.ts';
 export * from './names.ts';
 export * from './process.ts';
 export * from './sockets.ts';

@@ -4,15 +4,16 @@
  * PayloadReader says instead where the socket's next bytes go (`onread` of node:net), and while a large payload is awaited that
  * is the payload's own buffer. One a connection; TLS has none, its bytes do not come from a socket of ours.
  */
-import { type OnReadOpts, Socket, type SocketConstructorOpts } from 'node:net';
+import { connect, type OnReadOpts, Socket, type SocketConstructorOpts } from 'node:net';
 import type { WebSocket } from 'ws';
 import { BufferPool } from '../buffer-pool.ts';
 import { KiB, limits, MiB } from '../limits.ts';
-import { duplicate } from '../linux/libc.ts';
 
 /** Where heads and small payloads go, one behind the other. */
 const SLAB_BYTES = 64 * KiB;
-const LEAST_ROOM_BYTES = 4 * KiB;
+const LEAST_ROOM_BYTES = 2 * KiB;
+/** Before there is a WebSocket: who asks for one may never have it. */
+const FIRST_SLAB_BYTES = 4 * KiB;
 /** Of a payload that lacks less, the rest comes with what follows it. */
 const LARGE_BYTES = 64 * KiB;
 /** Memory for what is only announced: so much, and so many times what has come of it. */
@@ -31,12 +32,11 @@ interface Receiver {
 const GET_DATA = 4;
 
 export class PayloadReader {
-  /** For the socket, when it is made: then `attach` it. */
-  readonly onread: OnReadOpts = { buffer: () => this.#room(), callback: (bytes) => this.#arrived(bytes) };
+  readonly #onread: OnReadOpts = { buffer: () => this.#room(), callback: (bytes) => this.#arrived(bytes) };
   readonly #allocate: (bytes: number) => Buffer;
   #socket: Socket | undefined;
   #receiver: Receiver | undefined;
-  #slab: Buffer = Buffer.allocUnsafeSlow(SLAB_BYTES);
+  #slab: Buffer = Buffer.allocUnsafeSlow(FIRST_SLAB_BYTES);
   /** What the socket was told to fill. */
   #offered: Buffer = this.#slab;
   /** The payload that is awaited, if it is large. */
@@ -47,25 +47,17 @@ export class PayloadReader {
     this.#allocate = allocate;
   }
 
-  attach(socket: Socket): void {
-    this.#socket = socket;
+  /** The connection to a server. */
+  connect(host: string, port: number): Socket {
+    this.#socket = connect({ host, port, onread: this.#onread });
+    return this.#socket;
   }
 
-  /** For a socket that a server has accepted, which takes no `onread`: the same connection in one that does. */
-  takeOver(accepted: Socket): Socket {
-    const { fd } = (accepted as unknown as { _handle?: { fd?: number } })._handle ?? {};
-    if (fd === undefined || fd < 0) return accepted;
-    const { allowHalfOpen } = accepted;
-    const options: SocketConstructorOpts & { onread: OnReadOpts } = {
-      fd: duplicate(fd),
-      onread: this.onread,
-      allowHalfOpen,
-    };
-    const socket = new Socket({ ...options, readable: true, writable: true });
-    // Closes its descriptor; the connection is open as long as the other one is.
-    accepted.destroy();
-    this.attach(socket);
-    return socket;
+  /** A connection that was accepted, as an HTTP server has it. The descriptor is the socket's from now on. */
+  accept(fd: number): Socket {
+    const options: SocketConstructorOpts & { onread: OnReadOpts } = { fd, allowHalfOpen: true, onread: this.#onread };
+    this.#socket = new Socket({ ...options, readable: true, writable: true });
+    return this.#socket;
   }
 
   /** Its WebSocket. With a `ws` that is made otherwise payloads are put together as ever. */
@@ -91,7 +83,8 @@ export class PayloadReader {
   }
 
   #roomInSlab(): Buffer {
-    if (this.#slab.length < LEAST_ROOM_BYTES) this.#slab = Buffer.allocUnsafeSlow(SLAB_BYTES);
+    if (this.#slab.length < LEAST_ROOM_BYTES)
+      this.#slab = Buffer.allocUnsafeSlow(this.#receiver ? SLAB_BYTES : FIRST_SLAB_BYTES);
     return this.#slab;
   }
 

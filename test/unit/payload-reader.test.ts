@@ -1,14 +1,15 @@
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { createServer as createHttpServer, type Server as HttpServer } from 'node:http';
-import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net';
+import type { Socket } from 'node:net';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { WebSocket, WebSocketServer } from 'ws';
+import { Acceptor } from '../../server/transport/acceptor.ts';
 import { KiB, MiB } from '../../shared/limits.ts';
 import { PayloadReader, pooledPayload, recyclePayload } from '../../shared/transport/payload-reader.ts';
 import { webSocketOptions } from '../../shared/transport/websocket-transport.ts';
 
-let front: Server;
+let front: Acceptor;
 let http: HttpServer;
 let client: WebSocket;
 let accepted: WebSocket;
@@ -22,15 +23,15 @@ const counted = (allocate: (bytes: number) => Buffer) => (bytes: number) => {
   return buffer;
 };
 
-/** Both ends as weft has them: the server's is taken over, the client's is made so. The client masks, as others would. */
+/** Both ends as weft has them; but the client masks, as others would. */
 beforeEach(async () => {
   allocated = [];
   const sockets = new WebSocketServer({ noServer: true, ...webSocketOptions });
   http = createHttpServer();
-  front = createServer({ allowHalfOpen: true }, (raw) => {
+  front = await Acceptor.listen('127.0.0.1', 0);
+  front.start(({ fd }) => {
     const reader = new PayloadReader(counted(pooledPayload));
-    acceptedSocket = reader.takeOver(raw);
-    expect(acceptedSocket).not.toBe(raw);
+    acceptedSocket = reader.accept(fd);
     http.emit('connection', acceptedSocket);
     http.once('upgrade', (request, socket, head) =>
       sockets.handleUpgrade(request, socket, head, (webSocket) => {
@@ -39,17 +40,11 @@ beforeEach(async () => {
       }),
     );
   });
-  front.listen(0, '127.0.0.1');
-  await once(front, 'listening');
-  const { port } = front.address() as AddressInfo;
+  const { port } = front;
   const reader = new PayloadReader(counted(Buffer.allocUnsafeSlow));
   client = new WebSocket(`ws://127.0.0.1:${port}/`, {
     ...webSocketOptions,
-    createConnection: () => {
-      const socket = connect({ host: '127.0.0.1', port, onread: reader.onread });
-      reader.attach(socket);
-      return socket;
-    },
+    createConnection: () => reader.connect('127.0.0.1', port),
   });
   client.once('open', () => reader.follow(client));
   [accepted] = await once(sockets, 'connection');
