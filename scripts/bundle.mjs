@@ -2,9 +2,11 @@
  * Puts the modules of the `weft` command, ours and those of the packages that it uses, into a few files below dist/scripts/bundle:
  * a mount is three starts of it, and half of a start was finding and reading two hundred files. Native packages
  * stay outside. The licences of what is inside are put beside it. Called by `npm run build`.
+ *
+ * The files lie as deep as those of dist/scripts/commands, so that what these find by `import.meta.url` they find from there too.
  */
 import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { join, sep } from 'node:path';
+import { join, resolve, sep } from 'node:path';
 import { rolldown } from 'rolldown';
 
 const target = 'dist/scripts/bundle';
@@ -20,17 +22,19 @@ const bundle = await rolldown({
 const { output } = await bundle.write({ dir: target, format: 'esm' });
 await bundle.close();
 
-const packages = new Set();
+/** Directories. The bundler puts some lines of its own in. */
+const packages = new Set([resolve('node_modules/rolldown')]);
 for (const { moduleIds = [] } of output) {
   for (const id of moduleIds) {
-    const [, inside] = id.split(`${sep}node_modules${sep}`);
-    if (inside) packages.add(inside.split(sep, inside.startsWith('@') ? 2 : 1).join('/'));
+    const at = id.lastIndexOf(`${sep}node_modules${sep}`);
+    if (at < 0) continue;
+    const inside = id.slice(at).split(sep);
+    packages.add(id.slice(0, at) + inside.slice(0, inside[2].startsWith('@') ? 4 : 3).join(sep));
   }
 }
 
-function licenceOf(name) {
-  const directory = join('node_modules', name);
-  const { version, license } = JSON.parse(readFileSync(join(directory, 'package.json'), 'utf8'));
+function licenceOf(directory) {
+  const { name, version, license } = JSON.parse(readFileSync(join(directory, 'package.json'), 'utf8'));
   const file = readdirSync(directory).find((one) => /^(licen[cs]e|copying)/i.test(one));
   const text = file && existsSync(join(directory, file)) ? readFileSync(join(directory, file), 'utf8').trim() : license;
   return `${name} ${version} (${license})\n\n${text}\n`;

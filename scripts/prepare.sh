@@ -41,7 +41,7 @@ need_build() {
     npm ci --no-audit --no-fund --loglevel=error || die "npm ci failed: see above; is the package registry reachable?"
   fi
   local built=dist/.built
-  if [ ! -e "$built" ] || [ -n "$(find server client-fuse shared scripts test package.json tsconfig.json -newer "$built" -print -quit)" ]; then
+  if [ ! -e "$built" ] || [ -n "$(find server client-fuse shared scripts test package.json package-lock.json tsconfig.json -newer "$built" -print -quit)" ]; then
     say "building"
     npm run --silent build || die "the build failed: see above"
     touch "$built"

@@ -10,7 +10,7 @@ import { runInNewContext } from 'node:vm';
 import { MiB } from './limits.ts';
 
 /** Not much more often: what is still in use at two collections grows old, and only the whole heap's frees it. */
-const COLLECTED_BYTES = 24 * MiB;
+const COLLECTED_BYTES = 12 * MiB;
 /** What a small heap may grow by before it is collected. A large one grows as V8 sees fit. */
 const ROOM_BYTES = 64 * MiB;
 

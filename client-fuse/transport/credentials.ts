@@ -9,7 +9,7 @@ import { connect, createSecureContext, type SecureContext, type TLSSocket } from
 import { limits } from '../../shared/limits.ts';
 import { isLoopback } from '../../shared/loopback.ts';
 import { environmentToken } from './environment-token.ts';
-import type { ServerAddress } from './server-address.ts';
+import { type ServerAddress, socketHost } from './server-address.ts';
 
 /** The server is not who it should be, or what is to be shown to it is not there; the message is for people. */
 export class CredentialError extends Error {
@@ -53,7 +53,7 @@ export function authorization(address: ServerAddress): Record<string, string> {
  */
 export async function openTls(address: ServerAddress): Promise<TLSSocket> {
   const { fingerprint, certFile, keyFile } = address.credentials ?? {};
-  const host = address.host.replace(/^\[|\]$/g, '');
+  const host = socketHost(address);
   const socket = connect({
     host,
     port: address.port,

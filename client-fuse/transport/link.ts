@@ -21,7 +21,7 @@ import { PayloadReader } from '../../shared/transport/payload-reader.ts';
 import type { Transport, TransportEvents } from '../../shared/transport/transport.ts';
 import { WebSocketTransport, webSocketOptions } from '../../shared/transport/websocket-transport.ts';
 import { authorization, CredentialError, openTls } from './credentials.ts';
-import type { ServerAddress } from './server-address.ts';
+import { type ServerAddress, socketHost } from './server-address.ts';
 
 export type HelloReply = ReplyOf<'hello'> & {
   readonly session: Buffer;
@@ -189,7 +189,7 @@ const connectWebSocket: Connector = async (address, timeoutMs) => {
     const socket = new WebSocket(address.url, {
       ...webSocketOptions,
       headers,
-      createConnection: () => secured ?? reader.connect(address.host.replace(/^\[|\]$/g, ''), address.port),
+      createConnection: () => secured ?? reader.connect(socketHost(address), address.port),
       generateMask: (mask: Buffer) => {
         mask.fill(0);
       },
@@ -202,7 +202,7 @@ const connectWebSocket: Connector = async (address, timeoutMs) => {
     socket.once('open', () => {
       clearTimeout(timer);
       socket.removeAllListeners('error');
-      reader.follow(socket);
+      if (!secured) reader.follow(socket);
       resolve((events) => new WebSocketTransport(socket, events));
     });
     socket.once('unexpected-response', (_request, response) => {

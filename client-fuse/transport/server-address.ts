@@ -21,6 +21,11 @@ export interface ServerAddress {
 
 export const DEFAULT_PORT = 7333;
 
+/** An IPv6 address has no brackets there. */
+export function socketHost({ host }: ServerAddress): string {
+  return host.replace(/^\[|\]$/g, '');
+}
+
 /** Throws an Error whose message says what is wrong with `text`. */
 export function parseServerAddress(text: string): ServerAddress {
   const example = 'an address looks like ws://HOST:7333/ or ws://HOST:7333/EXPORT';

@@ -12,7 +12,7 @@ const WATCH_EVERY_MS = 250;
 export type FailedMessage = { readonly kind: 'failed'; readonly reason: string };
 
 export interface WatchedChildOptions<Message> {
-  /** Beside this file, compiled: from the sources (vitest) there is nothing to fork. */
+  /** Compiled, as seen from this folder or from that of the bundle: from the sources (vitest) there is nothing to fork. */
   readonly module: string;
   readonly stallMs: number;
   readonly threads?: number;

@@ -19,8 +19,21 @@ import {
 const BACKLOG = 511;
 /** Taken at one go, before sockets that are open have their turn. */
 const BATCH = 16;
-/** No descriptor or no memory is free: others must close first. */
-const SHORT_OF: ReadonlySet<number> = new Set([errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM]);
+/** Whoever that was is gone already. Source: accept(2), which also tells of errors of the network. */
+const GONE: ReadonlySet<number> = new Set([
+  errno.ECONNABORTED,
+  errno.EINTR,
+  errno.EPROTO,
+  errno.EPERM,
+  errno.ENETDOWN,
+  errno.ENOPROTOOPT,
+  errno.EHOSTDOWN,
+  errno.ENONET,
+  errno.EHOSTUNREACH,
+  errno.EOPNOTSUPP,
+  errno.ENETUNREACH,
+]);
+/** Otherwise no descriptor or no memory is free, and others must close first. */
 const PAUSE_MS = 100;
 
 export class Acceptor {
@@ -53,8 +66,7 @@ export class Acceptor {
         const accepted = acceptTcp(this.#fd);
         if (typeof accepted === 'object') enter(accepted);
         else if (accepted === -errno.EAGAIN) return;
-        else if (SHORT_OF.has(-accepted)) return this.#rest();
-        // Whoever that was is gone already.
+        else if (!GONE.has(-accepted)) return this.#rest();
       }
     });
   }

@@ -114,20 +114,25 @@ export class Listener implements Listening {
   static async open(options: ListenerOptions, accept: Accept): Promise<Listener> {
     const { host, port } = options.address;
     const front = await Acceptor.listen(host, port);
-    const listener = new Listener(front, options, accept);
-    front.start((accepted) => listener.#enter(accepted));
-    return listener;
+    try {
+      const listener = new Listener(front, options, accept);
+      front.start((accepted) => listener.#enter(accepted));
+      return listener;
+    } catch (error) {
+      front.close();
+      throw error;
+    }
   }
 
   #enter({ fd, address, port }: Accepted): void {
-    const key = `${address}:${port}`;
+    const peer = `${address}:${port}`;
     const ticket = this.#enterOrRefuse(address, () => {
-      this.#refused(address, key, 'no hello yet, and its place was needed');
+      this.#refused(address, peer, 'no hello yet, and its place was needed');
       socket.destroy();
     });
     if ('status' in ticket) {
       // To answer costs ten times as much as all the rest.
-      if (!this.#refused(address, key, ticket.reason) || this.#speaksTls) return close(fd);
+      if (!this.#refused(address, peer, ticket.reason) || this.#speaksTls) return close(fd);
       const refused = new Socket({ fd, readable: true, writable: true });
       refused.on('error', () => {});
       refused.end(httpAnswer(ticket), () => refused.destroy());
@@ -136,17 +141,20 @@ export class Listener implements Listening {
     const reader = this.#speaksTls ? undefined : new PayloadReader(pooledPayload);
     const socket = reader?.accept(fd) ?? new Socket({ fd, readable: true, writable: true });
     socket.setNoDelay(true);
+    // As it will be asked for. It may be gone already; then there is nothing to come.
+    const key = `${socket.remoteAddress}:${socket.remotePort}`;
     this.#entered.set(key, { ticket, reader });
     this.#raw.add(socket);
     // The later one of two: a Connection that hears no hello says so to its client. This one sees TLS and the upgrade, too.
     const timer = setTimeout(() => {
       if (!ticket.isHalfOpen) return;
-      this.#refused(address, key, 'no hello in time');
+      this.#refused(address, peer, 'no hello in time');
       socket.destroy();
     }, limits.helloTimeoutMs + AFTER_CONNECTION_MS);
     socket.once('close', () => {
       clearTimeout(timer);
-      this.#entered.delete(key);
+      // Another connection may have come from the same port meanwhile.
+      if (this.#entered.get(key)?.ticket === ticket) this.#entered.delete(key);
       this.#raw.delete(socket);
       if (!ticket.hasAsked) this.#failed(address);
       this.#admission.leave(ticket);

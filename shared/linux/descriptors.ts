@@ -41,13 +41,23 @@ export interface Polling {
 }
 
 /**
- * Calls `ready` from the event loop whenever `fd` is readable or broken. The descriptor (of the mount or inotify; Node
- * itself polls only sockets and pipes) becomes non-blocking.
+ * Calls `ready` from the event loop whenever `fd` is readable or broken. The descriptor (of the mount, inotify, or a listening
+ * socket, which Node does not poll for others) becomes non-blocking. What `ready` throws is an uncaught exception, as of
+ * any other callback: koffi would throw it out of its next call, whoever makes that.
  */
 export function pollReadable(fd: number, ready: () => void): Polling {
   const wanted = { readable: true };
-  const handle = koffi.node.poll(fd, wanted, ready);
-  return { pause: () => handle.stop(), resume: () => handle.start(wanted, ready), close: () => handle.close() };
+  const guarded = () => {
+    try {
+      ready();
+    } catch (error) {
+      setImmediate(() => {
+        throw error;
+      });
+    }
+  };
+  const handle = koffi.node.poll(fd, wanted, guarded);
+  return { pause: () => handle.stop(), resume: () => handle.start(wanted, guarded), close: () => handle.close() };
 }
 
 export function ioctl(fd: number, request: number, argument: Uint8Array): number {

@@ -5,6 +5,7 @@
 import koffi from 'koffi';
 import { errno } from '../errno.ts';
 import { check, declare, O_CLOEXEC } from './call.ts';
+import { close } from './descriptors.ts';
 
 const c = {
   socket: declare('int socket(int domain, int type, int protocol)'),
@@ -15,7 +16,6 @@ const c = {
   accept4: declare('int accept4(int fd, void *address, void *length, int flags)'),
   inet_pton: declare('int inet_pton(int family, void *text, void *bytes)'),
   inet_ntop: declare('void *inet_ntop(int family, void *bytes, void *text, uint size)'),
-  close: declare('int close(int fd)'),
 } as const;
 
 const AF_INET = 2;
@@ -47,12 +47,13 @@ export function listenTcp(address: string, port: number, backlog: number): numbe
     name.writeUInt16LE(family, 0);
     name.writeUInt16BE(port, 2);
     const isAddress = c.inet_pton(family, Buffer.from(`${address}\0`), name.subarray(ADDRESS_AT[family])) === 1;
-    if (!isAddress) throw new TypeError(`${address} is not a numeric address`);
+    if (!isAddress)
+      throw new TypeError(`${address} is not an address (one with a zone, fe80::1%eth0, is not supported)`);
     check(c.bind(fd, name, name.length), 'bind');
     check(c.listen(fd, backlog), 'listen');
     return fd;
   } catch (error) {
-    c.close(fd);
+    close(fd);
     throw error;
   }
 }
@@ -74,7 +75,7 @@ export function localPort(fd: number): number {
 
 export interface Accepted {
   readonly fd: number;
-  /** Numeric, as node:net shows it. */
+  /** Numeric, as node:net shows it, but without a zone. */
   readonly address: string;
   readonly port: number;
 }

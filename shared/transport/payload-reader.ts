@@ -2,20 +2,20 @@
  * Large payloads of a WebSocket are read where they stay. Node reads a socket into fresh buffers of 64 KiB, and `ws` puts a
  * payload together from them, in one more: a copy, two allocations, and sixteen rounds through two streams for a MiB. A
  * PayloadReader says instead where the socket's next bytes go (`onread` of node:net), and while a large payload is awaited that
- * is the payload's own buffer. One a connection; TLS has none, its bytes do not come from a socket of ours.
+ * is the payload's own buffer. One a connection; with TLS there is none, for Node's servers have no `onread` there.
  */
 import { connect, type OnReadOpts, Socket, type SocketConstructorOpts } from 'node:net';
 import type { WebSocket } from 'ws';
 import { BufferPool } from '../buffer-pool.ts';
 import { KiB, limits, MiB } from '../limits.ts';
 
-/** Where heads and small payloads go, one behind the other. */
-const SLAB_BYTES = 64 * KiB;
+/** Where heads and small payloads go, one behind the other. Each connection keeps one, however idle it is. */
+const SLAB_BYTES = 16 * KiB;
 const LEAST_ROOM_BYTES = 2 * KiB;
 /** Before there is a WebSocket: who asks for one may never have it. */
 const FIRST_SLAB_BYTES = 4 * KiB;
 /** Of a payload that lacks less, the rest comes with what follows it. */
-const LARGE_BYTES = 64 * KiB;
+const LARGE_BYTES = 16 * KiB;
 /** Memory for what is only announced: so much, and so many times what has come of it. */
 const AHEAD_BYTES = 2 * MiB;
 const AHEAD_TIMES = 16;
@@ -42,7 +42,7 @@ export class PayloadReader {
   /** The payload that is awaited, if it is large. */
   #payload: Buffer | undefined;
 
-  /** `allocate` gives buffers of their own memory. */
+  /** `allocate` gives buffers of exactly so many bytes, each of its own memory. */
   constructor(allocate: (bytes: number) => Buffer = Buffer.allocUnsafeSlow) {
     this.#allocate = allocate;
   }

@@ -10,7 +10,7 @@ import { limits } from '../limits.ts';
 import type { Transport, TransportEvents } from './transport.ts';
 
 const REASON_BYTES = 120;
-/** Fragments up to here are slices of what the socket brought. Larger ones are put together, which is a second buffer. */
+/** Fragments up to here are mostly slices of a larger buffer. */
 const SMALL_BYTES = 64 * 1024;
 
 export class WebSocketTransport implements Transport {
@@ -32,7 +32,7 @@ export class WebSocketTransport implements Transport {
       this.#alive = true;
       if (!isBinary) return this.close('text messages are not part of this protocol');
       const fragments = Array.isArray(data) ? data : [data as Buffer];
-      for (const { length } of fragments) if (length > SMALL_BYTES) buffersMade(2 * length);
+      for (const { length } of fragments) if (length > SMALL_BYTES) buffersMade(length);
       events.message(fragments);
     });
     socket.on('pong', () => {

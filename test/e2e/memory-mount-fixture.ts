@@ -24,6 +24,7 @@ export function buildPrograms(): void {
     // Type errors are another check's business, as long as there is something to run.
     if (!existsSync(program)) throw error;
   }
+  execFileSync(process.execPath, [join(root, 'scripts/bundle.mjs')], { cwd: root, timeout: 120_000 });
 }
 
 export interface MountFixtureOptions {

@@ -63,6 +63,7 @@ export class TestServer implements AsyncDisposable {
     directory: string,
     options: {
       squash?: Squash;
+      host?: string;
       port?: number;
       readOnly?: boolean;
       key?: Buffer;
@@ -75,7 +76,7 @@ export class TestServer implements AsyncDisposable {
   ): Promise<TestServer> {
     const requests = [{ name: '/', directory, readOnly: options.readOnly ?? false }];
     const exports = openExports(requests, options.squash ?? 'none', options.key ?? KEY, silent);
-    const listen = { host: '127.0.0.1', port: options.port ?? 0 };
+    const listen = { host: options.host ?? '127.0.0.1', port: options.port ?? 0 };
     const { grantFile, log = silent, boot = BOOT } = options;
     const asks = grantFile === undefined ? {} : { grantFile };
     const clients = new ClientList(options.clients);

@@ -1,5 +1,6 @@
 import { once } from 'node:events';
 import { connect, Socket } from 'node:net';
+import { networkInterfaces } from 'node:os';
 import { afterEach, expect, test } from 'vitest';
 import { Acceptor } from '../../server/transport/acceptor.ts';
 import { type Accepted, close } from '../../shared/linux/libc.ts';
@@ -25,13 +26,18 @@ afterEach(() => {
   for (const socket of sockets.splice(0)) socket.destroy();
 });
 
-test.each([
+const hasIpv6 = Object.values(networkInterfaces()).some((all) => all?.some(({ address }) => address === '::1'));
+
+const ADDRESSES = [
   ['127.0.0.1', '127.0.0.1', '127.0.0.1'],
   ['localhost', 'localhost', expect.stringMatching(/^(127\.0\.0\.1|::1)$/)],
   ['::1', '::1', '::1'],
   ['::', '127.0.0.1', '::ffff:127.0.0.1'],
   ['0.0.0.0', '127.0.0.1', '127.0.0.1'],
-])('who connects to %s by %s has the address that node shows', async (host, to, address) => {
+] as const;
+
+test.each(ADDRESSES)('who connects to %s by %s has the address that node shows', async (host, to, address) => {
+  if (host.startsWith('::') && !hasIpv6) return console.warn(`left out: this machine has no ${host}`);
   const acceptor = await listen(host);
   const accepted = new Promise<Accepted>((resolve) => acceptor.start(resolve));
   const client = connected(to, acceptor.port);

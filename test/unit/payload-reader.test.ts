@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { createServer as createHttpServer, type Server as HttpServer } from 'node:http';
-import type { Socket } from 'node:net';
+import { connect, type Socket } from 'node:net';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { WebSocket, WebSocketServer } from 'ws';
 import { Acceptor } from '../../server/transport/acceptor.ts';
@@ -11,6 +11,7 @@ import { webSocketOptions } from '../../shared/transport/websocket-transport.ts'
 
 let front: Acceptor;
 let http: HttpServer;
+let sockets: WebSocketServer;
 let client: WebSocket;
 let accepted: WebSocket;
 let acceptedSocket: Socket;
@@ -26,7 +27,7 @@ const counted = (allocate: (bytes: number) => Buffer) => (bytes: number) => {
 /** Both ends as weft has them; but the client masks, as others would. */
 beforeEach(async () => {
   allocated = [];
-  const sockets = new WebSocketServer({ noServer: true, ...webSocketOptions });
+  sockets = new WebSocketServer({ noServer: true, ...webSocketOptions });
   http = createHttpServer();
   front = await Acceptor.listen('127.0.0.1', 0);
   front.start(({ fd }) => {
@@ -110,6 +111,44 @@ test('of a payload that is only announced little is in memory', async () => {
   socket.write(Buffer.alloc(14 * MiB - 100_000));
   const [[whole]] = (await arrived) as [[Buffer]];
   expect(whole.equals(Buffer.alloc(16 * MiB))).toBe(true);
+});
+
+test('what comes with the upgrade, and control frames within a message, change nothing', async () => {
+  const { port } = front;
+  const payload = randomBytes(MiB);
+  const mask = Buffer.alloc(4);
+  const frame = (head: number, data: Buffer) => {
+    const length = Buffer.alloc(8);
+    length.writeBigUInt64BE(BigInt(data.length));
+    return Buffer.concat(
+      data.length < 126
+        ? [Buffer.from([head, 0x80 | data.length]), mask, data]
+        : [Buffer.from([head, 0xff]), length, mask, data],
+    );
+  };
+  const raw = connect(port, '127.0.0.1');
+  const messages = new Promise<Buffer[]>((resolve) => {
+    sockets.once('connection', (webSocket: WebSocket) => {
+      webSocket.binaryType = 'fragments';
+      webSocket.once('message', (data) => resolve(data as unknown as Buffer[]));
+    });
+  });
+  const upgrade =
+    'GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n';
+  const key = `Sec-WebSocket-Key: ${randomBytes(16).toString('base64')}\r\n\r\n`;
+  const ping = frame(0x89, Buffer.from('ping'));
+  const parts = [
+    frame(0x02, payload),
+    ping,
+    frame(0, Buffer.alloc(0)),
+    ping,
+    frame(0, payload.subarray(0, 99_999)),
+    frame(0x80, payload),
+  ];
+  raw.write(Buffer.concat([Buffer.from(upgrade + key), ...parts]));
+  const fragments = await messages;
+  expect(Buffer.concat(fragments).equals(Buffer.concat([payload, payload.subarray(0, 99_999), payload]))).toBe(true);
+  raw.destroy();
 });
 
 test('many messages of all sizes, sent without waiting, keep their order and their bytes', async () => {

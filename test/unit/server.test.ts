@@ -1,6 +1,7 @@
 /** A server on a real socket and sessions of the real client: the way of a request from end to end, without a mount. */
 import { readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { request } from 'node:http';
+import { networkInterfaces } from 'node:os';
 import { expect, test } from 'vitest';
 import { parseServerAddress } from '../../client-fuse/transport/server-address.ts';
 import { ServerSession } from '../../client-fuse/transport/server-session.ts';
@@ -109,6 +110,16 @@ test.each(refused)('connecting fails with one clear line: $what', async ({ url, 
   expect(error).toBeInstanceOf(Error);
   expect((error as Error).message).toMatch(says);
   expect((error as Error).message).not.toContain('\n');
+});
+
+test.each(['127.0.0.1', '[::1]'])('a server of every address is reached by %s', async (host) => {
+  const hasIpv6 = Object.values(networkInterfaces()).some((all) => all?.some(({ address }) => address === '::1'));
+  if (!hasIpv6) return console.warn('left out: this machine has no IPv6');
+  using directory = new TemporaryDirectory();
+  await using server = await TestServer.start(directory.path, { host: '::' });
+  const session = await ServerSession.connect(parseServerAddress(`ws://${host}:${server.server.port}/`), silent);
+  await session.call('renew', ROOT, {});
+  session.close();
 });
 
 test('an unknown export is refused with the names of those that are there', async () => {
