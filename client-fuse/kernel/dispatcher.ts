@@ -41,6 +41,7 @@ export class Dispatcher {
   readonly #reply = new Reply();
   /** Requests whose result is not there yet, by their unique number. */
   readonly #pending = new Map<number, Request>();
+  readonly #recycle = (message: Message): void => this.#parts.channel.recycle(message);
   #mounted: Mounted | undefined;
 
   constructor(parts: DispatcherParts) {
@@ -75,7 +76,7 @@ export class Dispatcher {
   // --- operations --------------------------------------------------------------------------------------------------------
 
   #operate(message: Message): boolean {
-    const request = new Request(message, this.#parts.tasks);
+    const request = new Request(message, this.#parts.tasks, this.#recycle);
     const operation = operations[request.opcode];
     const mounted = this.#mounted;
     if (operation === undefined || mounted === undefined) {
@@ -91,7 +92,7 @@ export class Dispatcher {
     }
     if (!(result instanceof Promise)) {
       this.#finish(request, operation, result, mounted);
-      return false;
+      return request.settled();
     }
     if (this.#pending.size === 0) this.#parts.onPending();
     this.#pending.set(request.unique, request);
@@ -110,7 +111,7 @@ export class Dispatcher {
 
   #settle(request: Request): void {
     this.#pending.delete(request.unique);
-    if (request.holdsMessage) this.#parts.channel.recycle(request.message);
+    if (request.holdsMessage && !request.settled()) this.#recycle(request.message);
   }
 
   #finish(request: Request, operation: Operation<unknown>, result: unknown, mounted: Mounted): void {

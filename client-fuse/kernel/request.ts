@@ -5,7 +5,7 @@
  * call, for the next request is read into the same memory.
  */
 import { errno, FsError } from '../../shared/errno.ts';
-import type { Caller } from '../vfs/filesystem.ts';
+import type { Caller, KeepData } from '../vfs/filesystem.ts';
 import type { Message } from './channel.ts';
 import { inHeader } from './structures.ts';
 import type { TaskInspector } from './task.ts';
@@ -28,18 +28,20 @@ export class Request implements Caller {
   readonly end: number;
   /** The kernel has its answer. */
   answered = false;
-  /** Data of the message is in use until the result is there. */
-  holdsMessage = false;
+  /** Who uses data of the message: the operation until its result is there, and whoever has kept them. */
+  #users = 0;
   /** The largest reply that the caller has room for (READ, GETXATTR, LISTXATTR). */
   room = 0;
   /** Scans of the caller watch that this request has seen. */
   scans = 0;
 
   readonly #tasks: TaskInspector;
+  readonly #recycle: (message: Message) => void;
   #groups: readonly number[] | undefined;
   #abort: AbortController | undefined;
 
-  constructor(message: Message, tasks: TaskInspector) {
+  /** `recycle` is called when data were kept and nobody uses them any more. */
+  constructor(message: Message, tasks: TaskInspector, recycle: (message: Message) => void) {
     const view = message.view;
     this.message = message;
     this.view = view;
@@ -51,6 +53,7 @@ export class Request implements Caller {
     this.gid = h.gid.get(view, 0);
     this.pid = h.pid.get(view, 0);
     this.#tasks = tasks;
+    this.#recycle = recycle;
   }
 
   get groups(): readonly number[] {
@@ -91,10 +94,28 @@ export class Request implements Caller {
     return Buffer.from(this.message.bytes.subarray(offset, offset + length));
   }
 
+  get holdsMessage(): boolean {
+    return this.#users > 0;
+  }
+
+  /** The result is there. True: somebody has kept the data, and gives the message back later. */
+  settled(): boolean {
+    if (this.#users > 0) this.#users--;
+    return this.#users > 0;
+  }
+
+  readonly keepData: KeepData = () => {
+    this.#users++;
+    return () => {
+      this.#users--;
+      if (this.#users === 0) this.#recycle(this.message);
+    };
+  };
+
   /** `length` bytes at `offset` as a view of the message, which stays untouched until the result is there. */
   data(offset: number, length: number): Buffer {
     if (offset + length > this.end) throw new FsError(errno.EIO, 'short request');
-    this.holdsMessage = true;
+    this.#users++;
     return this.message.bytes.subarray(offset, offset + length);
   }
 }

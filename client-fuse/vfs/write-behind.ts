@@ -11,7 +11,7 @@ import type { Attributes } from '../../shared/attributes.ts';
 import { BufferPool } from '../../shared/buffer-pool.ts';
 import { errno, FsError } from '../../shared/errno.ts';
 import { limits, MiB } from '../../shared/limits.ts';
-import type { AttributeChanges } from './filesystem.ts';
+import type { AttributeChanges, KeepData } from './filesystem.ts';
 import { GatheredAttributes, type GatheredChanges } from './gathered-attributes.ts';
 
 const CHUNK_BYTES = MiB;
@@ -100,25 +100,33 @@ export class WriteBehind {
     this.#timer ??= setTimeout(() => this.#sendAll(), limits.writeBehindMs);
   }
 
-  /** Takes a copy of `data`. A promise: there was no room for it yet. Undefined: gathering was stopped meanwhile. */
-  write(offset: number, data: Uint8Array): Promise<number | undefined> | number {
+  /**
+   * Takes a copy of `data`, unless it makes a request by itself and can be kept as it is: then `keep` is called.
+   * A promise: there was no room for it yet. Undefined: gathering was stopped meanwhile.
+   */
+  write(offset: number, data: Uint8Array, keep?: KeepData): Promise<number | undefined> | number {
     const wait = this.#budget.take(data.length);
-    if (wait === undefined) return this.#gather(offset, data);
+    if (wait === undefined) return this.#take(offset, data, keep);
     this.#sendGathered();
     return wait.then(() => {
-      if (!this.isStopped) return this.#gather(offset, data);
+      if (!this.isStopped) return this.#take(offset, data, keep);
       this.#budget.giveBack(data.length);
       return undefined;
     });
   }
 
-  #gather(offset: number, data: Uint8Array): number {
+  #take(offset: number, data: Uint8Array, keep: KeepData | undefined): number {
     const at = offset - this.#offset;
     const joins = this.#length > 0 && at >= 0 && at <= this.#length && at + data.length <= this.#capacity;
-    if (!joins) {
-      this.#sendGathered();
-      this.#begin(offset, data.length);
-    }
+    if (!joins) this.#sendGathered();
+    if (joins || data.length < CHUNK_BYTES || keep === undefined) return this.#gather(offset, data, joins);
+    this.#attributes.wrote();
+    this.#put(offset, data, undefined, keep());
+    return data.length;
+  }
+
+  #gather(offset: number, data: Uint8Array, joins: boolean): number {
+    if (!joins) this.#begin(offset, data.length);
     const from = offset - this.#offset;
     // Bytes that are written over count once.
     const before = this.#length;
@@ -156,20 +164,26 @@ export class WriteBehind {
     const bytes = this.#length;
     if (bytes === 0 && attributes === undefined) return;
     const buffer = bytes > 0 ? this.#buffer : undefined;
-    const offset = buffer ? this.#offset : 0;
     if (buffer) this.#buffer = undefined;
     this.#length = 0;
-    const [start, end] = attributes ? [0, Number.POSITIVE_INFINITY] : [offset, offset + bytes];
-    const earlier = [...this.#sent].filter((one) => one.start < end && start < one.end).map(({ done }) => done);
     const data = buffer?.subarray(0, bytes) ?? NO_DATA;
+    this.#put(buffer ? this.#offset : 0, data, attributes, () => {
+      if (buffer) this.#buffers.giveBack(buffer);
+    });
+  }
+
+  /** Sends it when what it overlaps is written. `release` is called when nobody needs `data` any more. */
+  #put(offset: number, data: Uint8Array, attributes: GatheredChanges | undefined, release: () => void): void {
+    const [start, end] = attributes ? [0, Number.POSITIVE_INFINITY] : [offset, offset + data.length];
+    const earlier = [...this.#sent].filter((one) => one.start < end && start < one.end).map(({ done }) => done);
     const send = () => this.#sendBoth(offset, data, attributes);
     const written = earlier.length > 0 ? Promise.all(earlier).then(send) : send();
     const sent: Sent = { start, end, done: this.#noted(written) };
     this.#sent.add(sent);
     void sent.done.then(() => {
       this.#sent.delete(sent);
-      this.#budget.giveBack(bytes);
-      if (buffer) this.#buffers.giveBack(buffer);
+      this.#budget.giveBack(data.length);
+      release();
     });
   }
 

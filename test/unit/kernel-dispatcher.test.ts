@@ -2,7 +2,7 @@
  * The dispatcher over a channel of the test and a filesystem in memory: what it calls, what it answers, and that nothing is held
  * when an answer did not arrive.
  */
-import { beforeEach, describe, expect, it } from 'vitest';
+import { beforeEach, describe, expect, it, vi } from 'vitest';
 import type { KernelChannel, Message } from '../../client-fuse/kernel/channel.ts';
 import { opcode } from '../../client-fuse/kernel/constants.ts';
 import { Dispatcher } from '../../client-fuse/kernel/dispatcher.ts';
@@ -373,6 +373,24 @@ describe('interrupts', () => {
     expect(channel.recycled).toHaveLength(0);
     filesystem.resume();
     await settled();
+    expect(channel.recycled).toHaveLength(1);
+  });
+
+  it.each([
+    ['now', (written: number) => written],
+    ['later', async (written: number) => written],
+  ])('data that the filesystem keeps are its own beyond the answer, when it answers %s', async (_when, answered) => {
+    const { node, handle } = createFile('a');
+    let release: (() => void) | undefined;
+    vi.spyOn(filesystem, 'write').mockImplementation((caller, _handle, _offset, data) => {
+      release = caller.keepData?.();
+      return answered(data.length) as Promise<number>;
+    });
+    expect(send(opcode.WRITE, node, writeArguments(handle, 0, Buffer.from('data'))).kept).toBe(true);
+    await settled();
+    expect(answer().error).toBe(0);
+    expect(channel.recycled).toHaveLength(0);
+    release?.();
     expect(channel.recycled).toHaveLength(1);
   });
 
