@@ -5,7 +5,7 @@
  */
 import type { Logger } from 'pino';
 import { mode } from '../../shared/attributes.ts';
-import { FsError } from '../../shared/errno.ts';
+import { errno, FsError } from '../../shared/errno.ts';
 import type { Eventually } from '../../shared/eventually.ts';
 import { limits } from '../../shared/limits.ts';
 import type { LocalAttributes } from '../../shared/linux/libc.ts';
@@ -177,18 +177,13 @@ export class LeaseManager {
    */
   during<T>(author: LeaseHolder, inodes: readonly Inode[], work: (change: Change) => Eventually<T>): Eventually<T> {
     const change = this.change(author, inodes);
-    if (!(change instanceof Promise)) return this.#carryOut(author, inodes, change, work);
-    return change.then((begun) => this.#carryOut(author, inodes, begun, work));
+    if (!(change instanceof Promise)) return this.#carryOut(inodes, change, work);
+    return change.then((begun) => this.#carryOut(inodes, begun, work));
   }
 
-  #carryOut<T>(
-    author: LeaseHolder,
-    inodes: readonly Inode[],
-    change: Change,
-    work: (change: Change) => Eventually<T>,
-  ): Eventually<T> {
+  #carryOut<T>(inodes: readonly Inode[], change: Change, work: (change: Change) => Eventually<T>): Eventually<T> {
     const end = () => {
-      for (const inode of inodes) this.#afterOwnChange(author, inode, change);
+      for (const inode of inodes) this.#afterOwnChange(inode, change);
       change[Symbol.dispose]();
     };
     let result: Eventually<T>;
@@ -204,18 +199,22 @@ export class LeaseManager {
   }
 
   /** The author stays a holder: until it has the reply, it may not know that it changed this inode (a name's old one). */
-  #afterOwnChange(author: LeaseHolder, inode: Inode, change: Change): void {
+  #afterOwnChange(inode: Inode, change: Change): void {
     if (inode.leases.holders.size === 0) return;
-    if (inode.isRemoved && inode.pins === 0) {
-      // Nobody can change it any more.
-      if (inode.leases.exclusive === undefined) this.drop(author, inode);
-      return;
-    }
+    if (isGone(inode)) return this.#dropAll(inode);
     try {
       this.attributesAfter(change, inode);
     } catch (error) {
-      if (!(error instanceof FsError)) throw error; // it is gone, and with it what was said of it
+      if (!(error instanceof FsError)) throw error;
+      // It is gone, and with it what was said of it. One that is known by a path may only have another.
+      if (error.code === errno.ESTALE && inode.hint === undefined) this.#dropAll(inode);
     }
+  }
+
+  /** Of an inode that is gone: to recall would be to ask for what is of no use to anybody. */
+  #dropAll(inode: Inode): void {
+    if (inode.leases.exclusive !== undefined) return;
+    for (const holder of [...inode.leases.holders]) this.drop(holder, inode);
   }
 
   /** The attributes of an inode that was changed, when all of `change` is done to it: its events are no news then. */
@@ -260,6 +259,7 @@ export class LeaseManager {
 
   /** A local program changed the inode: what clients know of it is old already. */
   changedLocally(inode: Inode): void {
+    if (isGone(inode)) return this.#dropAll(inode);
     this.#localChanges++;
     const change = this.change(undefined, [inode]);
     if (change instanceof Promise) void change.then((done) => done[Symbol.dispose]());
@@ -302,6 +302,11 @@ export class LeaseManager {
       holder.revokeLeases();
     }
   }
+}
+
+/** A client has removed its last name, and nobody has it open: it does not change any more, and events tell only of that. */
+function isGone(inode: Inode): boolean {
+  return inode.isRemoved && inode.pins === 0;
 }
 
 /** False: the holder is silent, or has been slow for too long. How long it was away already counts. */

@@ -13,6 +13,7 @@ import { deferred, KEY, silent, TemporaryDirectory } from '../support/fixture.ts
 const b = (text: string) => Buffer.from(text);
 const root = { uid: 0, gid: 0, groups: [] };
 const SOON = { timeout: 50, interval: 1 };
+const DESCRIPTORS = 8;
 
 /** Gives back at once, and remembers what. */
 class Holder implements LeaseHolder {
@@ -76,7 +77,7 @@ beforeEach(() => {
   fs.writeFileSync(directory.join('d', 'f'), 'text');
   fs.mkdirSync(directory.join('d', 'sub'));
   fs.symlinkSync('f', directory.join('d', 'l'));
-  store = new DirectoryStore(directory.path, new HandleSigner(KEY, 'test'), 1000);
+  store = new DirectoryStore(directory.path, new HandleSigner(KEY, 'test'), DESCRIPTORS);
   local = new LocalChanges(store, silent);
   manager = new LeaseManager(store, local, silent);
   holder = new Holder();
@@ -227,6 +228,34 @@ describe("the server's own changes", () => {
         }),
     ],
     [
+      'unlink of what is open, which is closed then',
+      () => {
+        store.pin(f);
+        during([d, f], () => {
+          store.unlink(root, d, b('f'));
+          manager.madeName(d, b('f'), null);
+        });
+        expect(f.isRemoved).toBe(true);
+        store.unpin(f);
+      },
+    ],
+    [
+      'unlink of what there was no descriptor of',
+      () => {
+        const inDirectory = directory.join('d');
+        during([d, f], () => {
+          for (let count = 0; count < 2 * DESCRIPTORS; count++) {
+            fs.mkdirSync(directory.join(`${count}`));
+            store.find(store.root, b(`${count}`));
+          }
+          // As when it was known to the server before its last look at the name.
+          fs.unlinkSync(`${inDirectory}/f`);
+          manager.madeName(d, b('f'), null);
+        });
+        expect([f.descriptor, f.isRemoved]).toEqual([-1, false]);
+      },
+    ],
+    [
       'chmod',
       () =>
         during([f], () =>
@@ -263,6 +292,12 @@ describe("the server's own changes", () => {
     await change();
     await everythingIsRead();
     expect(names(holder.recalled)).toEqual(['top']);
+  });
+
+  test('of what is gone after them nobody holds a lease', async () => {
+    for (const [what, change] of changes) if (what.startsWith('unlink of what is open')) change();
+    await everythingIsRead();
+    expect(holder.holdsLease(f)).toBe(false);
   });
 
   const makeNew = () =>
