@@ -5,7 +5,7 @@
  *
  * The files lie as deep as those of dist/scripts/commands, so that what these find by `import.meta.url` they find from there too.
  */
-import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join, resolve, sep } from 'node:path';
 import { rolldown } from 'rolldown';
 
@@ -36,7 +36,7 @@ for (const { moduleIds = [] } of output) {
 function licenceOf(directory) {
   const { name, version, license } = JSON.parse(readFileSync(join(directory, 'package.json'), 'utf8'));
   const file = readdirSync(directory).find((one) => /^(licen[cs]e|copying)/i.test(one));
-  const text = file && existsSync(join(directory, file)) ? readFileSync(join(directory, file), 'utf8').trim() : license;
+  const text = file ? readFileSync(join(directory, file), 'utf8').trim() : license;
   return `${name} ${version} (${license})\n\n${text}\n`;
 }
 writeFileSync(

@@ -5,7 +5,7 @@
  * call, for the next request is read into the same memory.
  */
 import { errno, FsError } from '../../shared/errno.ts';
-import type { Caller, KeepData } from '../vfs/filesystem.ts';
+import type { Caller } from '../vfs/filesystem.ts';
 import type { Message } from './channel.ts';
 import { inHeader } from './structures.ts';
 import type { TaskInspector } from './task.ts';
@@ -104,13 +104,13 @@ export class Request implements Caller {
     return this.#users > 0;
   }
 
-  readonly keepData: KeepData = () => {
+  keepData(): () => void {
     this.#users++;
     return () => {
       this.#users--;
       if (this.#users === 0) this.#recycle(this.message);
     };
-  };
+  }
 
   /** `length` bytes at `offset` as a view of the message, which stays untouched until the result is there. */
   data(offset: number, length: number): Buffer {

@@ -22,12 +22,12 @@ export interface Caller {
   readonly groups: readonly number[];
   /** Aborted when the caller is being killed, or gave up a wait that may be interrupted. Made when first asked for. */
   readonly signal: AbortSignal;
-  /** Absent: data that are written are the filesystem's to use only until it has answered. */
-  keepData?: KeepData;
+  /**
+   * The data of a write stay as they are until the result is called, once, also after the answer. To be called before that.
+   * Absent: they are the filesystem's to use only until it has answered.
+   */
+  keepData?(): () => void;
 }
-
-/** The data of a write stay as they are until the result is called, once, also after the answer. To be called before that. */
-export type KeepData = () => () => void;
 
 /** How long the kernel may answer by itself, in milliseconds. 0: ask every time. */
 export interface Validity {

@@ -269,7 +269,7 @@ export class RemoteFiles {
     const { node, behind } = open;
     if (behind && !behind.isStopped && !(flags & WRITTEN_THROUGH)) {
       gatherWrite(this.#context.leases, open, offset, data.length);
-      const written = await behind.write(offset, data, caller.keepData);
+      const written = await behind.write(offset, data, caller);
       if (written !== undefined) {
         open.blocks?.write(offset, data);
         return written;

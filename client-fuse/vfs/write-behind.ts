@@ -11,12 +11,14 @@ import type { Attributes } from '../../shared/attributes.ts';
 import { BufferPool } from '../../shared/buffer-pool.ts';
 import { errno, FsError } from '../../shared/errno.ts';
 import { limits, MiB } from '../../shared/limits.ts';
-import type { AttributeChanges, KeepData } from './filesystem.ts';
+import type { AttributeChanges, Caller } from './filesystem.ts';
 import { GatheredAttributes, type GatheredChanges } from './gathered-attributes.ts';
 
 const CHUNK_BYTES = MiB;
 const SPARE_BYTES = 16 * MiB;
 const NO_DATA = new Uint8Array(0);
+
+type DataKeeper = Pick<Caller, 'keepData'>;
 
 /** Sends one write, and what is to be done to the attributes when all of it is written. Resolves with the bytes written. */
 export type SendWrite = (offset: number, data: Uint8Array, attributes?: GatheredChanges) => Promise<number>;
@@ -101,27 +103,27 @@ export class WriteBehind {
   }
 
   /**
-   * Takes a copy of `data`, unless it makes a request by itself and can be kept as it is: then `keep` is called.
+   * Takes a copy of `data`, unless it makes a request by itself and its caller can keep it as it is.
    * A promise: there was no room for it yet. Undefined: gathering was stopped meanwhile.
    */
-  write(offset: number, data: Uint8Array, keep?: KeepData): Promise<number | undefined> | number {
+  write(offset: number, data: Uint8Array, caller: DataKeeper = {}): Promise<number | undefined> | number {
     const wait = this.#budget.take(data.length);
-    if (wait === undefined) return this.#take(offset, data, keep);
+    if (wait === undefined) return this.#take(offset, data, caller);
     this.#sendGathered();
     return wait.then(() => {
-      if (!this.isStopped) return this.#take(offset, data, keep);
+      if (!this.isStopped) return this.#take(offset, data, caller);
       this.#budget.giveBack(data.length);
       return undefined;
     });
   }
 
-  #take(offset: number, data: Uint8Array, keep: KeepData | undefined): number {
+  #take(offset: number, data: Uint8Array, caller: DataKeeper): number {
     const at = offset - this.#offset;
     const joins = this.#length > 0 && at >= 0 && at <= this.#length && at + data.length <= this.#capacity;
     if (!joins) this.#sendGathered();
-    if (joins || data.length < CHUNK_BYTES || keep === undefined) return this.#gather(offset, data, joins);
+    if (joins || data.length < CHUNK_BYTES || !caller.keepData) return this.#gather(offset, data, joins);
     this.#attributes.wrote();
-    this.#put(offset, data, undefined, keep());
+    this.#put(offset, data, undefined, caller.keepData());
     return data.length;
   }
 

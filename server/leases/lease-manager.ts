@@ -93,6 +93,8 @@ export class LeaseManager {
 
   /** `session` is told these attributes; true when it may keep them. */
   grantAttributes(session: LeaseHolder, inode: Inode, attributes: LocalAttributes): boolean {
+    // What has no name goes with its last handle, and nobody is told of that.
+    if (attributes.nlink === 0) return false;
     const wasWatched = inode.watch !== undefined;
     const isWatched = this.#local.watch(inode, attributes);
     // A change between the look at the attributes and the start of the watch would never be seen.

@@ -217,6 +217,15 @@ describe('local programs', () => {
 
 describe("the server's own changes", () => {
   const during = (inodes: readonly Inode[], work: () => unknown) => manager.during(holder, inodes, work);
+  /** Pinned, as by an open handle. */
+  const unlinkOpen = () => {
+    store.pin(f);
+    during([d, f], () => {
+      store.unlink(root, d, b('f'));
+      manager.madeName(d, b('f'), null);
+    });
+    expect(f.isRemoved).toBe(true);
+  };
   const changes: [what: string, change: () => unknown][] = [
     ['mkdir', () => during([d], () => manager.madeName(d, b('new'), store.mkdir(root, d, b('new'), 0o755, 0).inode))],
     [
@@ -230,26 +239,20 @@ describe("the server's own changes", () => {
     [
       'unlink of what is open, which is closed then',
       () => {
-        store.pin(f);
-        during([d, f], () => {
-          store.unlink(root, d, b('f'));
-          manager.madeName(d, b('f'), null);
-        });
-        expect(f.isRemoved).toBe(true);
+        unlinkOpen();
         store.unpin(f);
       },
     ],
     [
       'unlink of what there was no descriptor of',
       () => {
-        const inDirectory = directory.join('d');
         during([d, f], () => {
           for (let count = 0; count < 2 * DESCRIPTORS; count++) {
             fs.mkdirSync(directory.join(`${count}`));
             store.find(store.root, b(`${count}`));
           }
           // As when it was known to the server before its last look at the name.
-          fs.unlinkSync(`${inDirectory}/f`);
+          fs.unlinkSync(directory.join('d', 'f'));
           manager.madeName(d, b('f'), null);
         });
         expect([f.descriptor, f.isRemoved]).toEqual([-1, false]);
@@ -295,7 +298,9 @@ describe("the server's own changes", () => {
   });
 
   test('of what is gone after them nobody holds a lease', async () => {
-    for (const [what, change] of changes) if (what.startsWith('unlink of what is open')) change();
+    unlinkOpen();
+    expect(holder.holdsLease(f)).toBe(true);
+    store.unpin(f);
     await everythingIsRead();
     expect(holder.holdsLease(f)).toBe(false);
   });

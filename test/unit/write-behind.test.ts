@@ -175,11 +175,13 @@ describe('joining', () => {
 describe('data that can be kept', () => {
   /** How often they were kept, and given back. */
   let [kept, released] = [0, 0];
-  const keep = () => {
-    kept++;
-    return () => {
-      released++;
-    };
+  const caller = {
+    keepData: () => {
+      kept++;
+      return () => {
+        released++;
+      };
+    },
   };
   beforeEach(() => {
     [kept, released] = [0, 0];
@@ -188,7 +190,7 @@ describe('data that can be kept', () => {
   test('a whole megabyte is sent from where it is, and given back when it was written', async () => {
     const behind = gathering();
     const data = bytes(MiB, 3);
-    expect(behind.write(0, data, keep)).toBe(MiB);
+    expect(behind.write(0, data, caller)).toBe(MiB);
     expect([requests.length, kept, released]).toEqual([1, 1, 0]);
     expect(requests[0]?.view.buffer).toBe(data.buffer);
     next().answer(MiB - 10);
@@ -201,7 +203,7 @@ describe('data that can be kept', () => {
 
   test('also when that failed', async () => {
     const behind = gathering();
-    behind.write(0, bytes(MiB), keep);
+    behind.write(0, bytes(MiB), caller);
     next().fail(new FsError(errno.ENOSPC, 'write'));
     await expect(behind.flush()).rejects.toMatchObject({ code: errno.ENOSPC });
     expect([kept, released]).toEqual([1, 1]);
@@ -209,20 +211,20 @@ describe('data that can be kept', () => {
 
   test('less is copied, and so is what goes on with what is gathered', () => {
     const behind = gathering();
-    behind.write(0, bytes(MiB - 1), keep);
-    behind.write(MiB - 1, bytes(1), keep);
+    behind.write(0, bytes(MiB - 1), caller);
+    behind.write(MiB - 1, bytes(1), caller);
     expect([requests.length, kept]).toEqual([1, 0]);
   });
 
   test('what it is written over goes before it', async () => {
     const behind = gathering();
-    behind.write(10, text('old'), keep);
-    behind.write(0, bytes(MiB, 7), keep);
+    behind.write(10, text('old'), caller);
+    behind.write(0, bytes(MiB, 7), caller);
     expect(requests.map(({ offset, data }) => [offset, data.length])).toEqual([[10, 3]]);
     next().answer(3);
     await settle();
     expect(requests.map(({ offset, data }) => [offset, data.length])).toEqual([[0, MiB]]);
-    behind.write(5, text('new'), keep);
+    behind.write(5, text('new'), caller);
     void behind.drain();
     expect(requests).toHaveLength(1);
     next().answer(MiB);
@@ -233,9 +235,9 @@ describe('data that can be kept', () => {
   test('without room it waits, and is not kept when gathering has stopped meanwhile', async () => {
     Object.assign(limits, { maxDirtyBytesOfFile: MiB });
     const behind = gathering();
-    behind.write(0, bytes(MiB), keep);
-    const second = behind.write(MiB, bytes(MiB), keep) as Promise<number>;
-    const third = behind.write(2 * MiB, bytes(MiB), keep) as Promise<number | undefined>;
+    behind.write(0, bytes(MiB), caller);
+    const second = behind.write(MiB, bytes(MiB), caller) as Promise<number>;
+    const third = behind.write(2 * MiB, bytes(MiB), caller) as Promise<number | undefined>;
     expect(kept).toBe(1);
     next().answer(MiB);
     expect(await second).toBe(MiB);
