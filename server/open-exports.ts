@@ -24,14 +24,16 @@ export function openExports(
   grantsLeases = true,
 ): Export[] {
   umask(0); // each creation brings its caller's
-  // A quarter of the descriptors to come back to inodes quickly, the others for handles that clients hold open.
-  const descriptors = Math.max(64, Math.floor(raiseOpenFileLimit() / 4 / requests.length));
+  // An eighth of the descriptors to come back to inodes quickly, three eighths for kernel leases on files that clients keep,
+  // the others for handles that clients hold open.
+  const eighth = raiseOpenFileLimit() / 8 / requests.length;
+  const descriptors = Math.max(64, Math.floor(eighth));
   const paths = requests.map(({ directory }) => checkedDirectory(directory));
   refuseOverlap(paths);
   return requests.map(({ name, readOnly }, index) => {
     const path = paths[index] as string;
     const store = new DirectoryStore(path, new HandleSigner(key, scopeOf(name, path)), descriptors);
-    const leases = new LeaseManager(store, new LocalChanges(store, log, grantsLeases), log);
+    const leases = new LeaseManager(store, new LocalChanges(store, log, grantsLeases), log, Math.floor(3 * eighth));
     const { usesKernelHandles } = store.inodes;
     return { name, directory: path, readOnly, squash, store, leases, usesKernelHandles };
   });

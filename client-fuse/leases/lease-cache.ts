@@ -115,6 +115,12 @@ export class LeaseCache {
     return this.#valid(node)?.isHeld === true;
   }
 
+  /** What is read of the file may be kept until the lease is recalled. */
+  coversData(node: Node): boolean {
+    const known = this.#valid(node);
+    return known?.isHeld === true && known.coversData;
+  }
+
   /** A lease that a reply to a request of `asOf` grants was recalled already: the recall was handled first. */
   wasRecalled(node: Node, asOf: number): boolean {
     return this.#knowledge(node).recalledAt > asOf || this.#unknownRecallAt > asOf;
@@ -221,6 +227,12 @@ export class LeaseCache {
     return true;
   }
 
+  /** The server said, when it let it be opened or read, that what is read may be kept. */
+  learnCoversData(node: Node, asOf: number): void {
+    const known = this.#valid(node);
+    if (known?.isHeld && known.uncoveredAt <= asOf && !this.wasRecalled(node, asOf)) known.coversData = true;
+  }
+
   /** The server let `opener` open it. */
   learnOpener(node: Node, opener: string): void {
     const known = this.#valid(node);
@@ -251,6 +263,14 @@ export class LeaseCache {
     const now = this.changed(node);
     this.#knowledge(node).changing--;
     if (isUndisturbed && attributes) this.learnAttributes(node, attributes, leased, now);
+  }
+
+  /** This client opens the file to write, or truncates it: the server lets local programs do so too from then on. */
+  opensToWrite(node: Node): void {
+    const known = this.#knowledge(node);
+    known.coversData = false;
+    known.uncoveredAt = ++this.#clock;
+    known.openers = undefined;
   }
 
   /** This client has changed the inode. */
@@ -436,6 +456,8 @@ export class LeaseCache {
     node.known ??= {
       generation: this.#generation,
       isHeld: false,
+      coversData: false,
+      uncoveredAt: 0,
       attributes: undefined,
       isAccessTimeOld: false,
       names: undefined,
@@ -469,6 +491,7 @@ function isInUse({ known, unopened, cached, gatherer }: Node): boolean {
 
 function clearKnowledge(known: Knowledge): void {
   known.isHeld = false;
+  known.coversData = false;
   known.attributes = undefined;
   known.names = undefined;
   known.hasAllNames = false;

@@ -30,7 +30,7 @@ export class FileData {
 
   readAheadFor(open: OpenHandle): ReadAhead | undefined {
     if ((open.flags & O.ACCMODE) !== O.RDONLY) return undefined;
-    const isLeased = () => open.isCached && this.#context.leases.isHeld(open.node);
+    const isLeased = () => open.isCached && this.#context.leases.coversData(open.node);
     return new ReadAhead(
       (offset, size, known) => this.#readVersioned(open, offset, size, known),
       this.#budget,
@@ -66,18 +66,19 @@ export class FileData {
 
   // --- reading pages that the kernel keeps
 
-  /** The lease is held: what is read stays good until it is recalled. Otherwise it is asked for with the read. */
+  /** The lease covers them: what is read stays good until it is recalled. Otherwise it is asked for with the read. */
   async readPages(open: OpenHandle, offset: number, size: number): Promise<Uint8Array> {
     const { leases, session, kernel } = this.#context;
-    if (leases.isHeld(open.node)) return this.read(open, offset, size);
+    if (leases.coversData(open.node)) return this.read(open, offset, size);
     const asOf = leases.clock;
     const request = { handle: open.server, offset, size, knownVersion: undefined, wantsLease: true };
     // On the lane on which recalls are acknowledged: the server must know that this lease is not held any more.
     const { reply, bulk } = await session.callForBulk('read', open.opener, request, { lane: 'small' });
     leases.learnHeld(open.node, reply.leased, asOf);
+    if (reply.leased) leases.learnCoversData(open.node, asOf);
     leases.wasRead(open.node, reply.atime, asOf);
     // Nobody would recall these: they are for this caller, and are dropped when it has them.
-    if (!reply.leased || !leases.isHeld(open.node)) setImmediate(() => void kernel.dropPages(open.node, offset, size));
+    if (!leases.coversData(open.node)) setImmediate(() => void kernel.dropPages(open.node, offset, size));
     return bulk;
   }
 

@@ -19,6 +19,10 @@ export interface Knowledge {
   generation: number;
   /** The lease is held: data that were read stay good. */
   isHeld: boolean;
+  /** It covers what is kept of the file's data too: nobody writes to it, local programs of the server included. */
+  coversData: boolean;
+  /** The clock of when this client last opened it to write, or truncated it. */
+  uncoveredAt: number;
   attributes: Attributes | undefined;
   /** An own read may have set the access time since. */
   isAccessTimeOld: boolean;

@@ -93,6 +93,7 @@ export class RemoteFiles {
     const firstBytes = right === undefined ? 0 : maxFirstBytes;
     const request = { inode: this.#context.inodeOf(node), flags: flags & SENT_FLAGS, killSuidgid, wants, firstBytes };
     const isChange = (flags & O.TRUNC) !== 0 || killSuidgid;
+    if ((flags & O.ACCMODE) !== O.RDONLY) leases.opensToWrite(node);
     const send = () => session.callForBulk('open', opener, request, { lane: 'small' });
     const asOf = leases.clock;
     const { reply, bulk } = await (isChange ? this.#context.changing(node, send) : send());
@@ -105,6 +106,7 @@ export class RemoteFiles {
     if (!isOpen && !isUndisturbed) return this.#ask(caller, node, flags, killSuidgid, right, 0);
     const open = isOpen ? this.#handle(node, flags, opener, reply.handle, epoch) : this.#unopened(node, flags, opener);
     if (isHeld) {
+      leases.learnCoversData(node, asOf);
       leases.learnOpener(node, right);
       if (isUndisturbed && bulk.length > 0) open.first = bulk;
       return this.#cached(open);
@@ -247,7 +249,7 @@ export class RemoteFiles {
     const recall = kernel.beginRead(open.node, offset, size);
     if (recall) await recall;
     const { first } = open;
-    if (first && leases.isHeld(open.node)) {
+    if (first && leases.coversData(open.node)) {
       // The server read it when it was opened, and said the access time of then. The kernel has it now, or asks again.
       if (offset + size >= first.length) open.first = undefined;
       return first.subarray(Math.min(offset, first.length), Math.min(offset + size, first.length));
@@ -371,6 +373,7 @@ export class RemoteFiles {
    * request is answered the kernel writes no dirty page back, and it drops none before that.
    */
   truncated(node: Node, size: number): void {
+    this.#context.leases.opensToWrite(node);
     void this.#changedPages(node, size, 0);
   }
 

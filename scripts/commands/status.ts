@@ -201,9 +201,11 @@ function show({ url, mounts, server, error }: Answer): void {
   console.log(`  server: pid ${server.pid}, up ${server.uptimeSeconds} s, ${memoryMiB} MiB`);
   for (const one of server.exports) {
     console.log(`  export "${one.name}": ${one.directory}${one.readOnly ? ', read-only' : ''}, squash ${one.squash}`);
-    const { recallsSent, recallsPending, revocations, exclusive, localChanges } = one.leases;
+    const { recallsSent, recallsPending, revocations, exclusive, read, localChanges } = one.leases;
     const recalls = `${recallsSent} recalls sent, ${recallsPending} pending, ${revocations} clients revoked`;
-    console.log(`    leases: ${exclusive} exclusive, ${recalls}, ${localChanges} changes by local programs`);
+    console.log(
+      `    leases: ${exclusive} exclusive, data of ${read} files, ${recalls}, ${localChanges} changes by local programs`,
+    );
     for (const guarantee of one.guarantees) console.log(`    - ${guarantee}`);
   }
   console.log(`  locks: ${server.locks.held} held, ${server.locks.waiting} waited for (\`--locks\` lists them)`);

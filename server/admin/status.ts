@@ -41,6 +41,8 @@ interface LeaseCounts {
   readonly recallsPending: number;
   readonly revocations: number;
   readonly exclusive: number;
+  /** Files that local programs wait for to write to. */
+  readonly read: number;
   readonly localChanges: number;
 }
 
@@ -135,7 +137,7 @@ export function inodeStatusOf({ store, leases }: Export, ino: bigint): InodeStat
   return store.numbered(ino).map((inode) => ({
     openHandles: inode.opens,
     writers: inode.writers,
-    localPrograms: localGuaranteeOf(inode),
+    localPrograms: localGuaranteeOf(inode, leases.makesWritersWait(inode)),
     leases: [...inode.leases.holders].map((holder) => ({
       client: holder.client,
       kind: inode.leases.exclusive === holder ? 'exclusive' : 'shared',
@@ -162,10 +164,13 @@ function locksOf(sessions: Iterable<Session>): Locks {
   return { held, waiting, list };
 }
 
-function localGuaranteeOf({ leases }: Inode): string {
+function localGuaranteeOf({ leases, isWrittenLocally }: Inode, makesWritersWait: boolean): string {
   if (leases.exclusive !== undefined)
     return 'kernel lease: an open waits until the client has written what it gathered';
+  if (makesWritersWait)
+    return 'kernel lease: an open to write waits until clients have dropped what they read; names and attributes: inotify, clients see a change within 50 ms';
   if (leases.holders.size > 0) return 'inotify: clients see a change within 50 ms';
+  if (isWrittenLocally) return 'one had it open to write, so nothing is leased: clients ask each time';
   return 'nothing is leased: clients ask each time';
 }
 

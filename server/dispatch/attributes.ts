@@ -115,9 +115,10 @@ function changeMetadata(context: RequestContext, inode: Inode, request: SetattrR
 
 /** Truncation changes every page from the smaller of the two sizes on; it is ordered with the writes there. */
 async function setSize(context: RequestContext, inode: Inode, request: SetattrRequest, size: number): Promise<void> {
-  const { store, session, identity, request: cancellable } = context;
+  const { store, session, identity, leases, request: cancellable } = context;
   const file = request.handle ? session.file(request.handle) : undefined;
   // Without a handle, opening for writing is the check of the caller's right.
+  if (!file) leases.opensToWrite(inode);
   const ownFd = file ? -1 : store.open(identity, inode, O.WRONLY);
   using _use = file?.use();
   try {

@@ -75,8 +75,9 @@ function openSettled(context: RequestContext, inode: Inode, request: OpenRequest
 }
 
 function openNow(context: RequestContext, inode: Inode, { flags, killSuidgid }: OpenRequest): OpenFile {
-  const { store, identity } = context;
+  const { store, identity, leases } = context;
   if (flags & O.TRUNC) context.request.applyingAgain();
+  if (changes(flags)) leases.opensToWrite(inode);
   const fd = store.open(identity, inode, flags);
   if (flags & O.TRUNC) dataChanged(context, inode);
   if (killSuidgid && changes(flags)) store.killSuidgid(inode);
@@ -88,11 +89,12 @@ function openReply(context: RequestContext, file: OpenFile, { wants, firstBytes 
   const { session } = context;
   const handle = session.addFile(file);
   if (wants !== 'shared') return { handle, lease: grant(context, file, wants), attributes: undefined };
-  const attributes = file.calls.stat(file.fd);
   // While somebody writes, what is read is not kept: each write would have to recall it, and a handle whose reads fill the
   // page cache reads by the page for as long as it is open. Right after a start it is not known who writes.
   const isWritten = file.inode.writers > 0 || session.awaitsWriters;
-  const isLeased = !isWritten && context.leases.grantAttributes(session, file.inode, attributes);
+  const isKept = !isWritten && context.leases.keepsData(file.inode);
+  const attributes = file.calls.stat(file.fd);
+  const isLeased = isKept && context.leases.grantAttributes(session, file.inode, attributes);
   const reply: ReplyOf<'open'> = { handle, lease: isLeased ? 'shared' : 'none', attributes };
   if (!isLeased || attributes.size === 0 || attributes.size > firstBytes) return reply;
   // Under the lease that was just granted: who changes the file now waits until this client has dropped what it read.

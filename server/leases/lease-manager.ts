@@ -14,6 +14,7 @@ import type { OpenFile } from '../store/open-file.ts';
 import type { Store } from '../store/store.ts';
 import { ExclusiveLeases } from './exclusive-leases.ts';
 import type { LocalChanges } from './local-changes.ts';
+import { ReadLeases } from './read-leases.ts';
 
 const DIRECTORY = { mode: mode.S_IFDIR };
 
@@ -40,16 +41,24 @@ export class LeaseManager {
   readonly #log: Logger;
   readonly #local: LocalChanges;
   readonly #exclusive = new ExclusiveLeases((inode) => void this.recallExclusive(inode));
+  readonly #reads: ReadLeases;
   /** Recalls that were sent and not answered: one a holder and inode, whoever waits for it. */
   readonly #recalls = new Map<LeaseHolder, Map<Inode, Promise<void>>>();
   #recallsSent = 0;
   #revocations = 0;
   #localChanges = 0;
 
-  constructor(store: Store, local: LocalChanges, log: Logger) {
+  /** It keeps at most `mostReadLeases` descriptors open, for files whose data clients may keep. */
+  constructor(store: Store, local: LocalChanges, log: Logger, mostReadLeases = Number.POSITIVE_INFINITY) {
     this.#store = store;
     this.#local = local;
     this.#log = log;
+    this.#reads = new ReadLeases(
+      store,
+      mostReadLeases,
+      (inode) => this.#letWriterIn(inode),
+      (inodes) => this.#takeBack(inodes),
+    );
     local.onChange = (inode) => this.changedLocally(inode);
   }
 
@@ -62,6 +71,7 @@ export class LeaseManager {
       recallsPending,
       revocations: this.#revocations,
       exclusive: this.#exclusive.size,
+      read: this.#reads.size,
       localChanges: this.#localChanges,
     };
   }
@@ -70,10 +80,16 @@ export class LeaseManager {
     return this.#recalls.get(holder)?.has(inode) === true;
   }
 
+  /** Local programs that would write to it wait until clients have dropped what they read. */
+  makesWritersWait(inode: Inode): boolean {
+    return this.#reads.has(inode);
+  }
+
   get guarantee(): string {
-    return this.#local.isAvailable
-      ? 'leases on names, attributes and data: recalled before other clients change them, and after local programs did (inotify); local programs wait for data that a client gathers'
-      : 'no leases (switched off, or inotify is not available): clients ask the server each time';
+    if (!this.#local.isAvailable)
+      return 'no leases (switched off, or inotify is not available): clients ask the server each time';
+    const whose = this.#reads.hasRefused ? ' of files on which the kernel grants leases' : '';
+    return `leases on names, attributes and data: recalled before other clients change them, and after local programs did (inotify); local opens${whose} wait until clients have written what they gathered, and to write until they have dropped what they read`;
   }
 
   /** The answer about a name in `directory`, being sent to `session`, is one that it may keep. Asked before looking. */
@@ -95,6 +111,7 @@ export class LeaseManager {
   grantAttributes(session: LeaseHolder, inode: Inode, attributes: LocalAttributes): boolean {
     // What has no name goes with its last handle, and nobody is told of that.
     if (attributes.nlink === 0) return false;
+    if (inode.isWrittenLocally && !this.#reads.take(inode)) return false;
     const wasWatched = inode.watch !== undefined;
     const isWatched = this.#local.watch(inode, attributes);
     // A change between the look at the attributes and the start of the watch would never be seen.
@@ -104,12 +121,32 @@ export class LeaseManager {
   }
 
   /**
+   * True when clients may keep what they read of the file: a local program that would write to it waits for them from now
+   * on. Asked before it is looked at.
+   */
+  keepsData(inode: Inode): boolean {
+    if (this.#reads.has(inode)) return true;
+    if (!this.#reads.take(inode)) return false;
+    // What was said before was not protected: who knows something old loses it.
+    this.#local.saidAttributes(inode, this.#store.attributes(inode));
+    return true;
+  }
+
+  /**
    * `session` will keep the data that it is sent, whatever the contention. Wait for `whenQuiet` before; a session that is
    * a holder already, and has been asked to give its lease back, will drop them when it does.
    */
   grantData(session: LeaseHolder, inode: Inode): boolean {
-    if (inode.leases.holders.has(session)) return true;
+    // Local programs have no say while a client writes: what they change is seen afterwards.
+    if (inode.writers === 0 && !this.keepsData(inode)) return false;
+    // A holder that is asked for it will drop them. Its own change may be one that lets local programs write.
+    if (inode.leases.holders.has(session)) return !inode.leases.isChanging || this.isRecalled(session, inode);
     return this.#grant(session, inode, this.#local.watch(inode, this.#store.attributes(inode)), true);
+  }
+
+  /** The server itself is about to open the file to write, or to truncate it: within a change, so nobody else keeps its data. */
+  opensToWrite(inode: Inode): void {
+    this.#reads.end(inode);
   }
 
   /** `session` may gather what it writes through `file`, the only handle there is. `isNew`: nothing was done to it yet. */
@@ -124,13 +161,18 @@ export class LeaseManager {
       return false;
     }
     session.holdLease(inode);
+    // No local program has it open.
+    inode.isWrittenLocally = false;
     // The event of its truncation is still to come.
     if (!isNew) this.#local.ownChange(inode, this.#store.attributes(inode));
     return true;
   }
 
   #grant(session: LeaseHolder, inode: Inode, isCovered: boolean, mustKeep = false): boolean {
-    if (!isCovered || session.isClosed || !inode.leases.grant(session, performance.now(), mustKeep)) return false;
+    if (!isCovered || session.isClosed || !inode.leases.grant(session, performance.now(), mustKeep)) {
+      if (inode.leases.holders.size === 0) this.#reads.end(inode);
+      return false;
+    }
     session.holdLease(inode);
     if (session.leaseCount > limits.maxLeases) this.#takeBackOldest(session);
     return true;
@@ -163,6 +205,7 @@ export class LeaseManager {
     if (inode.leases.exclusive === holder) this.#exclusive.end(inode);
     inode.leases.drop(holder);
     holder.dropLease(inode);
+    if (inode.leases.holders.size === 0) this.#reads.end(inode);
   }
 
   /** The client holds more leases than it may: the one it was granted first goes. */
@@ -256,6 +299,7 @@ export class LeaseManager {
 
   close(): void {
     this.#exclusive.close();
+    this.#reads.close();
     this.#local.close();
   }
 
@@ -263,9 +307,23 @@ export class LeaseManager {
   changedLocally(inode: Inode): void {
     if (isGone(inode)) return this.#dropAll(inode);
     this.#localChanges++;
-    const change = this.change(undefined, [inode]);
-    if (change instanceof Promise) void change.then((done) => done[Symbol.dispose]());
-    else change[Symbol.dispose]();
+    this.#takeBack([inode]);
+  }
+
+  /** A local program waits in the kernel to write to it. What it changes is seen by its event, as ever. */
+  #letWriterIn(inode: Inode): void {
+    inode.isWrittenLocally = true;
+    this.#takeBack([inode]);
+  }
+
+  #takeBack(inodes: readonly Inode[]): void {
+    const end = (change: Change) => {
+      for (const inode of inodes) this.#reads.end(inode);
+      change[Symbol.dispose]();
+    };
+    const change = this.change(undefined, inodes);
+    if (change instanceof Promise) void change.then(end);
+    else end(change);
   }
 
   /** One message for all that were not asked for before. What is to be written first goes by itself: nothing else waits for that. */

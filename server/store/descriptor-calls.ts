@@ -12,6 +12,8 @@ import {
   fstat,
   type LocalAttributes,
   lease,
+  leaseForReading,
+  type ReadLease,
   reopen,
   setLease,
   startWritebackAsync,
@@ -33,6 +35,11 @@ export interface DescriptorCalls {
   openToAppend(fd: number): number;
   /** Makes local programs that open the file wait, or lets them go on. False: one has it open already. */
   holdOffLocalOpens(fd: number, isHeldOff: boolean): boolean;
+  /**
+   * Makes local programs that open the file to write wait until it is disposed; `onWriter` is called when one does.
+   * 'written': one has it open already. 'refused': there is no such thing here.
+   */
+  holdOffLocalWriters(fd: number, onWriter: () => void): ReadLease | 'written' | 'refused';
   close(fd: number): void;
 }
 
@@ -54,5 +61,6 @@ export const linuxDescriptors: DescriptorCalls = {
   startWriteback: startWritebackAsync,
   openToAppend: (fd) => reopen(fd, O.WRONLY | O.APPEND | O.CLOEXEC),
   holdOffLocalOpens: (fd, isHeldOff) => setLease(fd, isHeldOff ? lease.WRITE : lease.NONE),
+  holdOffLocalWriters: leaseForReading,
   close,
 };

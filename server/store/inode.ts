@@ -68,6 +68,8 @@ export class Inode {
   watch: InodeWatch | undefined;
   /** The state of the attributes that clients with a lease know; empty when none was said yet. */
   saidStamp = '';
+  /** A local program had it open to write when that was looked at last: nothing of it is leased. Only ReadLeases and their owner set it. */
+  isWrittenLocally = false;
   /** O_PATH descriptor, or -1 while the table has closed it. Only the table sets it. */
   descriptor = -1;
   /** Open handles and remembered entries: while there are any, the table keeps the inode. */

@@ -168,6 +168,7 @@ export class SimulatedStore {
     startWriteback: () => Promise.resolve(),
     openToAppend: (fd) => this.#descriptor(this.#open(fd).file, true),
     holdOffLocalOpens: () => true,
+    holdOffLocalWriters: () => ({ [Symbol.dispose]: () => {} }),
     close: (fd) => {
       this.#descriptors.delete(fd);
     },

@@ -42,6 +42,43 @@ const between: [what: string, event: () => void, attributesOfFile: boolean, name
   ['another file is recalled', () => cache.recall([table.found(Buffer.from('another'))]), true, true],
 ];
 
+describe('what is read of a file is kept', () => {
+  const covered = () => {
+    const asOf = cache.clock;
+    cache.learnAttributes(file, attributes(1), true, asOf);
+    cache.learnCoversData(file, asOf);
+    return cache.coversData(file);
+  };
+
+  test('when the server said so, and while the lease is held', () => {
+    cache.learnAttributes(file, attributes(1), true, cache.clock);
+    expect([cache.isHeld(file), cache.coversData(file)]).toEqual([true, false]);
+    expect(covered()).toBe(true);
+    isUsable = false;
+    expect(cache.coversData(file)).toBe(false);
+  });
+
+  const ends: [what: string, event: () => void][] = [
+    ['its recall', () => cache.recall([file])],
+    ['the loss of the connection', () => cache.clear()],
+    ['its opening to write', () => cache.opensToWrite(file)],
+  ];
+  test.each(ends)('until %s; what was said before that does not count any more', (_what, event) => {
+    expect(covered()).toBe(true);
+    const asOf = cache.clock;
+    event();
+    cache.learnAttributes(file, attributes(1), true, cache.clock);
+    cache.learnCoversData(file, asOf);
+    expect(cache.coversData(file)).toBe(false);
+  });
+
+  test('over own writes, which the server knows of', () => {
+    expect(covered()).toBe(true);
+    cache.changed(file);
+    expect(cache.coversData(file)).toBe(true);
+  });
+});
+
 describe('a reply is taken in only if nothing happened since its request was sent', () => {
   test.each(between)('%s', (_what, event, takesAttributes, takesName) => {
     const asOf = cache.clock;

@@ -20,7 +20,7 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { errno, FsError } from '../../shared/errno.ts';
 import { AT, FALLOC, O, SEEK, UTIME } from '../../shared/linux/constants.ts';
 import * as libc from '../../shared/linux/libc.ts';
-import { TemporaryDirectory } from '../support/fixture.ts';
+import { deferred, TemporaryDirectory } from '../support/fixture.ts';
 
 const b = (text: string) => Buffer.from(text);
 /** No such descriptor. */
@@ -50,6 +50,7 @@ const failures: [string, () => unknown, number][] = [
   ['openat, a long path', () => libc.openat(dirfd, Buffer.alloc(4096, 'x'), O.RDONLY), errno.ENAMETOOLONG],
   ['openat, O_NOFOLLOW', () => libc.openat(dirfd, b('l'), O.RDONLY | O.NOFOLLOW), errno.ELOOP],
   ['reopen', () => libc.reopen(BAD, O.RDONLY), errno.ENOENT],
+  ['leaseForReading', () => libc.leaseForReading(BAD, () => {}), errno.ENOENT],
   ['lseek', () => libc.lseek(BAD, 0, SEEK.DATA), errno.EBADF],
   ['lseek beyond the end', () => libc.lseek(fd, 100, SEEK.DATA), errno.ENXIO],
   ['fstat', () => libc.fstat(BAD), errno.EBADF],
@@ -297,6 +298,22 @@ describe('they do what they say', () => {
     libc.close(one);
     libc.close(two);
     expect(() => libc.sendDescriptor(fd, fd)).toThrow(expect.objectContaining({ code: errno.ENOTSOCK }));
+  });
+
+  test('a lease for reading is not given while somebody can write, nor without a break of it noticed', async () => {
+    expect(libc.leaseForReading(path, () => {})).toBe('written');
+    writeFileSync(directory.join('g'), '');
+    const g = libc.openat(dirfd, b('g'), O.PATH);
+    const broken = deferred();
+    const lease = libc.leaseForReading(g, broken.resolve);
+    if (typeof lease === 'string') throw new Error(lease);
+    expect(() => libc.openat(dirfd, b('g'), O.WRONLY | O.NONBLOCK)).toThrow(
+      expect.objectContaining({ code: errno.EAGAIN }),
+    );
+    await broken.promise;
+    lease[Symbol.dispose]();
+    libc.close(libc.openat(dirfd, b('g'), O.WRONLY | O.NONBLOCK));
+    libc.close(g);
   });
 
   test('what is taken from the environment is not there any more, and nothing else goes', () => {

@@ -57,6 +57,14 @@ describe('cached data', { timeout: 120_000 }, () => {
     for (const kind of CHANGES) expect(reports[kind], kind).toMatchObject({ rounds: ROUNDS, stale: 0, examples: [] });
   });
 
+  it('is never old after a local program on the server has written to the file', async () => {
+    await using exported = await LeaseExport.open(2);
+    // Names are seen after the fact.
+    const kinds = CHANGES.filter((kind) => kind !== 'rename-over');
+    const reports = await rounds<Reports>(exported, 'local', ROUNDS, JSON.stringify(kinds));
+    for (const kind of kinds) expect(reports[kind], kind).toMatchObject({ rounds: ROUNDS, stale: 0, examples: [] });
+  });
+
   it('is never old on the mount that changes it', async () => {
     await using exported = await LeaseExport.open(1);
     const count = Math.ceil(ROUNDS / 3);

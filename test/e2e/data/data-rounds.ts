@@ -3,7 +3,8 @@
  * next read really is the next one. `data-rounds WHAT COUNT EXPORT,MOUNT,... [ARGUMENT]` prints one line of JSON.
  *
  *   stale KIND     A changes a file that B holds open and has read; B's very next read is what A left
- *   mixed          the same, random kinds on few files, while `reread` processes keep reading these
+ *   local KIND     the same by a local program of the server, which waits until B has dropped what it read
+ *   mixed          the same as stale, random kinds on few files, while `reread` processes keep reading these
  *   reread         opens and reads the files of `mixed` again and again, for COUNT milliseconds
  *   own KIND       a handle that is open for reading sees what another handle of the same mount writes
  *   gathered       what A wrote and did not close is read by B, and by programs on the server, in the right order
@@ -204,8 +205,9 @@ function mappingOf(kind: string, round: number, fd: number): ReturnType<typeof m
   return mapped(fd, firstContent(round).length);
 }
 
-function staleRound(kind: string, round: number, name: string, report: Report): void {
-  const [changer = '', other = ''] = round % 2 ? mounts : [...mounts].reverse();
+function staleRound(kind: string, round: number, name: string, report: Report, byLocal: boolean): void {
+  const [one = '', other = ''] = round % 2 ? mounts : [...mounts].reverse();
+  const changer = byLocal ? local : one;
   const path = `${changer}/${name}`;
   const before = firstContent(round);
   const fd = fs.openSync(`${other}/${name}`, 'r');
@@ -239,14 +241,14 @@ function staleRound(kind: string, round: number, name: string, report: Report): 
 }
 
 /** Each round has a file of its own: a lease that was recalled is not granted again at once. */
-function stale(kind: string): Report {
+function stale(kind: string, byLocal = false): Report {
   const report = newReport();
-  const directory = `stale ${kind}`;
+  const directory = `${byLocal ? 'local' : 'stale'} ${kind}`;
   fs.mkdirSync(`${local}/${directory}`);
   for (let round = 0; round < count; round++) fs.writeFileSync(`${local}/${directory}/${round}`, firstContent(round));
   pause(EVENTS_PASSED_MS);
   for (; report.rounds < count; report.rounds++) {
-    staleRound(kind, report.rounds, `${directory}/${report.rounds}`, report);
+    staleRound(kind, report.rounds, `${directory}/${report.rounds}`, report, byLocal);
   }
   return report;
 }
@@ -556,7 +558,8 @@ function each<T>(run: (kind: string) => T): Record<string, T> {
 
 const programs: Readonly<Record<string, () => unknown>> = {
   kinds: () => ({ changes: Object.keys(changes), onlookers: Object.keys(onlookers), removals: Object.keys(removals) }),
-  stale: () => each(stale),
+  stale: () => each((kind) => stale(kind)),
+  local: () => each((kind) => stale(kind, true)),
   mixed,
   reread,
   own: () => each(own),
