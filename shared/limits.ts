@@ -93,6 +93,9 @@ export const limits = {
   maxDirtyBytesOfFile: 16 * MiB,
   /** Blocks of 64 KiB that a mount keeps of files that it holds exclusively: 16 MiB. */
   maxCachedBlocks: 256,
+  /** Pages of one file, and of a mount, that are remembered as the kernel was given them: 1 MiB and 4 MiB. Beyond, pages are written back whole. */
+  maxTwinsOfFile: 256,
+  maxTwins: 1024,
   /** How long gathered bytes may wait for more. */
   writeBehindMs: 500,
   /**

@@ -145,6 +145,8 @@ export const FOPEN = {
 
 export const GETATTR_FH = 1 << 0;
 export const OPEN_KILL_SUIDGID = 1 << 0;
+/** fuse_read_in.read_flags: a program's read(2) past the page cache. Reads of pages have no owner (fuse_send_read in fs/fuse/file.c). */
+export const READ_LOCKOWNER = 1 << 1;
 /** fuse_write_in.write_flags: dirty pages of the page cache, not a program's write(2). */
 export const WRITE_CACHE = 1 << 0;
 export const WRITE_KILL_SUIDGID = 1 << 2;

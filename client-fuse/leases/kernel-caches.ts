@@ -203,6 +203,11 @@ export class KernelCaches {
     return this.#kernel.notifier.invalidateInode(node.id, offset, length);
   }
 
+  /** Whether they were given under a lease or not; dirty ones are written back before. */
+  dropAllPages(node: Node): Promise<unknown> | undefined {
+    return this.#kernel?.notifier.invalidateInode(node.id, 0, 0);
+  }
+
   async #takeBackAttributes(node: Node, { notifier }: KernelAccess): Promise<void> {
     // Until the kernel has it, or has forgotten it: a reply that tells of the inode may still be on its way to a caller.
     while (!(await notifier.invalidateInode(node.id, -1, 0)) && node.lookups > 0) await delay(UNKNOWN_RETRY_MS);

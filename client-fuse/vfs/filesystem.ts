@@ -151,8 +151,11 @@ export interface Filesystem {
     umask: number,
     flags: number,
   ): Eventually<{ entry: Entry; opened: OpenedFile }>;
-  /** At most `size` bytes; fewer only at the end of the file. The driver writes the result out before it returns to the event loop, or copies it. */
-  read(caller: Caller, handle: number, offset: number, size: number): Eventually<Uint8Array>;
+  /**
+   * At most `size` bytes; fewer only at the end of the file. The driver writes the result out before it returns to the event
+   * loop, or copies it. `forPages`: the kernel keeps them in its page cache.
+   */
+  read(caller: Caller, handle: number, offset: number, size: number, forPages?: boolean): Eventually<Uint8Array>;
   /**
    * `data` stays untouched by the driver until the result is there. `flags` are the handle's open(2) flags as of now.
    * `isWriteback`: the kernel writes its dirty pages back, which stay locked until then.

@@ -107,6 +107,7 @@ export class NodeTable {
       given: undefined,
       unopened: undefined,
       cached: undefined,
+      mapped: undefined,
       gatherer: undefined,
       writers: 0,
       foundIn: undefined,

@@ -10,6 +10,7 @@ import type { BlockCache } from './block-cache.ts';
 import type { ExpectedAttributes } from './expected-attributes.ts';
 import type { NodeId } from './filesystem.ts';
 import type { HeldLocks } from './held-locks.ts';
+import type { PageTwins } from './page-twins.ts';
 import type { ReadAhead } from './read-ahead.ts';
 import type { WriteBehind } from './write-behind.ts';
 
@@ -79,6 +80,8 @@ export interface Node {
   unopened: Set<OpenHandle> | undefined;
   /** Handles whose reads fill the kernel's page cache. */
   cached: Set<OpenHandle> | undefined;
+  /** Pages that the kernel has read since it knows the file: of mappings, above all. */
+  mapped: MappedFile | undefined;
   /** The handle that holds the exclusive lease, and gathers writes; until all of them are at the server. */
   gatherer: OpenHandle | undefined;
   /** Open handles that may write. */
@@ -114,6 +117,17 @@ export interface Given {
   moves: number;
   /** Resolves when what was given is taken back. */
   takingBack: Promise<void> | undefined;
+}
+
+/** Pages of a file that the kernel has read, whether a lease covers them or not; set by MappedPages alone. */
+export interface MappedFile {
+  /** The kernel may have pages that no lease covers, and that no drop which has begun takes. */
+  mayHavePages: boolean;
+  /** Once programs of this mount use locks on it while it is open for writing. */
+  twins: PageTwins | undefined;
+  /** The drop that has begun, and the one behind it. */
+  dropping: Promise<void> | undefined;
+  next: Promise<void> | undefined;
 }
 
 /** An open file or directory of the mount: see open-handle.ts. */

@@ -11,6 +11,7 @@ import { LeaseCache } from '../leases/lease-cache.ts';
 import type { CallerIdentity, ServerSession } from '../transport/server-session.ts';
 import type { AbsentName, AttributesReply, Caller, Entry, NodeId } from './filesystem.ts';
 import { ForgetQueue } from './forget-queue.ts';
+import { MappedPages } from './mapped-pages.ts';
 import type { Node, OpenHandle } from './node.ts';
 import { NodeTable } from './node-table.ts';
 import { ensureOpen, HandleTable } from './open-handle.ts';
@@ -32,6 +33,7 @@ export class RemoteContext {
   readonly withUnopened = new Set<Node>();
   readonly leases: LeaseCache;
   readonly kernel: KernelCaches;
+  readonly mapped: MappedPages;
   readonly unsynced = new Unsynced();
   readonly #presentation: Presentation;
   readonly #forgotten: ForgetQueue | undefined;
@@ -45,6 +47,7 @@ export class RemoteContext {
       session.leaseUsed();
       return session.leasesUsableMs;
     });
+    this.mapped = new MappedPages(this.kernel);
     if (session.hello.wantsForget) this.#forgotten = new ForgetQueue(session);
   }
 

@@ -7,7 +7,7 @@ import type { U64 } from '../../shared/attributes.ts';
 import { errno, FsError } from '../../shared/errno.ts';
 import type { Eventually } from '../../shared/eventually.ts';
 import { limits } from '../../shared/limits.ts';
-import { O } from '../../shared/linux/constants.ts';
+import { FALLOC, O } from '../../shared/linux/constants.ts';
 import type { ReplyOf, RequestOf } from '../../shared/protocol/messages.ts';
 import { BLOCK_BYTES } from './block-cache.ts';
 import { FileData, WRITTEN_THROUGH } from './file-data.ts';
@@ -200,7 +200,7 @@ export class RemoteFiles {
   release(handle: number): void {
     const open = this.#context.handles.remove(handle);
     if (open === undefined) return;
-    if (canWrite(open)) open.node.writers--;
+    if (canWrite(open) && --open.node.writers === 0) this.#context.mapped.hasNoWriters(open.node);
     open.readAhead?.drop();
     open.node.unopened?.delete(open);
     if (!open.node.unopened?.size) this.#context.withUnopened.delete(open.node);
@@ -232,8 +232,17 @@ export class RemoteFiles {
 
   // --- data
 
-  async read(_caller: Caller, handle: number, offset: number, size: number): Promise<Uint8Array> {
+  async read(_caller: Caller, handle: number, offset: number, size: number, forPages: boolean): Promise<Uint8Array> {
     const open = this.#context.handles.get(handle);
+    if (!forPages) return this.#read(handle, open, offset, size);
+    const { mapped, leases } = this.#context;
+    const read = mapped.reads(open.node, open.isCached && leases.coversData(open.node));
+    const data = await this.#read(handle, open, offset, size);
+    mapped.given(open.node, read, offset, size, data);
+    return data;
+  }
+
+  #read(handle: number, open: OpenHandle, offset: number, size: number): Promise<Uint8Array> {
     return open.isCached ? this.#readPages(handle, open, offset, size) : this.#readPlain(handle, open, offset, size);
   }
 
@@ -274,18 +283,29 @@ export class RemoteFiles {
       const written = await behind.write(offset, data, caller);
       if (written !== undefined) {
         open.blocks?.write(offset, data);
+        if (isWriteback) this.#context.mapped.gathered(node, offset, data);
         return written;
       }
     }
     if (node.gatherer === open) await this.#endGathering(open);
     this.#dropAhead(node);
+    if (isWriteback) return this.#writeBack(handle, node, offset, data, flags);
     const written = await this.#context.withOpen(handle, (opened) =>
       this.#context.changing(node, () => this.#data.write(opened, offset, data, flags)),
     );
-    // Pages that are written back are what the file is now; and to drop them would be to wait for this very answer.
-    if (isWriteback) this.#changedData(node);
-    else await this.#changedPages(node, offset, flags & O.APPEND ? 0 : data.length);
+    await this.#changedPages(node, offset, flags & O.APPEND ? 0 : data.length);
     return written;
+  }
+
+  /** The pages are what the file is now; and to drop them would be to wait for this very answer. */
+  async #writeBack(handle: number, node: Node, offset: number, data: Uint8Array, flags: number): Promise<number> {
+    const { mapped } = this.#context;
+    await this.#context.withOpen(handle, (open) => {
+      const send = (at: number, part: Uint8Array) => this.#data.write(open, at, part, flags);
+      return this.#context.changing(node, () => mapped.writeBack(node, offset, data, send));
+    });
+    this.#changedData(node);
+    return data.length;
   }
 
   /** What is here and the kernel has not asked for yet. */
@@ -365,6 +385,7 @@ export class RemoteFiles {
       return this.#context.changing(node, () => this.#context.call('fallocate', caller, request));
     });
     this.#context.unsynced.wrote(this.#context.handles.get(handle));
+    if (mode & (FALLOC.PUNCH_HOLE | FALLOC.ZERO_RANGE)) this.#context.mapped.zeroed(node, offset, offset + length);
     await this.#changedPages(node, offset, 0);
   }
 
@@ -374,6 +395,7 @@ export class RemoteFiles {
    */
   truncated(node: Node, size: number): void {
     this.#context.leases.opensToWrite(node);
+    this.#context.mapped.zeroed(node, size, Number.POSITIVE_INFINITY);
     void this.#changedPages(node, size, 0);
   }
 

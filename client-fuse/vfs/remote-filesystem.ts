@@ -338,8 +338,8 @@ export class RemoteFilesystem implements Filesystem {
     this.#files.release(handle);
   }
 
-  read(caller: Caller, handle: number, offset: number, size: number) {
-    return this.#files.read(caller, handle, offset, size);
+  read(caller: Caller, handle: number, offset: number, size: number, forPages = false) {
+    return this.#files.read(caller, handle, offset, size, forPages);
   }
 
   write(

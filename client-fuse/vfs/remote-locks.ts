@@ -44,12 +44,27 @@ export class RemoteLocks {
     const open = this.#context.handles.get(handle);
     const { node } = open;
     // It may be a downgrade, and then others read what was written.
-    if (lock.mode === 'shared') await this.#context.written(node);
+    if (lock.mode === 'shared') await this.#written(node);
     this.#heldOf(node).asked(lock, open);
     if (waits) await this.#wait(caller, open, lock);
     else await this.#first(caller, open, () => this.#ask(open, lock, undefined));
     this.#heldOf(node).granted(lock, open);
-    return () => void this.#unlock(open, lock, lock).catch(() => {});
+    const giveBack = () => void this.#unlock(open, lock, lock).catch(() => {});
+    try {
+      // What mappings show from now on was read under the lock.
+      await this.#context.mapped.drop(node);
+    } catch (error) {
+      giveBack();
+      throw error;
+    }
+    return giveBack;
+  }
+
+  /** The server has what was written, and what was stored through mappings. */
+  async #written(node: Node): Promise<void> {
+    const { mapped, session } = this.#context;
+    await mapped.drop(node)?.catch((err) => session.log.error({ err }, 'pages could not be written back'));
+    await this.#context.written(node);
   }
 
   unlock(handle: number, owner: LockOwner, range: LockRange): Promise<void> {
@@ -170,7 +185,7 @@ export class RemoteLocks {
   async #unlock(open: OpenHandle, owner: LockOwner, range: LockRange): Promise<void> {
     const { node } = open;
     // Who takes the lock next sees it, even if this client should die now.
-    await this.#context.written(node);
+    await this.#written(node);
     // Not while the file is opened again: that takes again what was held when it began.
     if (open.reopening) await open.reopening.catch(() => {});
     node.locks?.unlocked(owner, range);

@@ -4,7 +4,7 @@
  * cannot be that long.
  */
 import { errno, FsError } from '../../../shared/errno.ts';
-import { WRITE_CACHE, WRITE_KILL_SUIDGID } from '../constants.ts';
+import { READ_LOCKOWNER, WRITE_CACHE, WRITE_KILL_SUIDGID } from '../constants.ts';
 import { type Mounted, operation } from '../operation.ts';
 import { BODY, type Request } from '../request.ts';
 import {
@@ -27,7 +27,8 @@ export const read = operation<Uint8Array>({
     const { view } = request;
     const offset = r.offset.get(view, BODY, errno.EINVAL);
     request.room = r.size.get(view, BODY);
-    return filesystem.read(request, r.fh.get(view, BODY, errno.EBADF), offset, request.room);
+    const forPages = (r.readFlags.get(view, BODY) & READ_LOCKOWNER) === 0;
+    return filesystem.read(request, r.fh.get(view, BODY, errno.EBADF), offset, request.room, forPages);
   },
   encode(reply, data, request) {
     // More than was asked for would be refused by the kernel as a broken reply, and the caller would wait for ever.
