@@ -96,6 +96,7 @@ export class MappedPages {
   async writeBack(node: Node, offset: number, data: Uint8Array, send: SendPart): Promise<void> {
     const twins = node.mapped?.twins;
     const parts = twins?.differences(offset, data) ?? [{ start: offset, end: offset + data.length }];
+    twins?.seen(offset, data);
     const sendPart = async ({ start, end }: ByteRange) => {
       for (let at = start; at < end; ) {
         const part = data.subarray(at - offset, end - offset);
@@ -116,6 +117,7 @@ export class MappedPages {
 
   /** Pages that were written back are gathered, whole: nobody else has the file. */
   gathered(node: Node, offset: number, data: Uint8Array): void {
+    node.mapped?.twins?.seen(offset, data);
     node.mapped?.twins?.wrote(offset, data);
   }
 

@@ -23,6 +23,8 @@ interface Twin {
   readonly bytes: Buffer;
   /** The read that brought it. */
   readonly read: number;
+  /** From here on the kernel may have made its page zeros: see `seen`. */
+  cut: number;
 }
 
 export class PageTwins {
@@ -60,7 +62,7 @@ export class PageTwins {
     const bytes = known?.bytes ?? Buffer.allocUnsafeSlow(PAGE_BYTES);
     bytes.set(data);
     bytes.fill(0, data.length);
-    this.#pages.set(index, { bytes, read });
+    this.#pages.set(index, { bytes, read, cut: PAGE_BYTES });
   }
 
   #makeRoom(): boolean {
@@ -83,13 +85,17 @@ export class PageTwins {
     for (let at = offset; at < end; ) {
       const within = at % PAGE_BYTES;
       const next = Math.min(end, at - within + PAGE_BYTES);
-      const twin = this.#pages.get((at - within) / PAGE_BYTES)?.bytes;
+      const twin = this.#pages.get((at - within) / PAGE_BYTES);
       if (twin === undefined) add(at, next);
-      else if (twin.compare(data, at - offset, next - offset, within, within + next - at) !== 0) {
+      else if (twin.bytes.compare(data, at - offset, next - offset, within, within + next - at) !== 0) {
+        const isStored = (byte: number) => {
+          const [is, place] = [data[byte - offset], byte - at + within];
+          return is !== twin.bytes[place] && (is !== 0 || place < twin.cut);
+        };
         for (let from = at; from < next; ) {
-          while (from < next && twin[from - at + within] === data[from - offset]) from++;
+          while (from < next && !isStored(from)) from++;
           let to = from;
-          while (to < next && twin[to - at + within] !== data[to - offset]) to++;
+          while (to < next && isStored(to)) to++;
           if (to > from) add(from, to);
           from = to;
         }
@@ -99,24 +105,43 @@ export class PageTwins {
     return found;
   }
 
+  /**
+   * These pages are being written back, after `differences`. Where their end, the end of the file as far as the kernel knows, is
+   * inside of a page, it makes the rest of its page zeros (iomap_writeback_handle_eof, from Linux 6.17 on), though another
+   * machine may have made the file longer: such zeros are nobody's stores.
+   */
+  seen(offset: number, data: Uint8Array): void {
+    const end = offset + data.length;
+    this.#each(offset, end, (twin, at, from, to) => {
+      for (let place = Math.max(from, twin.cut); place < to; place++)
+        if (data[at + place - offset] === 0) twin.bytes[place] = 0;
+      twin.cut = to;
+    });
+  }
+
   /** The server has these bytes of pages that were written back. */
   wrote(offset: number, data: Uint8Array): void {
-    this.#each(offset, offset + data.length, (bytes, at, start, end) =>
+    this.#each(offset, offset + data.length, ({ bytes }, at, start, end) =>
       bytes.set(data.subarray(at + start - offset, at + end - offset), start),
     );
   }
 
   /** The kernel makes these bytes of its pages zeros, as those of the file are. */
   zeroed(start: number, end: number): void {
-    this.#each(start, end, (bytes, _at, from, to) => bytes.fill(0, from, to));
+    this.#each(start, end, ({ bytes }, _at, from, to) => bytes.fill(0, from, to));
   }
 
-  #each(start: number, end: number, work: (bytes: Buffer, at: number, from: number, to: number) => void): void {
-    for (const [index, { bytes }] of this.#pages) {
+  #each(start: number, end: number, work: (twin: Twin, at: number, from: number, to: number) => void): void {
+    const first = Math.floor(start / PAGE_BYTES);
+    const next = Math.ceil(end / PAGE_BYTES);
+    // Mostly a part of a page, now and then the rest of a long file.
+    const indexes = next - first < this.#pages.size ? range(first, next) : [...this.#pages.keys()];
+    for (const index of indexes) {
+      const twin = this.#pages.get(index);
       const at = index * PAGE_BYTES;
       const from = Math.max(0, start - at);
       const to = Math.min(PAGE_BYTES, end - at);
-      if (from < to) work(bytes, at, from, to);
+      if (twin && from < to) work(twin, at, from, to);
     }
   }
 
@@ -133,4 +158,8 @@ export class PageTwins {
   #forget(index: number): void {
     if (this.#pages.delete(index)) this.#budget.giveBack(1);
   }
+}
+
+function range(first: number, next: number): number[] {
+  return Array.from({ length: next - first }, (_, index) => first + index);
 }

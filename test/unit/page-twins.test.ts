@@ -63,6 +63,26 @@ test('what was written back, cut off or made zeros is so in the twin', () => {
   expect(twins.differences(0, is)).toEqual([]);
 });
 
+test("zeros beyond the end of what was written back are the kernel's, and nobody's stores", () => {
+  const twins = new PageTwins(new BlockBudget(9));
+  twins.remember(1, 0, PAGE_BYTES, filled(1));
+  const is = filled(1).fill(0, 10);
+  twins.seen(0, is.subarray(0, 10));
+  is[9] = 0;
+  is[20] = 3;
+  const stored = [
+    { start: 9, end: 10 },
+    { start: 20, end: 21 },
+  ];
+  expect(twins.differences(0, is)).toEqual(stored);
+  // From now on it is known what the kernel has there, and a zero is as good as any other byte.
+  twins.seen(0, is);
+  twins.wrote(9, is.subarray(9, 10));
+  twins.wrote(20, is.subarray(20, 21));
+  is[20] = 0;
+  expect(twins.differences(0, is)).toEqual([{ start: 20, end: 21 }]);
+});
+
 test('what came in before a drop goes with it, and what came in during it stays', () => {
   const budget = new BlockBudget(2);
   const twins = new PageTwins(budget);
