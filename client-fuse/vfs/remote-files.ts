@@ -93,7 +93,8 @@ export class RemoteFiles {
     const firstBytes = right === undefined ? 0 : maxFirstBytes;
     const request = { inode: this.#context.inodeOf(node), flags: flags & SENT_FLAGS, killSuidgid, wants, firstBytes };
     const isChange = (flags & O.TRUNC) !== 0 || killSuidgid;
-    if ((flags & O.ACCMODE) !== O.RDONLY) leases.opensToWrite(node);
+    // With O_RDONLY | O_TRUNC the server does so too.
+    if (isChange || (flags & O.ACCMODE) !== O.RDONLY) leases.opensToWrite(node);
     const send = () => session.callForBulk('open', opener, request, { lane: 'small' });
     const asOf = leases.clock;
     const { reply, bulk } = await (isChange ? this.#context.changing(node, send) : send());
