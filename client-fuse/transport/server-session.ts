@@ -106,7 +106,10 @@ export class ServerSession {
   #lastSeq = 0;
   /** When the last request was sent that the server answered on the small lane. */
   #answeredMs = Number.NEGATIVE_INFINITY;
-  /** The connection on which recalls come is lost: shared leases are, and exclusive ones are kept as long as nobody minds. */
+  /**
+   * The connection on which recalls come is lost: shared leases are, and exclusive ones are kept as long as nobody minds.
+   * Told again when it is back: what the other lane brought meanwhile may have been recalled, and nobody could be told.
+   */
   onLost: () => void = () => {};
   /**
    * The server was started anew, or had ended this session (`isSameServer`): it knows of no lease, no open file, no lock.
@@ -397,6 +400,7 @@ export class ServerSession {
       this.log.warn({ server: this.address.url }, 'the server has forgotten this session; files are opened anew');
     }
     this.#links.set(lane, link);
+    if (lane === 'small' && before) this.onLost();
     for (const tryNow of this.#paused) tryNow();
     this.#denial?.end();
     this.#denial = undefined;

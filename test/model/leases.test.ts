@@ -302,3 +302,17 @@ test('what was asked during a write, and answered before it, is not learned afte
   await calmDown(world);
   expect(world.stale).toEqual([]);
 });
+
+test('what came on the bulk lane while the lane of recalls was away is not believed when that is back', async () => {
+  await explore(
+    [
+      { kind: 'mknod', client: 0, pick: 0, name: 'c' },
+      { kind: 'deliverAll', client: 0 },
+      { kind: 'cut', client: 0, lane: 'small', arriving: 0, away: true },
+      { kind: 'setattr', client: 0, pick: 1, isWrite: true, slow: false },
+      { kind: 'unlink', client: 1, pick: 0, name: 'c' },
+      { kind: 'deliverAll', client: 0 },
+    ],
+    2,
+  );
+});
