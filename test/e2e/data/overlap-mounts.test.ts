@@ -5,10 +5,10 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, expect, it } from 'vitest';
-import { runCommand } from '../../client-fuse/mount/command.ts';
-import type { OverlapReport } from '../../scripts/bench/overlap-report.ts';
-import { LeaseExport, waitFor, weft } from './lease-mounts.ts';
-import { buildPrograms } from './memory-mount-fixture.ts';
+import { runCommand } from '../../../client-fuse/mount/command.ts';
+import type { OverlapReport } from '../../../scripts/bench/overlap-report.ts';
+import { LeaseExport, waitFor, weft } from '../lease-mounts.ts';
+import { buildPrograms } from '../memory-mount-fixture.ts';
 
 beforeAll(buildPrograms, 120_000);
 

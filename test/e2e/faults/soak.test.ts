@@ -4,8 +4,8 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeAll, beforeEach, expect, it } from 'vitest';
-import { exitOf, programs, waitFor } from './lease-mounts.ts';
-import { buildPrograms } from './memory-mount-fixture.ts';
+import { exitOf, programs, waitFor } from '../lease-mounts.ts';
+import { buildPrograms } from '../memory-mount-fixture.ts';
 
 /** On a machine that is busy with something else. */
 const WITHIN_MS = 60_000;
