@@ -10,14 +10,11 @@
 import type { Attributes, Timespec } from '../../shared/attributes.ts';
 import { limits } from '../../shared/limits.ts';
 import type { Knowledge, ListedName, Node } from '../vfs/node.ts';
+import { clearKnowledge, newKnowledge } from './knowledge.ts';
+import { LeftFiles } from './left-files.ts';
 
-/** So many files of one directory are recalled by themselves before the others are given back too. */
-const RECALLED_ONE_BY_ONE = 3;
 /** What the kernel asks for before each change of an owner. */
 const CAPABILITY = 'security.capability';
-/** After so many directories in a row whose files were left in vain, none are left, but for one directory in so many. */
-const LEFT_IN_VAIN = 2;
-const LEFT_AGAIN_AFTER = 16;
 
 export class LeaseCache {
   readonly #isUsable: () => boolean;
@@ -28,12 +25,7 @@ export class LeaseCache {
   #unknownChanges = 0;
   /** How the server says that there is no such attribute: the same for all inodes of its filesystem. */
   readonly #absentXattrs = new Map<string, number>();
-  /** Directories in a row whose files were left and then recalled after all. */
-  #leftInVain = 0;
-  /** Of the directory that was recalled last. */
-  #lastLeft: Knowledge['left'];
-  /** Directories that were given back with their files because leaving them had been in vain. */
-  #givenWithFiles = 0;
+  readonly #left = new LeftFiles();
   /** Questions that were answered from memory, and others; recalls that came. */
   hits = 0;
   misses = 0;
@@ -370,18 +362,19 @@ export class LeaseCache {
 
   /** What goes back with `node`. */
   #addOthers(node: Node, others: Set<Node>): void {
-    for (const file of this.#leftWith(node)) others.add(file);
+    const gone = this.#left.with(node).filter((one) => this.#canGiveBack(one));
+    for (const file of gone.slice(0, limits.maxLeasesGivenBack)) others.add(file);
     const known = this.#knowledge(node);
     if (known.names === undefined) return;
-    const leavesFiles = this.#leavesFiles();
-    const files: Node[] = [];
+    const mayFilesStay = this.#left.mayStay();
+    const staying: Node[] = [];
     for (const child of known.names.values()) {
       if (others.size >= limits.maxLeasesGivenBack) break;
       if (!child || !this.#canGiveBack(child)) continue;
-      if (child.given?.hasPages && leavesFiles) files.push(child);
+      if (child.given?.hasPages && mayFilesStay) staying.push(child);
       else others.add(child);
     }
-    if (files.length > 0) known.left = this.#lastLeft = { files, recalls: 0 };
+    this.#left.stay(known, staying);
   }
 
   /** The server thinks that it is held, whether or not it may be used now, and nothing would have to be done first. */
@@ -405,27 +398,6 @@ export class LeaseCache {
   }
 
   // --- inside
-
-  /**
-   * Files whose pages were kept when the names of their directory were recalled. That was well if another client changed
-   * a name or two. When several of them are recalled after it, one by one, it removes or renames them all.
-   */
-  #leftWith(node: Node): Node[] {
-    const known = node.foundIn?.known;
-    if (!known?.left?.files.includes(node)) return [];
-    if (known.left.recalls === 0) this.#leftInVain++;
-    if (++known.left.recalls < RECALLED_ONE_BY_ONE) return [];
-    const { files } = known.left;
-    known.left = undefined;
-    return files.filter((one) => this.#canGiveBack(one)).slice(0, limits.maxLeasesGivenBack);
-  }
-
-  /** Another client that removes a whole tree comes by each directory: then their files go with the names at once. */
-  #leavesFiles(): boolean {
-    if (this.#lastLeft?.recalls === 0) this.#leftInVain = 0;
-    this.#lastLeft = undefined;
-    return this.#leftInVain < LEFT_IN_VAIN || ++this.#givenWithFiles % LEFT_AGAIN_AFTER === 0;
-  }
 
   #forget(node: Node): void {
     this.changed(node);
@@ -453,29 +425,7 @@ export class LeaseCache {
   }
 
   #knowledge(node: Node): Knowledge {
-    node.known ??= {
-      generation: this.#generation,
-      isHeld: false,
-      coversData: false,
-      uncoveredAt: 0,
-      attributes: undefined,
-      isAccessTimeOld: false,
-      names: undefined,
-      hasAllNames: false,
-      listing: undefined,
-      target: undefined,
-      openers: undefined,
-      xattrs: undefined,
-      hasNoXattrs: false,
-      hasNoCapability: false,
-      seeks: undefined,
-      lookups: 0,
-      changedAt: 0,
-      recalledAt: 0,
-      left: undefined,
-      changing: 0,
-      recalling: 0,
-    };
+    node.known ??= newKnowledge(this.#generation);
     if (node.known.generation !== this.#generation) {
       node.known.generation = this.#generation;
       clearKnowledge(node.known);
@@ -487,22 +437,6 @@ export class LeaseCache {
 /** More than attributes and pages depends on its lease. */
 function isInUse({ known, unopened, cached, gatherer }: Node): boolean {
   return known?.names !== undefined || !!unopened?.size || !!cached?.size || gatherer !== undefined;
-}
-
-function clearKnowledge(known: Knowledge): void {
-  known.isHeld = false;
-  known.coversData = false;
-  known.attributes = undefined;
-  known.names = undefined;
-  known.hasAllNames = false;
-  known.listing = undefined;
-  known.target = undefined;
-  known.openers = undefined;
-  known.xattrs = undefined;
-  known.hasNoXattrs = false;
-  known.hasNoCapability = false;
-  known.seeks = undefined;
-  known.lookups = 0;
 }
 
 /** Bytes as a key of maps. */
