@@ -15,3 +15,11 @@ export interface Export {
   /** False: handles do not survive a restart of the server, nor some changes by local programs. */
   readonly usesKernelHandles: boolean;
 }
+
+/** Nothing of them is used any more. */
+export function closeExports(exports: Iterable<Export>): void {
+  for (const { leases, store } of exports) {
+    leases.close();
+    store.close();
+  }
+}

@@ -13,7 +13,7 @@ import { mayUse } from './access/credential.ts';
 import type { TlsMaterial } from './access/tls-files.ts';
 import { statusOf } from './admin/status.ts';
 import { Dispatcher } from './dispatch/dispatcher.ts';
-import type { Export } from './export.ts';
+import { closeExports, type Export } from './export.ts';
 import type { ClientList } from './session/client-list.ts';
 import { InterruptedWrites } from './session/interrupted-writes.ts';
 import type { RequestJournal } from './session/request-journal.ts';
@@ -145,18 +145,10 @@ export class Server implements ConnectionHost {
         .join(', ');
       return { refusal: `no export "${request.export}" here; this server exports ${names}` };
     }
-    const { session, resumed } = this.sessions.attach(
-      request.session,
-      exported,
-      request.client,
-      Date.now(),
-      credential,
-    );
-    if (!resumed)
-      this.log.info(
-        { peer, client: request.client, export: exported.name, credential: credential.name },
-        'session opened',
-      );
+    // People read it in a terminal.
+    const client = request.client.replace(/\p{C}/gu, '?');
+    const { session, resumed } = this.sessions.attach(request.session, exported, client, Date.now(), credential);
+    if (!resumed) this.log.info({ peer, client, export: exported.name, credential: credential.name }, 'session opened');
     const { root } = exported.store;
     const reply = operations.hello.reply.encode({
       protocol: PROTOCOL_VERSION,
@@ -217,9 +209,6 @@ export class Server implements ConnectionHost {
     }
     await this.#listener?.close();
     this.sessions.close();
-    for (const exported of this.exports.values()) {
-      exported.leases.close();
-      exported.store.close();
-    }
+    closeExports(this.exports.values());
   }
 }

@@ -4,6 +4,7 @@ import { type Command, InvalidArgumentError, Option } from 'commander';
 import type { Logger } from 'pino';
 import { grantFile } from '../../server/access/grant-file.ts';
 import { automaticTlsFiles, fingerprintOf, loadTls, type TlsMaterial } from '../../server/access/tls-files.ts';
+import { closeExports, type Export } from '../../server/export.ts';
 import { type ExportRequest, openExports } from '../../server/open-exports.ts';
 import { Server, type ServerOptions } from '../../server/server.ts';
 import { ClientList } from '../../server/session/client-list.ts';
@@ -110,18 +111,10 @@ async function serve(directory: string | undefined, options: ServeOptions): Prom
   if (!isLoopback(listen.host) && !options.insecureNoAuth) refuseInsecure(listen, asks, tls);
   const log = openLog(options.logLevel, 'weft serve');
   const exports = openExports(requests, squash, loadHandleKey(options.state), log, options.leases);
-  const sessionState = openSessionState(options.state, log);
-  const server = await Server.start({
-    exports,
-    listen,
-    log,
-    pollUs: options.pollUs,
-    sessionLeaseMs: options.leaseTime * 1000,
-    ...sessionState,
-    ...(tls ? { tls } : {}),
-    ...(asks ? { grantFile: grantFile(options.state) } : {}),
-  }).catch((error: unknown) => {
-    throw new Error(explainListenError(listen, error), { cause: error });
+  const server = await start(exports, options, log, tls, asks).catch((error: unknown) => {
+    // What they wait for would keep this process from ending.
+    closeExports(exports);
+    throw error;
   });
   for (const one of exports) {
     const host = listen.host.includes(':') ? `[${listen.host}]` : listen.host;
@@ -141,6 +134,28 @@ async function serve(directory: string | undefined, options: ServeOptions): Prom
   const signal = await stop;
   log.info({ signal }, 'shutting down');
   await server.close();
+}
+
+async function start(
+  exports: readonly Export[],
+  { listen, pollUs, leaseTime, state }: ServeOptions,
+  log: Logger,
+  tls: TlsMaterial | undefined,
+  asks: boolean,
+): Promise<Server> {
+  const sessionState = openSessionState(state, log);
+  return Server.start({
+    exports,
+    listen,
+    log,
+    pollUs,
+    sessionLeaseMs: leaseTime * 1000,
+    ...sessionState,
+    ...(tls ? { tls } : {}),
+    ...(asks ? { grantFile: grantFile(state) } : {}),
+  }).catch((error: unknown) => {
+    throw new Error(explainListenError(listen, error), { cause: error });
+  });
 }
 
 /** What survives a restart, beside keys and grants. */

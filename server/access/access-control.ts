@@ -15,13 +15,19 @@ export interface Shown {
 
 export type Access = { readonly credential: Credential } | { readonly refusal: string };
 
+/** Says nothing about the file. */
+const PASSING: ReadonlySet<string> = new Set(['EMFILE', 'ENFILE', 'ENOMEM', 'EINTR', 'EAGAIN']);
+
 const NEXT_STEP = 'give one that `weft token create` printed on the server, by --token-file or WEFT_TOKEN';
 
 export class AccessControl {
   readonly #path: string | undefined;
   readonly #log: Logger;
-  #stamp = '';
+  /** Undefined: to be read, whatever the file looks like. */
+  #stamp: string | undefined;
   #grants: readonly Grant[] = [];
+  /** Why they could not be read the last time. */
+  #trouble: string | undefined;
 
   /** `path` undefined: nobody is asked. Throws when the file is damaged. */
   constructor(path: string | undefined, log: Logger) {
@@ -67,17 +73,28 @@ export class AccessControl {
   /** Reads the grants again if they were changed. */
   refresh(): void {
     if (this.#path === undefined) return;
-    const stamp = grantFileStamp(this.#path);
-    if (stamp === this.#stamp) return;
-    this.#stamp = stamp;
     try {
+      const stamp = grantFileStamp(this.#path);
+      if (stamp === this.#stamp) return;
       this.#grants = readGrants(this.#path) ?? [];
+      this.#stamp = stamp;
+      this.#trouble = undefined;
       this.#log.info({ grants: this.#grants.length }, 'grants read again');
     } catch (error) {
-      // Nobody is let in on a guess: those whose grants cannot be read have none.
-      this.#grants = [];
-      this.#log.error({ reason: (error as Error).message }, 'grants cannot be read: nobody is let in');
+      this.#cannotRead(error as Error);
     }
+  }
+
+  /** It is tried again at each `refresh`. */
+  #cannotRead(error: Error): void {
+    this.#stamp = undefined;
+    // Who opens too many files must not lock the others out. Otherwise nobody is let in on a guess.
+    const isPassing = PASSING.has((error as NodeJS.ErrnoException).code ?? '');
+    if (!isPassing) this.#grants = [];
+    if (error.message === this.#trouble) return;
+    this.#trouble = error.message;
+    const what = isPassing ? 'those of before hold' : 'nobody is let in';
+    this.#log.error({ reason: error.message }, `grants cannot be read: ${what}`);
   }
 }
 

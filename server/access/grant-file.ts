@@ -44,8 +44,9 @@ export function readGrants(path: string): Grant[] | undefined {
   try {
     text = readFileSync(path, 'utf8');
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
-    throw new Error(`${path} cannot be read: ${(error as Error).message}`);
+    const { code, message } = error as NodeJS.ErrnoException;
+    if (code === 'ENOENT') return undefined;
+    throw Object.assign(new Error(`${path} cannot be read: ${message}`), { code });
   }
   let content: { version?: unknown; grants?: unknown };
   try {

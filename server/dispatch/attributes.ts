@@ -117,6 +117,7 @@ function changeMetadata(context: RequestContext, inode: Inode, request: SetattrR
 async function setSize(context: RequestContext, inode: Inode, request: SetattrRequest, size: number): Promise<void> {
   const { store, session, identity, leases, request: cancellable } = context;
   const file = request.handle ? session.file(request.handle) : undefined;
+  if (file && !file.canWrite) throw new FsError(errno.EINVAL, 'ftruncate');
   // Without a handle, opening for writing is the check of the caller's right.
   if (!file) leases.opensToWrite(inode);
   const ownFd = file ? -1 : store.open(identity, inode, O.WRONLY);

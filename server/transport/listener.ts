@@ -50,7 +50,7 @@ export interface ListenerOptions {
 const AFTER_CONNECTION_MS = 500;
 
 interface Refusal {
-  readonly status: 401 | 429 | 503;
+  readonly status: 401 | 403 | 429 | 503;
   readonly reason: string;
 }
 
@@ -205,6 +205,8 @@ export class Listener implements Listening {
   }
 
   #admit(request: IncomingMessage, ticket: Ticket): Credential | Refusal {
+    // Browsers say so, and let any page of any site open a WebSocket to this machine.
+    if (request.headers.origin !== undefined) return { status: 403, reason: 'web pages are not served here' };
     const nowMs = Date.now();
     const answer = this.#access.admit(shownBy(request), nowMs);
     if ('refusal' in answer) {

@@ -2,8 +2,8 @@
 import { check, declare } from './call.ts';
 
 const c = {
-  setfsuid: declare('int setfsuid(uint uid)'),
-  setfsgid: declare('int setfsgid(uint gid)'),
+  setfsuid: declare('uint setfsuid(uint uid)'),
+  setfsgid: declare('uint setfsgid(uint gid)'),
   syscall: declare('long syscall(long number, long a, void *b)'),
   umask: declare('uint umask(uint mask)'),
   getenv: declare('void *getenv(void *name)'),

@@ -6,9 +6,16 @@
 import type { Timespec, U64 } from '../attributes.ts';
 import { limits } from '../limits.ts';
 
+const MAX_MESSAGE = 200;
+
 /** The peer sent what the protocol does not permit. Ends that connection with this reason, nothing else. */
 export class ProtocolError extends Error {
   override readonly name = 'ProtocolError';
+
+  /** Cut: it may quote what the peer sent, and is logged. */
+  constructor(message: string) {
+    super(message.length > MAX_MESSAGE ? `${message.slice(0, MAX_MESSAGE)}...` : message);
+  }
 }
 
 export interface WireType<T> {

@@ -2,7 +2,7 @@
  * Who gets in, as what, and for how long: a server on every address with TLS, tokens and client certificates, and real
  * mounts of it. One server for all tests, in their order; the last one looks at everything that was said meanwhile.
  */
-import { readFileSync, statSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { buildPrograms } from './memory-mount-fixture.ts';
@@ -205,6 +205,20 @@ describe('a server with TLS that asks for tokens', () => {
       refuse('0.0.0.0', secured.state, 'tokens would be sent in clear: add --tls auto'),
       refuse('::', secured.state, 'tokens would be sent in clear: add --tls auto'),
     ]);
+  });
+
+  it('ends at once, with one line, where another server listens or its state is damaged', async () => {
+    const start = (...options: string[]) => runWeft(['serve', secured.local, ...options]);
+    const taken = start('--listen', `127.0.0.1:${secured.port}`, '--state', secured.at('other'));
+    const damaged = secured.at('damaged');
+    mkdirSync(damaged);
+    writeFileSync(join(damaged, 'clients.json'), 'garbage');
+    const refusals = await Promise.all([taken, start('--listen', '127.0.0.1:0', '--state', damaged)]);
+    const says = [new RegExp(`^weft: 127.0.0.1:${secured.port} is in use`), /^weft: .*clients\.json/];
+    for (const [index, { status, stderr }] of refusals.entries()) {
+      expect(stderr).toMatch(says[index] as RegExp);
+      expect([status, stderr.split('\n').length]).toEqual([1, 1]);
+    }
   });
 
   it('ends the access of a mount whose token expires, and of no other', async () => {

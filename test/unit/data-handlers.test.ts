@@ -459,6 +459,8 @@ describe('edges', () => {
     };
     const kill = first().call('setattr', other, { inode, handle: 0, ...none, killSuidgid: true });
     await expect(kill).rejects.toMatchObject({ code: errno.EACCES });
+    const cut = first().call('setattr', other, { inode, handle, ...none, size: 0, killSuidgid: true });
+    await expect(cut).rejects.toMatchObject({ code: errno.EINVAL });
     expect(statSync(directory.join('s')).mode & 0o7777).toBe(0o4755);
   });
 

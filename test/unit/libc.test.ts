@@ -262,6 +262,8 @@ describe('they do what they say', () => {
     libc.setfsuid(78);
     expect([libc.setfsuid(0), libc.setfsgid(0)]).toEqual([78, 77]);
     expect(libc.setfsuid(0xffffffff)).toBe(0); // nobody's id: unchanged, and no error
+    libc.setfsuid(0xfffffffe);
+    expect(libc.setfsuid(0)).toBe(0xfffffffe);
     expect(libc.setfsuid(0)).toBe(0);
     const mask = libc.umask(0o27);
     expect(libc.umask(mask)).toBe(0o27);

@@ -3,6 +3,7 @@ import { readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { request } from 'node:http';
 import { networkInterfaces } from 'node:os';
 import { expect, test } from 'vitest';
+import { WebSocket } from 'ws';
 import { parseServerAddress } from '../../client-fuse/transport/server-address.ts';
 import { ServerSession } from '../../client-fuse/transport/server-session.ts';
 import { errno } from '../../shared/errno.ts';
@@ -145,6 +146,14 @@ test('who speaks plain HTTP is told what this is', async () => {
   });
   expect(status).toBe(426);
   expect(text).toContain('weft mount ws://');
+});
+
+test('a web page is refused, whatever site it is of', async () => {
+  using directory = new TemporaryDirectory();
+  await using server = await TestServer.start(directory.path);
+  const socket = new WebSocket(server.address.url, { origin: 'http://localhost' });
+  const refusal = await new Promise<Error>((resolve) => socket.once('error', resolve));
+  expect(refusal.message).toMatch(/403/);
 });
 
 test('a read-only export refuses every change and serves every read', async () => {
