@@ -7,6 +7,7 @@ import type { LocalAttributes } from '../../shared/linux/libc.ts';
 import type { ReplyOf, RequestOf } from '../../shared/protocol/messages.ts';
 import { pagesFrom } from '../state/page-range-lock-queue.ts';
 import type { Inode } from '../store/inode.ts';
+import { pastForeignLeases } from './foreign-leases.ts';
 import { DONE, dataChanged, type Handlers, type RequestContext } from './handler.ts';
 
 const W_OK = 2;
@@ -120,7 +121,7 @@ async function setSize(context: RequestContext, inode: Inode, request: SetattrRe
   if (file && !file.canWrite) throw new FsError(errno.EINVAL, 'ftruncate');
   // Without a handle, opening for writing is the check of the caller's right.
   if (!file) leases.opensToWrite(inode);
-  const ownFd = file ? -1 : store.open(identity, inode, O.WRONLY);
+  const ownFd = file ? -1 : await pastForeignLeases(cancellable, () => store.open(identity, inode, O.WRONLY));
   using _use = file?.use();
   try {
     const before = store.attributes(inode).size;

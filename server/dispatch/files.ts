@@ -8,6 +8,7 @@ import { pagesFrom } from '../state/page-range-lock-queue.ts';
 import type { Inode } from '../store/inode.ts';
 import { OpenFile } from '../store/open-file.ts';
 import type { CreatedFile } from '../store/store.ts';
+import { pastForeignLeases } from './foreign-leases.ts';
 import { BulkReply, DONE, dataChanged, entryOf, type Handlers, type RequestContext } from './handler.ts';
 import { makeOnce } from './replays.ts';
 
@@ -44,14 +45,18 @@ function kindOf(flags: number): { isDirectory: boolean; canWrite: boolean } {
   return { isDirectory: false, canWrite: (flags & O.ACCMODE) !== O.RDONLY && !(flags & O.EXEC) };
 }
 
-/** Whoever gathers writes to the file writes them first: one handle can, and this is another. */
 function open(context: RequestContext, request: OpenRequest): Eventually<OpenReply> {
+  return pastForeignLeases(context.request, () => openOnce(context, request));
+}
+
+/** Whoever gathers writes to the file writes them first: one handle can, and this is another. */
+function openOnce(context: RequestContext, request: OpenRequest): Eventually<OpenReply> {
   const { session, store, leases } = context;
   if (changes(request.flags) && session.isReadOnly) throw new FsError(errno.EROFS, 'open');
   const inode = store.resolve(request.inode);
   const waits = leases.recallExclusive(inode);
   // And looks again: whoever else waited may be the only one by then.
-  return waits ? waits.then(() => open(context, request)) : openSettled(context, inode, request);
+  return waits ? waits.then(() => openOnce(context, request)) : openSettled(context, inode, request);
 }
 
 /**

@@ -3,7 +3,7 @@
  * clients have dropped what they read, and one that has the file open to write keeps it from being leased. Needs root.
  */
 import { execFile } from 'node:child_process';
-import { closeSync, openSync, readFileSync, writeFileSync } from 'node:fs';
+import { closeSync, linkSync, openSync, readFileSync, writeFileSync } from 'node:fs';
 import { promisify } from 'node:util';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import type { ServerSession } from '../../client-fuse/transport/server-session.ts';
@@ -259,4 +259,28 @@ describe('ReadLeases', () => {
     });
     expect(leases.take(inodeOf())).toBe(false);
   });
+});
+
+test.each([
+  { what: 'opened to write', open: (inode: Uint8Array) => openWith(other, inode, O.RDWR, 'none') },
+  { what: 'truncated', open: (inode: Uint8Array) => setSize(other, inode, 1) },
+])('a file that another server of this machine has leased is $what when that has given it up', async ({ open }) => {
+  using elsewhere = new TemporaryDirectory();
+  linkSync(path('f'), elsewhere.join('f'));
+  await using second = await TestServer.start(elsewhere.path);
+  const keeper = await second.connect();
+  const { promise, resolve } = deferred();
+  const asked = vi.fn(() => ({ ready: promise, finish: () => [] }));
+  keeper.onRecall = asked;
+  const { inode } = await found(keeper, 'f');
+  expect((await openWith(keeper, inode, O.RDONLY, 'shared')).lease).toBe('shared');
+  let isOpen = false;
+  const opened = open((await found(other, 'f')).inode).then(() => {
+    isOpen = true;
+  });
+  await vi.waitFor(() => expect(asked).toHaveBeenCalled());
+  expect(isOpen).toBe(false);
+  resolve();
+  await opened;
+  keeper.close();
 });
