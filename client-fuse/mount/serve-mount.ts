@@ -25,6 +25,8 @@ export interface ServeOptions {
   readonly checkPermissions?: boolean;
   /** Keeps the event loop awake between requests; the connection to the server reports to it too. */
   readonly loop: LoopPoll;
+  /** Awaited when nobody can use the mount any more: what it holds for the server goes there. */
+  readonly handOver?: () => Promise<void>;
   /** INIT is answered: what the kernel can do, and the driver for its notifier and counters. */
   readonly onReady?: (features: Features, driver: KernelDriver, mount: Mount) => void;
 }
@@ -65,6 +67,7 @@ export async function serveMount(options: ServeOptions): Promise<void> {
     // With the descriptor closed nobody waits for this process any more, so this cannot hang it.
     if (!process.connected && (await isMounted(mount))) await detach(mount.mountpoint).catch(() => {});
   }
+  await options.handOver?.();
   tell({ type: 'unmounted' });
 }
 

@@ -14,6 +14,7 @@ import { FileData, WRITTEN_THROUGH } from './file-data.ts';
 import type { Caller, Entry, NodeId, OpenedFile } from './filesystem.ts';
 import { expectedOf, gatherWrite } from './gathering.ts';
 import type { Node, OpenHandle } from './node.ts';
+import { pathOf } from './node-path.ts';
 import { canWrite, ensureOpen, NOT_OPENED, newHandle } from './open-handle.ts';
 import { ReleaseQueue } from './release-queue.ts';
 import { checkName, type RemoteContext } from './remote-context.ts';
@@ -33,6 +34,8 @@ export class RemoteFiles {
   readonly #locks: RemoteLocks;
   readonly #data: FileData;
   readonly #releases: ReleaseQueue;
+  /** Handles that nobody has any more, and what they wrote is still on its way: their writer was killed. */
+  readonly #ending = new Map<OpenHandle, Promise<void>>();
 
   constructor(context: RemoteContext, names: RemoteNames, locks: RemoteLocks) {
     this.#context = context;
@@ -209,8 +212,19 @@ export class RemoteFiles {
     const mayWait = open.behind?.isStopped === false && open.node.locks === undefined;
     const hasEnded = open.behind && this.#endGathering(open);
     // At once when nothing is to be written: the next request may be for a lock that goes with this handle.
-    if (hasEnded && !open.behind?.isClean) void hasEnded.then(() => this.#releaseAtServer(open, mayWait));
-    else this.#releaseAtServer(open, mayWait);
+    if (hasEnded === undefined || open.behind?.isClean) this.#releaseAtServer(open, mayWait);
+    else this.#ending.set(open, this.#ended(open, hasEnded, mayWait));
+  }
+
+  async #ended(open: OpenHandle, hasEnded: Promise<void>, mayWait: boolean): Promise<void> {
+    await hasEnded;
+    this.#ending.delete(open);
+    const { untold } = open.behind ?? {};
+    if (untold !== undefined) {
+      const what = { file: pathOf(open.node), reason: String(untold) };
+      this.#context.session.log.error(what, 'what was written could not be stored, and its writer is gone');
+    }
+    this.#releaseAtServer(open, mayWait);
   }
 
   #releaseAtServer(open: OpenHandle, mayWait: boolean): void {
@@ -440,7 +454,14 @@ export class RemoteFiles {
 
   /** Resolves when the server has everything that was written through this mount. */
   async drain(): Promise<void> {
-    await Promise.all([...this.#context.handles.all].map(({ behind }) => behind?.drain()));
+    const open = [...this.#context.handles.all].map(({ behind }) => behind?.drain());
+    await Promise.all([...open, ...this.#ending.values()]);
+  }
+
+  /** For people: files of which the server has not everything. */
+  get unwritten(): string[] {
+    const open = [...this.#context.handles.all].filter(({ behind }) => behind?.isClean === false);
+    return [...new Set([...open, ...this.#ending.keys()].map(({ node }) => pathOf(node)))];
   }
 
   // --- recalls

@@ -21,6 +21,7 @@ import type {
 } from './filesystem.ts';
 import { gatherAttributes } from './gathering.ts';
 import type { Node } from './node.ts';
+import { pathOf } from './node-path.ts';
 import { reclaim } from './reclaim.ts';
 import { type Presentation, RemoteContext } from './remote-context.ts';
 import { RemoteDirectories } from './remote-directories.ts';
@@ -30,7 +31,6 @@ import { RemoteNames } from './remote-names.ts';
 
 export type { Presentation } from './remote-context.ts';
 
-const LONGEST_PATH = 32;
 const NO_NAMES = new Uint8Array(0);
 const NOTHING_ELSE: Recall = { ready: undefined, finish: () => [] };
 
@@ -252,6 +252,16 @@ export class RemoteFilesystem implements Filesystem {
     await this.#context.changing(node, () => this.#context.call('removexattr', caller, request));
   }
 
+  /** Resolves when the server has everything that was written through this mount. */
+  drain(): Promise<void> {
+    return this.#files.drain();
+  }
+
+  /** For people: files of which it has not. */
+  get unwritten(): string[] {
+    return this.#files.unwritten;
+  }
+
   async syncfs(caller: Caller): Promise<void> {
     await this.#files.drain();
     await this.#context.call('syncfs', caller, {});
@@ -392,14 +402,4 @@ export class RemoteFilesystem implements Filesystem {
   ): Promise<number> {
     return this.#files.copyFileRange(caller, handleIn, offsetIn, handleOut, offsetOut, length);
   }
-}
-
-/** As far as it is known; it may have been renamed since. */
-function pathOf(node: Node): string {
-  const names: string[] = [];
-  // Directories that were moved into each other may seem to go round.
-  for (let at: Node | undefined = node; at?.foundAs !== undefined && names.length < LONGEST_PATH; at = at.foundIn) {
-    names.unshift(Buffer.from(at.foundAs, 'latin1').toString());
-  }
-  return names.join('/');
 }

@@ -219,6 +219,11 @@ export class WriteBehind {
     }
   }
 
+  /** An error that no flush has told. */
+  get untold(): unknown {
+    return this.#error;
+  }
+
   /** Resolves when all that was written is at the server. Rejects with an error that nobody was told yet. */
   async flush(): Promise<void> {
     await this.drain();

@@ -36,6 +36,9 @@ interface MountCommandOptions extends CredentialOptions {
 /** How long a soft mount waits for a silent server. */
 const DEFAULT_SOFT_TIMEOUT_MS = 30_000;
 
+/** After so long without the server what is still to be written is worth a line. */
+const HAND_OVER_MS = 1000;
+
 const collect = (text: string, earlier: string[]): string[] => [...earlier, text];
 const mountOption = () =>
   new Option('-o <OPTIONS>', 'as mount(8): ro, allow_other, uid=, gid=, umask=, noatime, ...')
@@ -155,6 +158,7 @@ async function mountClient(url: string, options: MountCommandOptions & { at?: st
         // A link's target never changes, and a node id is never used again.
         cacheSymlinks: true,
         checkPermissions: needsKernelChecks(connected, allowOther),
+        handOver: () => handOver(filesystem, log),
         onReady: ({ epochs }, driver, mount) => {
           const { notifier } = driver;
           filesystem.attachKernel({ notifier, epochs, hasMountsInside: () => hasMountsInside(mount) });
@@ -171,6 +175,16 @@ async function mountClient(url: string, options: MountCommandOptions & { at?: st
     session?.close();
   }
   endWhenIdle(log);
+}
+
+/** Of programs that were killed something may still be on its way; the server may be away. */
+async function handOver(filesystem: RemoteFilesystem, log: Logger): Promise<void> {
+  const timer = setTimeout(() => {
+    const files = filesystem.unwritten;
+    log.warn({ files }, 'unmounted; this process stays until the server has what was written. To end it loses that');
+  }, HAND_OVER_MS);
+  await filesystem.drain();
+  clearTimeout(timer);
 }
 
 /** What `weft status` shows of this mount. */

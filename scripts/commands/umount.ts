@@ -1,6 +1,7 @@
 /** `weft umount MOUNTPOINT`. */
 import { resolve } from 'node:path';
 import type { Command } from 'commander';
+import { clientEnds, clientOf } from '../../client-fuse/mount/client-end.ts';
 import { unmount } from '../../client-fuse/mount/unmount.ts';
 
 export function addUmountCommand(program: Command): void {
@@ -10,5 +11,16 @@ export function addUmountCommand(program: Command): void {
     .argument('MOUNTPOINT')
     .option('--lazy', 'take it out of the tree now, and let programs that still use it finish')
     .addHelpText('after', '\nExample:\n  weft umount /mnt/projects')
-    .action((mountpoint: string, { lazy }: { lazy?: true }) => unmount(resolve(mountpoint), { lazy: lazy ?? false }));
+    .action((mountpoint: string, { lazy }: { lazy?: true }) => umount(resolve(mountpoint), lazy ?? false));
+}
+
+async function umount(path: string, lazy: boolean): Promise<void> {
+  const client = lazy ? undefined : await clientOf(path);
+  await unmount(path, { lazy });
+  if (client === undefined) return;
+  await clientEnds(client, () =>
+    console.error(
+      `weft: ${path} is unmounted; its client (process ${client}) stays until the server has all that was written`,
+    ),
+  );
 }

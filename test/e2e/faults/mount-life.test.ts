@@ -3,6 +3,7 @@
  * directory again, no process is left, nobody hangs. The server is a real one, and is away in the bad cases.
  */
 import { readdirSync, readFileSync } from 'node:fs';
+import { setTimeout as delay } from 'node:timers/promises';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { runCommand } from '../../../client-fuse/mount/command.ts';
 import { Caller } from '../caller.ts';
@@ -81,6 +82,37 @@ describe('a mount that is asked to end', { timeout: 60_000 }, () => {
     expect(await ends(mount.supervisor, 5000), mount.output).toEqual({ code: 0, signal: null });
     await expectNothingLeft(exported, mount.path);
     expect((await exported.shell('cat $X/f')).stdout).toBe('text\n');
+  });
+});
+
+describe('a mount that is unmounted while the server is away', { timeout: 60_000 }, () => {
+  it('hands over what a killed program has written when the server is back; weft umount waits for it', async () => {
+    await using exported = await LeaseExport.open(1);
+    const [{ path, supervisor, clientPid }] = exported.mounts as [LeaseMount];
+    // What it writes last is gathered: write(2) has returned.
+    const program = `import os, sys, time
+f = os.open("${path}/f", os.O_CREAT | os.O_WRONLY)
+os.write(f, b"first\\n"); os.fsync(f)
+print("ready", flush=True); sys.stdin.readline()
+os.write(f, b"last\\n"); print("written", flush=True); time.sleep(60)`;
+    await using writer = new Caller('python3', '-c', program);
+    await waitFor('it has the file open', async () => writer.stdout === 'ready\n');
+    stopServer(exported);
+    writer.go();
+    await waitFor('it has written', async () => writer.stdout === 'ready\nwritten\n');
+    writer.child.kill('SIGKILL');
+    await writer.ends(5000);
+    const unmounting = run('umount', path);
+    await waitFor('it is unmounted', async () => !readFileSync('/proc/self/mountinfo', 'utf8').includes(path));
+    await delay(2500);
+    expect(supervisor.exitCode).toBe(null);
+    send(exported.server.pid as number, 'SIGCONT');
+    const says = `weft: ${path} is unmounted; its client (process ${clientPid}) stays until the server has all that was written`;
+    expect(await unmounting).toMatchObject({ status: 0, stderr: says });
+    expect((await exported.shell('cat $X/f')).stdout).toBe('first\nlast\n');
+    expect(await ends(supervisor, 5000)).toEqual({ code: 0, signal: null });
+    expect(exported.mounts[0]?.output).toMatch(/"files":\["f"\].*unmounted; this process stays/);
+    await expectNothingLeft(exported, path);
   });
 });
 
