@@ -1,46 +1,14 @@
 /**
- * The mount table of this process, /proc/self/mountinfo: which filesystem is mounted where, without touching any of them.
- * A mount of ours is recognised by its device number, which no other mount has while it lives. Source: proc_pid_mountinfo(5).
+ * What is mounted where, for the client: a mount of ours is recognised by its device number, which no other mount has while
+ * it lives.
  */
 import { readFile } from 'node:fs/promises';
+import { MOUNT_INFO, type Mount, parseMountInfo } from '../../shared/linux/mount-info.ts';
 
-export interface Mount {
-  readonly id: number;
-  /** `major:minor`. The minor number of a FUSE mount is the name of its connection in fusectl. */
-  readonly device: string;
-  readonly mountpoint: string;
-  readonly type: string;
-  readonly source: string;
-}
-
-/*
- * 36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue
- * id    device root mountpoint        optional  -  type source
- */
-export function parseMountInfo(text: string): Mount[] {
-  const mounts: Mount[] = [];
-  for (const line of text.split('\n')) {
-    const fields = line.split(' ');
-    const separator = fields.indexOf('-', 6);
-    const [id, , device, , mountpoint] = fields;
-    if (separator < 0 || device === undefined || mountpoint === undefined) continue;
-    const type = fields[separator + 1] ?? '';
-    const source = unescapeOctal(fields[separator + 2] ?? '');
-    mounts.push({ id: Number(id), device, mountpoint: unescapeOctal(mountpoint), type, source });
-  }
-  return mounts;
-}
-
-/** Space, tab, newline and backslash stand as three octal digits; bytes, so that any UTF-8 comes out right. */
-function unescapeOctal(text: string): string {
-  if (!text.includes('\\')) return text;
-  const latin1 = Buffer.from(text, 'utf8').toString('latin1');
-  const bytes = latin1.replace(/\\([0-7]{3})/g, (_, digits) => String.fromCharCode(Number.parseInt(digits, 8)));
-  return Buffer.from(bytes, 'latin1').toString('utf8');
-}
+export { isWeftMount, type Mount } from '../../shared/linux/mount-info.ts';
 
 export async function readMounts(): Promise<Mount[]> {
-  return parseMountInfo(await readFile('/proc/self/mountinfo', 'utf8'));
+  return parseMountInfo(await readFile(MOUNT_INFO, 'utf8'));
 }
 
 /** What is seen at a path: the last mounted of those stacked there. */
@@ -57,9 +25,4 @@ export async function isMounted(mount: Mount): Promise<boolean> {
 export async function hasMountsInside(mount: Mount): Promise<boolean> {
   const inside = `${mount.mountpoint === '/' ? '' : mount.mountpoint}/`;
   return (await readMounts()).some(({ mountpoint }) => mountpoint.startsWith(inside));
-}
-
-/** Types of mounts that are weft's, by any of its drivers. */
-export function isWeftMount(mount: Mount): boolean {
-  return mount.type === 'fuse.weft' || mount.type === 'fuse.weftfs';
 }

@@ -143,7 +143,7 @@ export class DirectoryStore implements Store {
     const to = this.#fd(newParent);
     runAs(as, () => libc.renameat2(from, name, to, newName, flags));
     if (replaced && !(flags & RENAME.EXCHANGE)) this.#inodes.nameRemoved(replaced);
-    if (this.#inodes.usesKernelHandles) return;
+    if (!this.#inodes.usesHints) return;
     this.#find(newParent, newName); // its new name is the way back to it
     if (flags & RENAME.EXCHANGE) this.#find(parent, name);
   }

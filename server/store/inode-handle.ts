@@ -6,7 +6,7 @@
  *   +--------+------------+--------------------------+---------------+
  *   | kind   | filesystem | kernel handle or counter | MAC, 16 bytes |
  *   +--------+------------+--------------------------+---------------+
- *   kind 1: the kernel's file handle (survives renames and restarts); filesystem 0: the export's own, else its device
+ *   kind 1: the kernel's file handle (survives renames and restarts); filesystem 0: the export's own, else see Mounts
  *   kind 2: a counter of this server process, for servers that may not use kernel handles
  */
 import { createHmac, timingSafeEqual } from 'node:crypto';

@@ -11,11 +11,11 @@ import { assert } from '../../shared/assert.ts';
 import { errno, FsError } from '../../shared/errno.ts';
 import { limits } from '../../shared/limits.ts';
 import { O } from '../../shared/linux/constants.ts';
-import { close, fstat, handleOf, type LocalAttributes, openat, openByHandle, reopen } from '../../shared/linux/libc.ts';
+import { close, fstat, handleOf, type LocalAttributes, openat } from '../../shared/linux/libc.ts';
 import { Inode, type NameHint, VersionCounter } from './inode.ts';
 import { type HandleContent, type HandleSigner, handleKind, keyOfHandle } from './inode-handle.ts';
+import { Mounts, ROOT_FILESYSTEM } from './mounts.ts';
 
-const ROOT_FILESYSTEM = 0;
 const FORGET_AT_ONCE = 8;
 const EMPTY = new Uint8Array(0);
 
@@ -32,29 +32,32 @@ export class InodeTable {
   readonly #byHandle = new Map<string, Inode>();
   /** Inodes with an open descriptor, in the order of last use. */
   readonly #described = new Set<Inode>();
-  /** Directory descriptors through which kernel handles of a filesystem are opened. */
-  readonly #filesystems = new Map<number, number>();
-  readonly #rootDevice: number;
+  readonly #mounts: Mounts;
   readonly #instance = randomBytes(8);
   readonly #versions = new VersionCounter();
   /** They lost their last name, and may be in use yet. */
   readonly #removed = new Set<Inode>();
   #counter = 0n;
-  readonly usesKernelHandles: boolean;
+  /** Some inodes are found again by name. */
+  #usesHints = false;
   readonly root: Inode;
 
   /** `rootFd` is an O_PATH descriptor of the exported directory, the table's from now on. */
   constructor(rootFd: number, signer: HandleSigner, maxDescriptors: number) {
     this.#signer = signer;
     this.#maxDescriptors = maxDescriptors;
-    const attributes = fstat(rootFd);
-    this.#rootDevice = attributes.device;
-    const mountFd = reopen(rootFd, O.RDONLY | O.DIRECTORY | O.CLOEXEC);
-    this.usesKernelHandles = handlesWork(rootFd, mountFd);
-    if (this.usesKernelHandles) this.#filesystems.set(ROOT_FILESYSTEM, mountFd);
-    else close(mountFd);
+    this.#mounts = new Mounts(rootFd);
     this.root = this.found(rootFd).inode;
     this.root.pins++;
+  }
+
+  /** Of the export's own filesystem; there may be others in it. */
+  get usesKernelHandles(): boolean {
+    return this.#mounts.usesHandles;
+  }
+
+  get usesHints(): boolean {
+    return this.#usesHints;
   }
 
   get size(): number {
@@ -65,11 +68,11 @@ export class InodeTable {
     return this.#described.size;
   }
 
-  /** The inode behind an O_PATH descriptor, which is the table's from now on. */
+  /** The inode behind an O_PATH descriptor, which is the table's from now on. EREMOTE when it is in a weft mount. */
   found(fd: number, hint?: NameHint): FoundInode {
     try {
+      const content = this.#kernelContent(fd); // before its filesystem is asked anything
       const attributes = fstat(fd);
-      const content = this.usesKernelHandles ? this.#kernelContent(fd, attributes.device) : undefined;
       const key = keyOf(content, attributes);
       let inode = this.#byKey.get(key);
       if (inode === undefined) {
@@ -77,7 +80,10 @@ export class InodeTable {
         inode = new Inode(handle, key, attributes.device, attributes.ino, this.#versions);
         this.#add(inode);
       }
-      if (hint && !this.usesKernelHandles) inode.hint = hint;
+      if (hint && content === undefined) {
+        inode.hint = hint;
+        this.#usesHints = true;
+      }
       this.#adopt(inode, fd);
       return { inode, attributes };
     } catch (error) {
@@ -101,7 +107,9 @@ export class InodeTable {
     if (known !== undefined) return known;
     const content = this.#signer.open(handle);
     if (content?.kind !== handleKind.KERNEL) throw new FsError(errno.ESTALE, 'file handle');
-    const { inode } = this.found(this.#openContent(content));
+    const { inode } = this.found(this.#mounts.open(content.filesystem, content.body));
+    // Reached by a mount that may be written to and by one that may not, and known by the other one now.
+    if (!inode.handle.equals(handle)) throw new FsError(errno.ESTALE, 'file handle');
     return inode;
   }
 
@@ -144,19 +152,16 @@ export class InodeTable {
 
   close(): void {
     for (const inode of [...this.#described]) this.#closeDescriptor(inode);
-    for (const fd of this.#filesystems.values()) close(fd);
-    this.#filesystems.clear();
+    this.#mounts.close();
     this.#byKey.clear();
     this.#byHandle.clear();
     this.#removed.clear();
   }
 
   #reach(inode: Inode): number {
-    if (this.usesKernelHandles) {
-      const content = this.#signer.open(inode.handle);
-      assert(content, 'the table holds only handles that it signed');
-      return this.#openContent(content);
-    }
+    const content = this.#signer.open(inode.handle);
+    assert(content, 'the table holds only handles that it signed');
+    if (content.kind === handleKind.KERNEL) return this.#mounts.open(content.filesystem, content.body);
     return this.#reachByName(inode);
   }
 
@@ -165,7 +170,7 @@ export class InodeTable {
     if (inode.hint === undefined) throw new FsError(errno.ESTALE, 'file handle');
     const { parent, name } = inode.hint;
     const isOpen = parent.descriptor >= 0;
-    const directory = isOpen ? parent.descriptor : this.#reachByName(parent);
+    const directory = isOpen ? parent.descriptor : this.#reach(parent);
     let fd: number;
     try {
       fd = openat(directory, name, O.PATH | O.NOFOLLOW | O.CLOEXEC);
@@ -174,27 +179,27 @@ export class InodeTable {
     } finally {
       if (!isOpen) close(directory);
     }
-    const attributes = fstat(fd);
-    if (attributes.device === inode.device && attributes.ino === inode.ino) return fd;
+    try {
+      this.#mounts.checkDevice(fd);
+      const attributes = fstat(fd);
+      if (attributes.device === inode.device && attributes.ino === inode.ino) return fd;
+    } catch (error) {
+      close(fd);
+      throw error;
+    }
     close(fd);
     throw new FsError(errno.ESTALE, 'file handle');
   }
 
-  #openContent(content: HandleContent): number {
-    const mountFd = this.#filesystems.get(content.filesystem);
-    if (mountFd === undefined) throw new FsError(errno.ESTALE, 'file handle');
-    return openByHandle(mountFd, content.body, O.PATH | O.NOFOLLOW | O.CLOEXEC);
-  }
-
-  #kernelContent(fd: number, device: number): HandleContent {
-    const filesystem = device === this.#rootDevice ? ROOT_FILESYSTEM : device;
-    if (!this.#filesystems.has(filesystem)) this.#filesystems.set(filesystem, this.#mountDescriptor(fd));
-    return { kind: handleKind.KERNEL, filesystem, body: handleOf(fd) };
-  }
-
-  /** Of a filesystem mounted inside the export, which is entered at its root directory. */
-  #mountDescriptor(fd: number): number {
-    return reopen(fd, O.RDONLY | O.DIRECTORY | O.CLOEXEC);
+  /** Undefined where there are no kernel handles. */
+  #kernelContent(fd: number): HandleContent | undefined {
+    const handle = this.usesKernelHandles ? handleOf(fd) : undefined;
+    if (handle === undefined) {
+      this.#mounts.checkDevice(fd);
+      return undefined;
+    }
+    const filesystem = this.#mounts.filesystemOf(handle.mountId);
+    return filesystem === undefined ? undefined : { kind: handleKind.KERNEL, filesystem, body: handle.bytes };
   }
 
   #counterContent(): HandleContent {
@@ -262,22 +267,9 @@ export class InodeTable {
   }
 }
 
-function contentKey(content: HandleContent): string {
-  return `${content.filesystem}:${content.body.toString('latin1')}`;
-}
-
-/** The kernel's identity of an inode: its handle, or what comes closest. */
+/** The kernel's identity of an inode: its handle, or what comes closest. By whichever mount it is reached. */
 function keyOf(content: HandleContent | undefined, { device, ino, btime }: LocalAttributes): string {
-  return content ? contentKey(content) : `${device}:${ino}:${btime.sec}.${btime.nsec}`;
-}
-
-function handlesWork(rootFd: number, mountFd: number): boolean {
-  try {
-    close(openByHandle(mountFd, handleOf(rootFd), O.PATH | O.CLOEXEC));
-    return true;
-  } catch {
-    return false;
-  }
+  return content ? `${device}:${content.body.toString('latin1')}` : `${device}:${ino}:${btime.sec}.${btime.nsec}`;
 }
 
 /** Opens a directory that is to be exported, as O_PATH. */

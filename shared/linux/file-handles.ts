@@ -1,4 +1,6 @@
 /** The kernel's file handles: they name an inode, not its name. See open_by_handle_at(2). */
+import koffi from 'koffi';
+import { errno, FsError } from '../errno.ts';
 import { check, declare, empty } from './call.ts';
 import { AT } from './constants.ts';
 
@@ -14,11 +16,23 @@ const MAX_HANDLE_BYTES = 128;
 const handleBuffer = Buffer.alloc(8 + MAX_HANDLE_BYTES);
 const mountId = Buffer.alloc(4);
 
-/** The kernel's file handle of an open descriptor: type and bytes, as open_by_handle_at takes them (a copy). */
-export function handleOf(fd: number): Buffer {
+export interface KernelHandle {
+  /** Type and bytes, as open_by_handle_at takes them (a copy). */
+  readonly bytes: Buffer;
+  /** Of the mount in which the descriptor was opened. Used again when that mount is gone. */
+  readonly mountId: number;
+}
+
+/** The kernel's file handle of an open descriptor; undefined where the filesystem has none. No FUSE client is asked. */
+export function handleOf(fd: number): KernelHandle | undefined {
   handleBuffer.writeUInt32LE(MAX_HANDLE_BYTES, 0);
-  check(c.nameToHandleAt(fd, empty, handleBuffer, mountId, AT.EMPTY_PATH), 'name_to_handle_at');
-  return Buffer.from(handleBuffer.subarray(0, 8 + handleBuffer.readUInt32LE(0)));
+  if (c.nameToHandleAt(fd, empty, handleBuffer, mountId, AT.EMPTY_PATH) < 0) {
+    const code = koffi.errno();
+    if (code === errno.EOPNOTSUPP) return undefined;
+    throw new FsError(code, 'name_to_handle_at');
+  }
+  const bytes = Buffer.from(handleBuffer.subarray(0, 8 + handleBuffer.readUInt32LE(0)));
+  return { bytes, mountId: mountId.readInt32LE(0) };
 }
 
 /** Opens an inode by its handle; ESTALE when it is gone. Needs CAP_DAC_READ_SEARCH. */

@@ -45,9 +45,13 @@ export interface LocalAttributes extends Attributes {
   readonly device: number;
 }
 
+function deviceFromStatx(): number {
+  return statxBuffer.readUInt32LE(136) * 0x100000000 + statxBuffer.readUInt32LE(140);
+}
+
 function attributesFromStatx(): LocalAttributes {
   return {
-    device: statxBuffer.readUInt32LE(136) * 0x100000000 + statxBuffer.readUInt32LE(140),
+    device: deviceFromStatx(),
     ino: readU64(statxBuffer, 32),
     mode: statxBuffer.readUInt16LE(28),
     nlink: statxBuffer.readUInt32LE(16),
@@ -68,6 +72,12 @@ function attributesFromStatx(): LocalAttributes {
 export function fstat(fd: number): LocalAttributes {
   check(c.statx(fd, empty, AT.EMPTY_PATH | AT.SYMLINK_NOFOLLOW, STATX_BASIC_AND_BTIME, statxBuffer), 'statx');
   return attributesFromStatx();
+}
+
+/** The device number alone, as the kernel has it: a FUSE client is not asked. */
+export function deviceOf(fd: number): number {
+  check(c.statx(fd, empty, AT.EMPTY_PATH | AT.SYMLINK_NOFOLLOW | AT.STATX_DONT_SYNC, 0, statxBuffer), 'statx');
+  return deviceFromStatx();
 }
 
 /** The attributes of a name in a directory; a symbolic link is not followed. */
@@ -102,7 +112,14 @@ export function access(fd: number, mask: number): void {
   check(c.faccessat(AT.FDCWD, descriptorPath(fd), mask, AT.EACCESS), 'faccessat');
 }
 
+const ST_RDONLY = 1n;
 const statvfsBuffer = Buffer.alloc(112);
+
+/** What a filesystem calls itself (0: it does not), and whether this mount of it is read-only. */
+export function filesystemOf(fd: number): { readonly id: bigint; readonly isReadOnly: boolean } {
+  check(c.fstatvfs(fd, statvfsBuffer), 'fstatvfs');
+  return { id: statvfsBuffer.readBigUInt64LE(64), isReadOnly: (statvfsBuffer.readBigUInt64LE(72) & ST_RDONLY) !== 0n };
+}
 
 export function fstatvfs(fd: number): FilesystemStatistics {
   check(c.fstatvfs(fd, statvfsBuffer), 'fstatvfs');

@@ -18,3 +18,17 @@ export class MountedFilesystem implements Disposable {
     this.#directory[Symbol.dispose]();
   }
 }
+
+/** Something mounted on a directory, or a file, that is there: with the arguments of mount(8). */
+export class MountedAt implements Disposable {
+  readonly path: string;
+
+  constructor(path: string, ...args: readonly string[]) {
+    this.path = path;
+    execFileSync('mount', [...args, path]);
+  }
+
+  [Symbol.dispose](): void {
+    execFileSync('umount', ['--lazy', this.path]);
+  }
+}

@@ -60,6 +60,8 @@ const failures: [string, () => unknown, number][] = [
   ['utimens', () => libc.utimens(path, { sec: 0, nsec: 1e9 }, { sec: 0, nsec: 0 }), errno.EINVAL],
   ['access', () => libc.access(path, 1), errno.EACCES],
   ['fstatvfs', () => libc.fstatvfs(BAD), errno.EBADF],
+  ['deviceOf', () => libc.deviceOf(BAD), errno.EBADF],
+  ['filesystemOf', () => libc.filesystemOf(BAD), errno.EBADF],
   ['handleOf', () => libc.handleOf(BAD), errno.EBADF],
   ['openByHandle', () => libc.openByHandle(dirfd, Buffer.alloc(8), O.PATH), errno.EINVAL],
   ['mkdirat', () => libc.mkdirat(dirfd, b('f'), 0o755), errno.EEXIST],
@@ -224,7 +226,7 @@ describe('they do what they say', () => {
   });
 
   test('kernel handles name the inode, not the name', () => {
-    const handle = libc.handleOf(path);
+    const { bytes: handle } = libc.handleOf(path) as libc.KernelHandle;
     libc.renameat2(dirfd, b('f'), dirfd, b('g'), 0);
     const again = libc.openByHandle(dirfd, handle, O.RDONLY);
     expect(readFileSync(again, 'utf8')).toBe('content');

@@ -3,7 +3,7 @@
  */
 import { describe, expect, it } from 'vitest';
 import { parseMountOptions } from '../../client-fuse/mount/mount-options.ts';
-import { parseMountInfo } from '../../client-fuse/mount/mount-table.ts';
+import { parseMountInfo } from '../../shared/linux/mount-info.ts';
 
 describe('mount options', () => {
   it('are none by default', () => {
