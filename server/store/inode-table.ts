@@ -75,13 +75,18 @@ export class InodeTable {
       const attributes = fstat(fd);
       const key = keyOf(content, attributes);
       let inode = this.#byKey.get(key);
+      if (inode && content === undefined && !isStill(inode, attributes)) {
+        this.#displace(inode);
+        inode = undefined;
+      }
       if (inode === undefined) {
         const handle = this.#signer.sign(content ?? this.#counterContent());
         inode = new Inode(handle, key, attributes.device, attributes.ino, this.#versions);
         this.#add(inode);
       }
-      if (hint && content === undefined) {
-        inode.hint = hint;
+      if (content === undefined) {
+        inode.born = birthOf(attributes);
+        if (hint) inode.hint = hint;
         this.#usesHints = true;
       }
       this.#adopt(inode, fd);
@@ -237,6 +242,14 @@ export class InodeTable {
     }
   }
 
+  /** Its number is another inode's now. */
+  #displace(inode: Inode): void {
+    this.#byKey.delete(inode.key);
+    inode.key = `${inode.key}:${inode.born}`;
+    this.#byKey.set(inode.key, inode);
+    if (inode.isIdle) this.#forget(inode);
+  }
+
   #forget(inode: Inode): void {
     this.#byKey.delete(inode.key);
     this.#byHandle.delete(keyOfHandle(inode.handle));
@@ -254,6 +267,7 @@ export class InodeTable {
     if (this.#described.size <= this.#maxDescriptors) return;
     for (const oldest of this.#described) {
       if (oldest === inode || (oldest === this.root && !this.usesKernelHandles)) continue;
+      if (oldest.born !== undefined) oldest.born = birthNow(oldest) ?? oldest.born;
       this.#closeDescriptor(oldest);
       return;
     }
@@ -268,8 +282,32 @@ export class InodeTable {
 }
 
 /** The kernel's identity of an inode: its handle, or what comes closest. By whichever mount it is reached. */
-function keyOf(content: HandleContent | undefined, { device, ino, btime }: LocalAttributes): string {
-  return content ? `${device}:${content.body.toString('latin1')}` : `${device}:${ino}:${btime.sec}.${btime.nsec}`;
+function keyOf(content: HandleContent | undefined, { device, ino }: LocalAttributes): string {
+  return content ? `${device}:${content.body.toString('latin1')}` : `${device}:${ino}`;
+}
+
+/**
+ * Is the inode that was known by this number the one that has it now? A number is not used again while the inode is open.
+ * The time of birth alone does not tell: overlayfs shows another one when a file is copied up.
+ */
+function isStill(inode: Inode, attributes: LocalAttributes): boolean {
+  const born = birthOf(attributes);
+  if (inode.born === born) return true;
+  return inode.descriptor >= 0 ? birthNow(inode) === born : inode.opens > 0;
+}
+
+function birthOf({ btime: { sec, nsec } }: LocalAttributes): string {
+  return `${sec}.${nsec}`;
+}
+
+/** By its open descriptor; undefined when it is gone, as may be on a network filesystem. */
+function birthNow({ descriptor }: Inode): string | undefined {
+  try {
+    return birthOf(fstat(descriptor));
+  } catch (error) {
+    if (error instanceof FsError) return undefined;
+    throw error;
+  }
 }
 
 /** Opens a directory that is to be exported, as O_PATH. */

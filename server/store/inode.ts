@@ -56,8 +56,8 @@ export interface InodeWatch {
 export class Inode {
   /** Its handle on the wire. */
   readonly handle: Buffer;
-  /** Key of the kernel's identity of the inode in the table. */
-  readonly key: string;
+  /** Key of the kernel's identity of the inode in the table. Only the table sets it. */
+  key: string;
   /** Device and inode number, compared when it is found again by name. */
   readonly device: number;
   readonly ino: number | bigint;
@@ -78,6 +78,8 @@ export class Inode {
   opens = 0;
   writers = 0;
   hint: NameHint | undefined;
+  /** Its time of birth as it was found last, where there is no kernel handle. Only the table sets it. */
+  born: string | undefined;
   /** Its last name is gone. Only the table sets it. */
   isRemoved = false;
   readonly #versions: VersionCounter;

@@ -12,6 +12,7 @@ import {
   readdirSync,
   readFileSync,
   readlinkSync,
+  readSync,
   renameSync,
   rmSync,
   statfsSync,
@@ -33,7 +34,7 @@ import { errno, FsError } from '../../shared/errno.ts';
 import { O, RENAME } from '../../shared/linux/constants.ts';
 import { anyName } from '../support/arbitraries.ts';
 import { KEY, silent, TemporaryDirectory } from '../support/fixture.ts';
-import { MountedFilesystem } from '../support/mounted.ts';
+import { MountedAt, MountedFilesystem } from '../support/mounted.ts';
 
 const root: Identity = { uid: 0, gid: 0, groups: [] };
 const nobody: Identity = { uid: 65534, gid: 65534, groups: [] };
@@ -566,4 +567,83 @@ test('hard links made by a local program are one inode', () => {
   const inode = file('a', 'text');
   linkSync(directory.join('a'), directory.join('b'));
   expect(store.lookup(root, top, b('b')).inode).toBe(inode);
+});
+
+describe('overlayfs: a file is copied up when it is first written', () => {
+  let layers: MountedFilesystem;
+  let overlay: MountedAt;
+  let over: DirectoryStore;
+
+  beforeEach(() => {
+    layers = new MountedFilesystem('tmpfs');
+    const [lower, upper, work, merged] = ['lower', 'upper', 'work', 'merged'].map((name) => `${layers.path}/${name}`);
+    for (const path of [lower, upper, work, merged]) mkdirSync(path as string);
+    writeFileSync(`${lower}/f`, 'lower');
+    const options = `lowerdir=${lower},upperdir=${upper},workdir=${work}`;
+    overlay = new MountedAt(merged as string, '-t', 'overlay', '-o', options, 'overlay');
+    over = openStore(overlay.path, 2);
+  });
+  afterEach(() => {
+    over.close();
+    overlay[Symbol.dispose]();
+    layers[Symbol.dispose]();
+  });
+
+  const look = () => over.lookup(root, over.root, b('f'));
+  const open = (flags: number) => over.open(root, look().inode, flags);
+  const bornAt = ({ btime: { sec, nsec } }: { btime: { sec: number; nsec: number } }) => `${sec}.${nsec}`;
+  /** Makes the table close every other descriptor. */
+  const crowd = () => {
+    for (const name of ['x', 'y']) over.mkdir(root, over.root, b(name), 0o755, 0);
+  };
+
+  test('it stays one inode, so that its locks are in one place', () => {
+    const before = look();
+    closeSync(open(O.RDWR));
+    const after = look();
+    expect(bornAt(after.attributes)).not.toBe(bornAt(before.attributes)); // what the test is about
+    expect(after.inode).toBe(before.inode);
+    expect(over.resolve(before.inode.handle)).toBe(after.inode);
+  });
+
+  test('the same when its descriptor was closed in between', () => {
+    const { inode } = look();
+    closeSync(open(O.RDWR));
+    crowd();
+    expect(inode.descriptor).toBe(-1);
+    expect(look().inode).toBe(inode);
+  });
+
+  test('and when a local program copied it up then, and a client has it open', () => {
+    const { inode } = look();
+    crowd();
+    inode.opens++;
+    writeFileSync(`${overlay.path}/f`, 'local');
+    expect(look().inode).toBe(inode);
+  });
+
+  test('what was opened before reads what is written after, by whomever', () => {
+    const [reader, writer] = [open(O.RDONLY), open(O.RDWR)];
+    const read = (fd: number) => readFileSync(`/proc/self/fd/${fd}`, 'utf8');
+    const held = (fd: number) => {
+      const buffer = Buffer.alloc(20);
+      return buffer.toString('utf8', 0, readSync(fd, buffer, 0, 20, 0));
+    };
+    writeSync(writer, 'client', 0);
+    expect([held(reader), read(over.descriptorOf(look().inode))]).toEqual(['client', 'client']);
+    writeFileSync(`${overlay.path}/f`, 'local');
+    expect([held(reader), held(writer), read(over.descriptorOf(look().inode))]).toEqual(['local', 'local', 'local']);
+    closeSync(reader);
+    closeSync(writer);
+  });
+
+  test('a number that is used again, while nobody has the inode open, is another inode', () => {
+    const { inode } = look();
+    over.pin(inode);
+    crowd();
+    inode.born = 'another time'; // as if the file had been another
+    expect(look().inode).not.toBe(inode);
+    expect(look().inode).toBe(look().inode);
+    expect(over.known(inode.handle)).toBe(inode);
+  });
 });
