@@ -364,7 +364,7 @@ export class LeaseManager {
   }
 }
 
-/** A client has removed its last name, and nobody has it open: it does not change any more, and events tell only of that. */
+/** Its last name is gone, clients were told, and nobody has it open: it does not change any more, and events tell only of that. */
 function isGone(inode: Inode): boolean {
   return inode.isRemoved && inode.pins === 0;
 }

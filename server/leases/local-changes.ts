@@ -230,16 +230,21 @@ export class LocalChanges {
 
   #checkAttributes(inode: Inode): void {
     // In a change of ours everybody else gives the lease back, and its author knows nothing of the attributes.
-    if (inode.leases.holders.size === 0 || inode.leases.isChanging) return;
+    if (inode.leases.holders.size === 0 || inode.leases.isChanging) return this.#store.nameRemoved(inode);
     let stamp = 'gone';
+    let isRemoved = false;
     try {
-      stamp = stampOf(this.#store.attributes(inode));
+      const attributes = this.#store.attributes(inode);
+      stamp = stampOf(attributes);
+      isRemoved = attributes.nlink === 0;
     } catch (error) {
       if (!(error instanceof FsError)) throw error;
     }
-    if (stamp === inode.saidStamp) return;
-    inode.saidStamp = stamp;
-    this.onChange(inode);
+    if (stamp !== inode.saidStamp) {
+      inode.saidStamp = stamp;
+      this.onChange(inode);
+    }
+    if (isRemoved) this.#store.nameRemoved(inode); // after that nobody is asked for leases on it any more
   }
 
   /** The kernel dropped events: anything may have changed. */

@@ -62,6 +62,10 @@ export class DirectoryStore implements Store {
     this.#inodes.unpin(inode);
   }
 
+  nameRemoved(inode: Inode): void {
+    this.#inodes.nameRemoved(inode);
+  }
+
   // names
 
   lookup(as: Identity, parent: Inode, name: Uint8Array): FoundInode {

@@ -84,6 +84,7 @@ export class InodeTable {
         inode = new Inode(handle, key, attributes.device, attributes.ino, this.#versions);
         this.#add(inode);
       }
+      if (attributes.nlink > 0) inode.isRemoved = false; // O_TMPFILE, which was given a name
       if (content === undefined) {
         inode.born = birthOf(attributes);
         if (hint) inode.hint = hint;

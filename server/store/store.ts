@@ -35,6 +35,8 @@ export interface Store {
   numbered(ino: bigint): Inode[];
   pin(inode: Inode): void;
   unpin(inode: Inode): void;
+  /** A local program may have removed its last name: its space is to be free when nobody has it open. */
+  nameRemoved(inode: Inode): void;
 
   /** The inode behind a name, whoever asks; null when the name is absent. */
   find(parent: Inode, name: Uint8Array): Inode | null;

@@ -198,6 +198,9 @@ export class SimulatedStore {
     inode.pins--;
   }
 
+  /** A file of this disk needs no descriptor. */
+  nameRemoved(): void {}
+
   access(): void {}
   killSuidgid(): void {}
   close(): void {}

@@ -81,6 +81,7 @@ export class MemoryStore {
 
   pin(): void {}
   unpin(): void {}
+  nameRemoved(): void {}
   access(): void {}
   close(): void {}
 

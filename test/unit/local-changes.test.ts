@@ -8,6 +8,7 @@ import { DirectoryStore } from '../../server/store/directory-store.ts';
 import type { Inode, LeaseHolder } from '../../server/store/inode.ts';
 import { HandleSigner } from '../../server/store/inode-handle.ts';
 import { limits } from '../../shared/limits.ts';
+import { O } from '../../shared/linux/constants.ts';
 import { deferred, KEY, silent, TemporaryDirectory } from '../support/fixture.ts';
 
 const b = (text: string) => Buffer.from(text);
@@ -212,6 +213,51 @@ describe('local programs', () => {
     await vi.waitFor(() => expect(new Set(holder.recalled)).toEqual(new Set(all)), { timeout: 2000, interval: 1 });
     fs.closeSync(fd);
     fs.closeSync(other);
+  });
+});
+
+describe('what a local program removes, or replaces, takes no space', () => {
+  const at = (name: string) => directory.join('d', name);
+  const isClosed = () => vi.waitFor(() => expect(f.descriptor).toBe(-1), { timeout: 1000, interval: 1 });
+  const replace = () => {
+    fs.writeFileSync(at('new'), '');
+    fs.renameSync(at('new'), at('f'));
+  };
+  const ways: [what: string, work: () => void][] = [
+    ['unlink', () => fs.unlinkSync(at('f'))],
+    ['rename over it', replace],
+  ];
+
+  describe.each(ways)('%s', (_what, remove) => {
+    test.each([true, false])('held by a client: %s', async (isHeld) => {
+      if (!isHeld) for (const inode of holder.leases) manager.drop(holder, inode);
+      expect(f.descriptor).toBeGreaterThanOrEqual(0);
+      remove();
+      await isClosed();
+    });
+
+    test('after the last client has closed it', async () => {
+      store.pin(f);
+      remove();
+      await vi.waitFor(() => expect(f.isRemoved).toBe(true), { timeout: 1000, interval: 1 });
+      expect(f.descriptor).toBeGreaterThanOrEqual(0);
+      store.unpin(f);
+      expect(f.descriptor).toBe(-1);
+    });
+  });
+
+  test('not so what has another name, or is given one', async () => {
+    const { inode, fd } = store.tmpfile(root, d, 0o600, 0, O.RDWR);
+    store.pin(inode);
+    store.nameRemoved(inode);
+    expect(inode.isRemoved).toBe(true);
+    store.link(root, inode, d, b('named'));
+    expect(inode.isRemoved).toBe(false);
+    fs.closeSync(fd);
+    fs.linkSync(at('f'), at('other'));
+    fs.unlinkSync(at('f'));
+    await everythingIsRead();
+    expect([f.isRemoved, f.descriptor >= 0]).toEqual([false, true]);
   });
 });
 
