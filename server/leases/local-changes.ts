@@ -221,7 +221,15 @@ export class LocalChanges {
 
   #checkName({ inode: directory, names }: InodeWatch, name: Buffer): void {
     const key = keyOfName(name);
-    const is = this.#store.find(directory, name)?.key ?? null;
+    let is: string | null;
+    try {
+      is = this.#store.find(directory, name)?.key ?? null;
+    } catch (error) {
+      if (!(error instanceof FsError)) throw error;
+      names?.delete(key); // it cannot be told now: no descriptors, or the directory has gone
+      this.onChange(directory);
+      return;
+    }
     // Our own doing; or made and removed, or moved away and back, which leaves other times behind.
     if (names?.get(key) === is) return this.#checkAttributes(directory);
     names?.set(key, is);

@@ -22,6 +22,8 @@ const OPEN_FLAGS = O.ACCMODE | O.TRUNC | O.NOATIME;
 /** A name that turned into a fifo or device in between must not block or touch anything. */
 const SAFE_FLAGS = O.CLOEXEC | O.NONBLOCK;
 const FIND_FLAGS = O.PATH | O.NOFOLLOW | O.CLOEXEC;
+/** What no client can be told of, and so none holds a lease on: times and sizes out of range, a weft mount. */
+const UNSHOWN = [errno.EOVERFLOW, errno.EREMOTE] as const;
 const DOT = Buffer.from('.');
 /** Changing them needs CAP_SYS_ADMIN or CAP_SETFCAP. */
 const ROOT_XATTRS = ['trusted.', 'security.'];
@@ -75,11 +77,13 @@ export class DirectoryStore implements Store {
   }
 
   find(parent: Inode, name: Uint8Array): Inode | null {
+    const fd = libc.tryOpenat(this.#fd(parent), name, FIND_FLAGS);
+    if (fd === -errno.ENOENT) return null;
+    if (fd < 0) throw new FsError(-fd, 'openat');
     try {
-      const fd = libc.tryOpenat(this.#fd(parent), name, FIND_FLAGS);
-      return fd < 0 ? null : this.#inodes.found(fd, { parent, name: Buffer.from(name) }).inode;
+      return this.#inodes.found(fd, { parent, name: Buffer.from(name) }).inode;
     } catch (error) {
-      if (error instanceof FsError) return null;
+      if (error instanceof FsError && UNSHOWN.includes(error.code as never)) return null;
       throw error;
     }
   }

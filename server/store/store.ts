@@ -38,7 +38,7 @@ export interface Store {
   /** A local program may have removed its last name: its space is to be free when nobody has it open. */
   nameRemoved(inode: Inode): void;
 
-  /** The inode behind a name, whoever asks; null when the name is absent. */
+  /** The inode behind a name, whoever asks; null when the name is absent, or no client can be told what it is. */
   find(parent: Inode, name: Uint8Array): Inode | null;
   /** An O_PATH descriptor of the inode; good until the next await. */
   descriptorOf(inode: Inode): number;

@@ -32,6 +32,7 @@ import type { Inode } from '../../server/store/inode.ts';
 import { HandleSigner } from '../../server/store/inode-handle.ts';
 import { errno, FsError } from '../../shared/errno.ts';
 import { O, RENAME } from '../../shared/linux/constants.ts';
+import { raiseOpenFileLimit } from '../../shared/linux/libc.ts';
 import { anyName } from '../support/arbitraries.ts';
 import { KEY, silent, TemporaryDirectory } from '../support/fixture.ts';
 import { MountedAt, MountedFilesystem } from '../support/mounted.ts';
@@ -206,6 +207,20 @@ describe('attributes', () => {
     execFileSync('touch', ['-d', '@4611686018427387905', `${mounted.path}/f`]);
     const other = openStore(mounted.path);
     expect(codeOf(() => other.lookup(root, other.root, b('f')))).toBe(errno.EOVERFLOW);
+    other.close();
+  });
+
+  test('and such a file can be removed, and replaced', () => {
+    using mounted = new MountedFilesystem('tmpfs');
+    const other = openStore(mounted.path);
+    for (const name of ['f', 'g']) {
+      writeFileSync(`${mounted.path}/${name}`, '');
+      execFileSync('touch', ['-d', '@4611686018427387905', `${mounted.path}/${name}`]);
+    }
+    other.mknod(root, other.root, b('new'), 0o100644, 0, 0);
+    other.rename(root, other.root, b('new'), other.root, b('f'), 0);
+    other.unlink(root, other.root, b('g'));
+    expect(readdirSync(mounted.path)).toEqual(['f']);
     other.close();
   });
 
@@ -430,6 +445,22 @@ describe('inodes', () => {
     expect(fstatSync(fd).mode & 0o777).toBe(0o644);
     closeSync(fd);
     small.close();
+  });
+
+  test('what cannot be looked at is not taken for absent: others may hold leases on it', () => {
+    file('f');
+    // Below the number of those that are open: nothing more can be opened.
+    execFileSync('prlimit', ['--pid', String(process.pid), '--nofile=3:']);
+    const codes: number[] = [];
+    try {
+      codes.push(codeOf(() => store.find(top, b('f'))));
+      codes.push(codeOf(() => store.unlink(root, top, b('f'))));
+    } finally {
+      raiseOpenFileLimit();
+    }
+    expect(codes).toEqual([errno.EMFILE, errno.EMFILE]);
+    expect(existsSync(directory.join('f'))).toBe(true);
+    expect(store.find(top, b('absent'))).toBeNull();
   });
 
   test('O_TMPFILE: no name, then one', () => {
