@@ -101,7 +101,7 @@ export class Server implements ConnectionHost {
       );
     this.sessions.onExpired = ({ client, openFiles, locks: { lockCount: locks } }) =>
       this.log.warn({ client, openFiles, locks }, 'session ended: its client stayed away');
-    this.#expiry = setInterval(() => this.sessions.expire(performance.now()), EXPIRY_CHECK_MS);
+    this.#expiry = setInterval(() => this.#expire(), EXPIRY_CHECK_MS);
     this.#expiry.unref();
   }
 
@@ -176,6 +176,12 @@ export class Server implements ConnectionHost {
       this.sessions.end(session);
     }
     if (this.#connections.size === 0) this.#wake?.();
+  }
+
+  #expire(): void {
+    this.sessions.expire(performance.now());
+    const used = new Set([...this.sessions.all].map(({ exported }) => exported));
+    for (const exported of this.exports.values()) if (!used.has(exported)) exported.store.closeUnused();
   }
 
   /** Whoever has no grant any more loses the connections and the session at once. */

@@ -291,6 +291,10 @@ export class DirectoryStore implements Store {
     }
   }
 
+  closeUnused(): void {
+    this.#inodes.closeUnused();
+  }
+
   close(): void {
     this.#inodes.close();
   }

@@ -156,6 +156,14 @@ export class InodeTable {
     this.#forgetRemoved();
   }
 
+  /** Descriptors keep filesystems mounted. Those of inodes that may not be found again by name stay. */
+  closeUnused(): void {
+    for (const inode of [...this.#described]) {
+      if (inode.pins === 0 && inode.born === undefined) this.#closeDescriptor(inode);
+    }
+    this.#mounts.closeInner();
+  }
+
   close(): void {
     for (const inode of [...this.#described]) this.#closeDescriptor(inode);
     this.#mounts.close();

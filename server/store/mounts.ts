@@ -91,6 +91,18 @@ export class Mounts {
     return openByHandle(opener, handle, PATH_FLAGS);
   }
 
+  /** Of those inside; they are entered again when they are looked up, or a handle of theirs comes. */
+  closeInner(): void {
+    for (const [id, { fd, filesystem }] of this.#entered) {
+      if (fd === this.#openers.get(ROOT_FILESYSTEM)) continue;
+      close(fd);
+      this.#entered.delete(id);
+      if (filesystem !== undefined && this.#openers.get(filesystem) === fd) this.#openers.delete(filesystem);
+    }
+    for (const fd of this.#devices.values()) close(fd);
+    this.#devices.clear();
+  }
+
   close(): void {
     for (const { fd } of this.#entered.values()) close(fd);
     for (const fd of this.#devices.values()) close(fd);

@@ -89,5 +89,7 @@ export interface Store {
   ): CreatedFile | undefined;
   tmpfile(as: Identity, parent: Inode, mode: number, umask: number, flags: number): CreatedFile;
   sync(): Promise<void>;
+  /** No client is there: what is mounted in the export may be unmounted. */
+  closeUnused(): void;
   close(): void;
 }

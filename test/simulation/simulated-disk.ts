@@ -200,6 +200,7 @@ export class SimulatedStore {
 
   /** A file of this disk needs no descriptor. */
   nameRemoved(): void {}
+  closeUnused(): void {}
 
   access(): void {}
   killSuidgid(): void {}

@@ -82,6 +82,7 @@ export class MemoryStore {
   pin(): void {}
   unpin(): void {}
   nameRemoved(): void {}
+  closeUnused(): void {}
   access(): void {}
   close(): void {}
 

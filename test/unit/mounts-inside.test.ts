@@ -1,13 +1,13 @@
 /** Filesystems that are mounted inside an export: what clients hold of them goes on, over a restart too. */
 import { execFileSync } from 'node:child_process';
 import { closeSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { DirectoryStore } from '../../server/store/directory-store.ts';
 import type { Inode } from '../../server/store/inode.ts';
 import { HandleSigner } from '../../server/store/inode-handle.ts';
 import { errno, FsError } from '../../shared/errno.ts';
 import { O } from '../../shared/linux/constants.ts';
-import { KEY, TemporaryDirectory } from '../support/fixture.ts';
+import { KEY, lookUp, ROOT, TemporaryDirectory, TestServer } from '../support/fixture.ts';
 import { MountedAt, MountedFilesystem } from '../support/mounted.ts';
 
 const root = { uid: 0, gid: 0, groups: [] };
@@ -147,4 +147,26 @@ test('a filesystem without handles inside of one that has them', () => {
   store.unlink(root, at('a'), b('g'));
   expect(existsSync(`${mounted.path}/g`)).toBe(false);
   expect(codeOf(() => at('a', 'g'))).toBe(errno.ENOENT);
+});
+
+test('what is mounted inside can be unmounted when no client is there, and mounted again', async () => {
+  store.close();
+  await using server = await TestServer.start(directory.path);
+  using mounted = new MountedAt(directory.join('a'), '-t', 'tmpfs', 'a');
+  const umount = () => execFileSync('umount', [mounted.path], { stdio: ['ignore', 'ignore', 'pipe'] });
+  writeFileSync(`${mounted.path}/f`, 'text');
+  const session = await server.connect();
+  const { inode: parent } = await lookUp(session, ROOT, { parent: session.hello.root.inode, name: b('a') });
+  const { inode } = await lookUp(session, ROOT, { parent, name: b('f') });
+  expect(umount).toThrow(/busy/);
+  session.close();
+  await vi.waitFor(umount, { timeout: 5000 });
+
+  using _again = new MountedAt(directory.join('a'), '-t', 'tmpfs', 'a');
+  const other = await server.connect();
+  const getattr = (of: Uint8Array) => other.call('getattr', ROOT, { inode: of, handle: 0 });
+  await expect(getattr(inode)).rejects.toMatchObject({ code: errno.ESTALE });
+  const { inode: top } = await lookUp(other, ROOT, { parent: other.hello.root.inode, name: b('a') });
+  await expect(lookUp(other, ROOT, { parent: top, name: b('f') })).rejects.toThrow('absent');
+  other.close();
 });
