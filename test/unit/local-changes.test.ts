@@ -7,6 +7,7 @@ import { LocalChanges } from '../../server/leases/local-changes.ts';
 import { DirectoryStore } from '../../server/store/directory-store.ts';
 import type { Inode, LeaseHolder } from '../../server/store/inode.ts';
 import { HandleSigner } from '../../server/store/inode-handle.ts';
+import { errno, FsError } from '../../shared/errno.ts';
 import { limits } from '../../shared/limits.ts';
 import { O } from '../../shared/linux/constants.ts';
 import { deferred, KEY, silent, TemporaryDirectory } from '../support/fixture.ts';
@@ -214,6 +215,14 @@ describe('local programs', () => {
     fs.closeSync(fd);
     fs.closeSync(other);
   });
+});
+
+test('a name that cannot be looked at may be anything: its directory is recalled', async () => {
+  vi.spyOn(store, 'find').mockImplementation(() => {
+    throw new FsError(errno.EMFILE, 'openat');
+  });
+  fs.writeFileSync(directory.join('d', 'new'), '');
+  await vi.waitFor(() => expect(names(holder.recalled)).toEqual(['d']), { timeout: 1000, interval: 1 });
 });
 
 describe('what a local program removes, or replaces, takes no space', () => {
