@@ -13,13 +13,19 @@ import { answerStatus, type MountStatus } from '../../client-fuse/mount/mount-st
 import { hasMountsInside } from '../../client-fuse/mount/mount-table.ts';
 import { failMount, serveMount } from '../../client-fuse/mount/serve-mount.ts';
 import { superviseMount } from '../../client-fuse/mount/supervisor.ts';
+import { tokenFileWarning } from '../../client-fuse/transport/credentials.ts';
 import { environmentToken } from '../../client-fuse/transport/environment-token.ts';
-import { parseServerAddress } from '../../client-fuse/transport/server-address.ts';
+import { serverAddressWith } from '../../client-fuse/transport/server-address.ts';
 import { ServerSession } from '../../client-fuse/transport/server-session.ts';
 import { RemoteFilesystem } from '../../client-fuse/vfs/remote-filesystem.ts';
 import { LoopPoll } from '../../shared/loop-poll.ts';
 import { logLevelOption, openLog, pollOption } from './common-options.ts';
-import { type CredentialOptions, credentialLists, withCredentialOptions } from './credential-options.ts';
+import {
+  type CredentialOptions,
+  credentialLists,
+  warnOfTokenFile,
+  withCredentialOptions,
+} from './credential-options.ts';
 import { failNativeMount, serveNativeMount, superviseNativeMount } from './mount-native.ts';
 
 interface MountCommandOptions extends CredentialOptions {
@@ -81,12 +87,14 @@ function self(...args: string[]): string[] {
 
 async function mount(url: string, mountpoint: string, options: MountCommandOptions): Promise<void> {
   environmentToken();
-  // What can be wrong with the command line is said at once, by the process that has the terminal.
-  parseServerAddress(url);
   const { soft, timeout } = options;
   const patience = [...(soft ? ['soft'] : []), ...(timeout === undefined ? [] : [`timeout=${timeout}`])];
   const o = [...options.o, ...credentialLists(options), ...patience];
+  // What can be wrong with the command line is said at once, by the process that has the terminal.
+  if (mountpoint.includes('://'))
+    throw new Error(`the address goes before the mount point: \`weft mount ${mountpoint} ${url}\``);
   const parsed = parseMountOptions(o);
+  serverAddressWith(url, parsed.credentials);
   const driver = parsed.client.driver ?? options.driver;
   const passed = [
     ...o.flatMap((one) => ['-o', one]),
@@ -99,6 +107,8 @@ async function mount(url: string, mountpoint: string, options: MountCommandOptio
   ];
   const path = resolve(mountpoint);
   if (!options.foreground) {
+    // With -f the log, where the client says so, is on the terminal.
+    warnOfTokenFile(parsed.credentials);
     const report = (line: string) => console.error(`weft: ${line}`);
     const place = options.logFile === undefined ? {} : { logFile: resolve(options.logFile) };
     process.exitCode = await mountInBackground(self('mount', url, path, '-f', ...passed), { report, ...place });
@@ -115,19 +125,23 @@ async function superviseInForeground(
   clientCommand: string[],
 ): Promise<void> {
   const parent = backgroundParent();
-  const report = (line: string) => {
-    if (parent) void parent.report(line);
+  const log = openLog(logLevel, 'weft mount');
+  // Who waits for the mount goes when it answers: what comes later is only in the log.
+  const tell = (line: string): Promise<void> => {
+    if (parent) log.warn({ mountpoint }, line);
     else console.error(`weft: ${line}`);
+    return parent?.report(line) ?? Promise.resolve();
   };
+  const report = (line: string) => void tell(line);
   const common = { mountpoint, clientCommand, report, onMounted: () => void parent?.mounted() };
   try {
     process.exitCode =
       driver === 'fuse-native'
         ? await superviseNativeMount({ ...common, nonempty: options.nonempty })
-        : await superviseMount({ ...common, source: url, options, log: openLog(logLevel, 'weft mount') });
+        : await superviseMount({ ...common, source: url, options, log });
   } catch (error) {
     if (parent === undefined) throw error;
-    await parent.report((error as Error).message);
+    await tell((error as Error).message);
     process.exitCode = 1;
   }
 }
@@ -138,11 +152,13 @@ async function mountClient(url: string, options: MountCommandOptions & { at?: st
   const log = openLog(options.logLevel, 'weft client');
   const { pollUs } = options;
   const { client, allowOther, generic, credentials } = parseMountOptions(options.o);
+  const warning = tokenFileWarning(credentials);
+  if (warning !== undefined) log.warn({}, warning);
   const loop = new LoopPoll(pollUs);
   let session: ServerSession | undefined;
   try {
     const softTimeoutMs = client.soft ? (client.timeoutMs ?? DEFAULT_SOFT_TIMEOUT_MS) : undefined;
-    const address = { ...parseServerAddress(url), credentials };
+    const address = serverAddressWith(url, credentials);
     const connected = await ServerSession.connect(address, log, loop, { softTimeoutMs });
     session = connected;
     const filesystem = new RemoteFilesystem(connected, client);

@@ -43,7 +43,7 @@ export function addServeCommand(program: Command): void {
     .description('export a directory of this machine')
     .argument('[DIR]', 'the directory to export as "/"')
     .option('--export <NAME=DIR[:ro]>', 'export DIR under a name; may be repeated', collectExport, [])
-    .option('--read-only', 'refuse every change below DIR')
+    .option('--read-only', 'refuse every change, below all exports')
     .option('--listen <HOST:PORT>', 'address to listen on', parseListen, { host: '127.0.0.1', port: 7333 })
     .addOption(
       new Option('--squash <WHO>', 'whose identity is taken away: root becomes nobody, all do, or none')
@@ -102,8 +102,9 @@ function parseLeaseTime(text: string): number {
 }
 
 async function serve(directory: string | undefined, options: ServeOptions): Promise<void> {
-  const requests = [...options.export];
-  if (directory !== undefined) requests.unshift({ name: '/', directory, readOnly: options.readOnly ?? false });
+  const named =
+    directory === undefined ? options.export : [{ name: '/', directory, readOnly: false }, ...options.export];
+  const requests = options.readOnly ? named.map((one) => ({ ...one, readOnly: true })) : named;
   if (requests.length === 0) throw new Error('nothing to serve: name a directory, `weft serve DIR`');
   const { listen, squash } = options;
   const tls = tlsOf(options);
@@ -169,6 +170,8 @@ function openSessionState(state: string, log: Logger): Pick<ServerOptions, 'clie
 
 function tlsOf({ tls, tlsCert, tlsKey, tlsClientCa, state }: ServeOptions): TlsMaterial | undefined {
   if ((tlsCert === undefined) !== (tlsKey === undefined)) throw new Error('--tls-cert and --tls-key go together');
+  if (tls !== undefined && tlsCert !== undefined)
+    throw new Error('--tls auto makes a certificate, --tls-cert brings one: leave one of them out');
   if (tlsCert !== undefined && tlsKey !== undefined) return loadTls(tlsCert, tlsKey, tlsClientCa);
   if (tls === undefined) {
     if (tlsClientCa === undefined) return undefined;

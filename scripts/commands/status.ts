@@ -7,10 +7,15 @@ import pino from 'pino';
 import { parseMountOptions } from '../../client-fuse/mount/mount-options.ts';
 import { askMount, type MountStatus } from '../../client-fuse/mount/mount-status.ts';
 import { isWeftMount, type Mount, readMounts } from '../../client-fuse/mount/mount-table.ts';
-import { type Credentials, parseServerAddress } from '../../client-fuse/transport/server-address.ts';
+import { type Credentials, serverAddressWith } from '../../client-fuse/transport/server-address.ts';
 import { ServerSession } from '../../client-fuse/transport/server-session.ts';
 import type { InodeStatus, ServerStatus } from '../../server/admin/status.ts';
-import { type CredentialOptions, credentialLists, withCredentialOptions } from './credential-options.ts';
+import {
+  type CredentialOptions,
+  credentialLists,
+  warnOfTokenFile,
+  withCredentialOptions,
+} from './credential-options.ts';
 
 export function addStatusCommand(program: Command): void {
   withCredentialOptions(program.command('status'))
@@ -46,6 +51,7 @@ interface StatusOptions extends CredentialOptions {
 async function status(target: string | undefined, options: StatusOptions): Promise<void> {
   const { json, locks, file } = options;
   const { credentials } = parseMountOptions(credentialLists(options));
+  warnOfTokenFile(credentials);
   const mounts = (await readMounts()).filter(isWeftMount);
   const asked = fileOf(target, file, mounts);
   if (asked) return showFile(await askFile(asked, credentials), json === true);
@@ -94,7 +100,7 @@ async function askFile({ url, path }: FileOf, credentials: Credentials): Promise
     ).unref();
   });
   const { ino } = await Promise.race([lstat(path, { bigint: true }), late]);
-  const session = await ServerSession.connect({ ...parseServerAddress(url), credentials }, pino({ level: 'silent' }));
+  const session = await ServerSession.connect(serverAddressWith(url, credentials), pino({ level: 'silent' }));
   try {
     const { json } = await session.call('inodeStatus', [], { ino });
     return { url, path, ino: String(ino), inodes: JSON.parse(json) as InodeStatus[] };
@@ -142,7 +148,7 @@ async function askOne({ mountpoint, device }: Mount): Promise<MountAnswer> {
 
 async function askServer(url: string, credentials: Credentials): Promise<Pick<Answer, 'server' | 'error'>> {
   try {
-    const session = await ServerSession.connect({ ...parseServerAddress(url), credentials }, pino({ level: 'silent' }));
+    const session = await ServerSession.connect(serverAddressWith(url, credentials), pino({ level: 'silent' }));
     const { json } = await session.call('status', [], {});
     session.close();
     return { server: JSON.parse(json) as ServerStatus };

@@ -140,7 +140,7 @@ describe('a server with TLS that asks for tokens', () => {
   });
 
   it('is not mounted by anybody else: one line, and soon', async () => {
-    writeFileSync(secured.at('wrong.token'), 'weft_wrong\n');
+    writeFileSync(secured.at('wrong.token'), 'weft_wrong\n', { mode: 0o600 });
     const { port, fingerprint, url } = secured;
     const tokens = ['--token-file', token.full];
     const wrongPin = ['--fingerprint', `SHA256:${'A'.repeat(43)}`];
@@ -246,6 +246,15 @@ describe('a server with TLS that asks for tokens', () => {
     const { stdout, stderr } = await secured.shell(full, 'ls $M; echo no > $M/no; ls $X/no');
     expect([stdout, stderr.match(/Permission denied/g)?.length, /No such file/.test(stderr)]).toEqual(['', 2, true]);
     expect((await secured.shell(reader, 'cat $M/g')).stdout).toBe('new\n');
+  });
+
+  it('warns of a token file that others may read, and uses it', async () => {
+    const open = secured.at('open.token');
+    writeFileSync(open, readFileSync(token.reader), { mode: 0o644 });
+    const { path, status, stderr } = await secured.tryMount('open', secured.url, ['--token-file', open, ...pin]);
+    const warning = `others may read the token file ${open} (mode 644): \`chmod 600 ${open}\``;
+    expect([status, stderr]).toEqual([0, `weft: ${warning}`]);
+    expect(readFileSync(`${path}.log`, 'utf8')).toContain(warning);
   });
 
   it('keeps its secrets: for their owner only, and out of every output and log', async () => {

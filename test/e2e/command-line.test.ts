@@ -1,0 +1,59 @@
+/**
+ * Command lines that are refused: status and the one line that a person reads. Nothing is served or mounted.
+ */
+import { mkdirSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { runCommand } from '../../client-fuse/mount/command.ts';
+import { programs, weft } from './lease-mounts.ts';
+import { buildPrograms } from './memory-mount-fixture.ts';
+
+const directory = mkdtempSync(join(tmpdir(), 'weft-command-line-'));
+const at = (name: string) => join(directory, name);
+mkdirSync(at('m'));
+
+beforeAll(buildPrograms, 120_000);
+afterAll(() => rmSync(directory, { recursive: true }));
+
+const run = (line: readonly string[]) => runCommand(process.execPath, [weft, ...line], { timeoutMs: 20_000 });
+const pin = `SHA256:${'A'.repeat(43)}`;
+const m = at('m');
+const exported = ['--export', `x=${m}`, '--state', at('state')];
+
+const refused: readonly (readonly [line: readonly string[], says: RegExp])[] = [
+  [['mount', 'ws://127.0.0.1:1/', m, '--fingerprint', pin], /a fingerprint needs wss:\/\//],
+  [['mount', 'ws://127.0.0.1:1/', m, '--tls-cert', 'c', '--tls-key', 'k'], /a certificate needs wss:\/\//],
+  [['mount', 'ws://user:secret@127.0.0.1:1/', m], /an address holds no user and no password.*--token-file/],
+  [
+    ['mount', 'ws://127.0.0.1:1/', m, '--log-file', at('no/log')],
+    /the log file .*no\/log cannot be written \(ENOENT\)/,
+  ],
+  [['mount', m, 'ws://127.0.0.1:1/'], /the address goes before the mount point: `weft mount ws:/],
+  [['serve', ...exported, '--tls', 'auto', '--tls-cert', 'c', '--tls-key', 'k'], /leave one of them out/],
+];
+
+describe('one line, status 1', { concurrent: true, timeout: 60_000 }, () => {
+  it.each(refused)('%j', async (line, says) => {
+    const { status, stdout, stderr } = await run(line);
+    expect([status, stdout]).toEqual([1, '']);
+    expect(stderr).toMatch(new RegExp(`^weft: .*${says.source}[^\n]*$`));
+    expect(stderr).not.toContain('secret');
+  });
+});
+
+describe('mount.weft', { concurrent: true, timeout: 60_000 }, () => {
+  const helper = join(programs, 'scripts/mount.weft.cjs');
+  it.each([[['ws://127.0.0.1:1/']], [['ws://127.0.0.1:1/', m, 'more']], [['ws://127.0.0.1:1/', m, '-q']]])(
+    '%j is wrong usage',
+    async (args) => {
+      const { status, stderr } = await runCommand(process.execPath, [helper, ...args], { timeoutMs: 20_000 });
+      expect(status).toBe(1);
+      expect(stderr).toMatch(/^error: .*\n\(`mount\.weft --help` says more\)$/);
+    },
+  );
+});
+
+it('they leave nothing behind', () => {
+  expect(readdirSync(m)).toEqual([]);
+});
