@@ -42,6 +42,16 @@ describe('one line, status 1', { concurrent: true, timeout: 60_000 }, () => {
   });
 });
 
+it.each([
+  [['overlap', m, '--html', at('no/x.html')], /--html .*x\.html cannot be written \(ENOENT\)/],
+  [['io', m, '--html', at('no/x.html')], /--html .*x\.html cannot be written \(ENOENT\)/],
+  [['overlap', '--url', 'ws://127.0.0.1:1/', '--fingerprint', pin], /a fingerprint needs wss:/],
+])('bench %j: one line, status 2', { timeout: 60_000 }, async (line, says) => {
+  const { status, stdout, stderr } = await run(['bench', ...line]);
+  expect([status, stdout]).toEqual([2, '']);
+  expect(stderr).toMatch(new RegExp(`^weft bench: ${says.source}[^\n]*$`));
+});
+
 describe('mount.weft', { concurrent: true, timeout: 60_000 }, () => {
   const helper = join(programs, 'scripts/mount.weft.cjs');
   it.each([[['ws://127.0.0.1:1/']], [['ws://127.0.0.1:1/', m, 'more']], [['ws://127.0.0.1:1/', m, '-q']]])(

@@ -257,6 +257,21 @@ describe('a server with TLS that asks for tokens', () => {
     expect(readFileSync(`${path}.log`, 'utf8')).toContain(warning);
   });
 
+  it('is measured by weft bench overlap', async () => {
+    const credentials = ['--token-file', token.mapped, ...pin];
+    const few = ['--clients', '2', '--duration', '100ms', '--sizes', '4K', '--json'];
+    const { status, stdout, stderr } = await runWeft([
+      'bench',
+      'overlap',
+      '--url',
+      secured.url,
+      ...credentials,
+      ...few,
+    ]);
+    expect(status, stderr).toBe(0);
+    expect(JSON.parse(stdout)).toMatchObject({ passed: true });
+  });
+
   it('keeps its secrets: for their owner only, and out of every output and log', async () => {
     const { state, said, tokens } = secured;
     for (const file of ['grants.json', 'tls.key', 'handle.key']) {
