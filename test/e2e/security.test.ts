@@ -84,6 +84,14 @@ describe('a server with TLS that asks for tokens', () => {
     expect(stdout).toBe('from the server\nnew\n');
   });
 
+  it('is asked by weft status in the name of a mount, without another word', async () => {
+    const [mount, file] = await Promise.all([runWeft(['status', full]), runWeft(['status', join(full, 'f')])]);
+    expect([mount.status, file.status], mount.stderr + file.stderr).toEqual([0, 0]);
+    expect(mount.stdout).toContain(`export "/": ${secured.local}`);
+    expect(file.stdout).toMatch(/open handles: 0/);
+    expect(mount.stdout).not.toContain(readFileSync(token.full, 'utf8').trim());
+  });
+
   it('lets a trusted token say who the user is', async () => {
     expect(await as(1234, full, 'umask 077; echo own > $M/own; cat $M/own')).toBe('own\n');
     expect(await as(1235, full, 'cat $M/own')).toMatch(/Permission denied/);
