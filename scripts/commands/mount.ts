@@ -8,7 +8,7 @@ import { type Command, Option } from 'commander';
 import type { Logger } from 'pino';
 import type { KernelDriver } from '../../client-fuse/kernel/kernel-driver.ts';
 import { backgroundParent, mountInBackground } from '../../client-fuse/mount/background.ts';
-import { type MountOptions, parseMountOptions } from '../../client-fuse/mount/mount-options.ts';
+import { type MountOptions, mountOptionNames, parseMountOptions } from '../../client-fuse/mount/mount-options.ts';
 import { answerStatus, type MountStatus } from '../../client-fuse/mount/mount-status.ts';
 import { hasMountsInside } from '../../client-fuse/mount/mount-table.ts';
 import { failMount, serveMount } from '../../client-fuse/mount/serve-mount.ts';
@@ -49,7 +49,7 @@ const collect = (text: string, earlier: string[]): string[] => [...earlier, text
 const mountOption = () =>
   new Option('-o <OPTIONS>', 'as mount(8): ro, allow_other, uid=, gid=, umask=, noatime, ...')
     .argParser(collect)
-    .default([]);
+    .default([], 'none');
 const driverOption = () =>
   new Option('--driver <NAME>', 'how to talk to the kernel; fuse-native needs libfuse2')
     .choices(['kernel', 'fuse-native'])
@@ -68,6 +68,7 @@ export function addMountCommand(program: Command): void {
     .addOption(pollOption())
     .option('--log-file <FILE>', 'in the background: where the log goes (default: nowhere)')
     .addOption(logLevelOption)
+    .addHelpText('after', `\nOptions of -o:\n${mountOptionLines()}`)
     .addHelpText('after', '\nExample:\n  weft mount ws://127.0.0.1:7333/ /mnt/projects -o allow_other,noatime')
     .action(mount);
   program
@@ -79,6 +80,18 @@ export function addMountCommand(program: Command): void {
     .option('--at <MOUNTPOINT>', 'for the driver that mounts by itself')
     .addOption(logLevelOption)
     .action(mountClient);
+}
+
+function mountOptionLines(): string {
+  const lines: string[] = [];
+  for (const name of mountOptionNames) {
+    const last = lines.at(-1);
+    if (last !== undefined && last.length + name.length < 100) lines[lines.length - 1] = `${last} ${name}`;
+    else lines.push(`  ${name}`);
+  }
+  return [...lines, '  README says what each means. Those of fstab (_netdev, nofail, x-*, ...) are passed over.'].join(
+    '\n',
+  );
 }
 
 function self(...args: string[]): string[] {

@@ -30,6 +30,12 @@ const refused: readonly (readonly [line: readonly string[], says: RegExp])[] = [
     /the log file .*no\/log cannot be written \(ENOENT\)/,
   ],
   [['mount', m, 'ws://127.0.0.1:1/'], /the address goes before the mount point: `weft mount ws:/],
+  [
+    ['serve', m, '--state', '/proc/nope'],
+    /cannot make the state directory \/proc\/nope \(ENOENT\); name another place/,
+  ],
+  [['token', 'create', 'q', '--state', '/proc/nope'], /cannot make the state directory \/proc\/nope \(ENOENT\)/],
+  [['status', at('missing')], /missing is not a weft mount; `weft status` lists/],
   [['serve', ...exported, '--tls', 'auto', '--tls-cert', 'c', '--tls-key', 'k'], /leave one of them out/],
 ];
 
@@ -62,6 +68,22 @@ describe('mount.weft', { concurrent: true, timeout: 60_000 }, () => {
       expect(stderr).toMatch(/^error: .*\n\(`mount\.weft --help` says more\)$/);
     },
   );
+});
+
+it.each([
+  [['token', 'create', ''], /a name is a line of text/],
+  [['token', 'create', 'a\nb'], /a name is a line of text/],
+  [['token', 'create', 'a', '--export', 'a/b'], /a name of an export has no slash/],
+  [['token', 'create', 'a', '--identity', 'map:u1=2,u1=3'], /u1 is there twice/],
+])('%j is wrong usage', { timeout: 60_000 }, async (line, says) => {
+  const { status, stdout, stderr } = await run([...line, '--state', at('tokens')]);
+  expect([status, stdout]).toEqual([1, '']);
+  expect(stderr).toMatch(says);
+});
+
+it('token list says so when there are none', { timeout: 60_000 }, async () => {
+  const { status, stderr } = await run(['token', 'list', '--state', at('tokens')]);
+  expect([status, stderr]).toEqual([0, `there are none in ${at('tokens')}: \`weft token create NAME\` makes one`]);
 });
 
 it('they leave nothing behind', () => {
