@@ -27,11 +27,21 @@ export async function main(argv: readonly string[]): Promise<void> {
     .version(version())
     .showHelpAfterError('(`weft --help` and `weft VERB --help` show what there is)');
   for (const verb of asked(argv)) (await verb())(program);
+  await saying('weft', () => program.parseAsync(argv));
+}
+
+/** `mount.weft`. */
+export async function mainOfHelper([node = '', script = '', ...args]: readonly string[]): Promise<void> {
+  const { mountHelper } = await import('./mount-helper.ts');
+  await saying('mount.weft', () => mountHelper(args, (mount) => main([node, script, ...mount])));
+}
+
+async function saying(name: string, work: () => Promise<unknown>): Promise<void> {
   try {
-    await program.parseAsync(argv);
+    await work();
   } catch (error) {
     const { message, stack } = error as Error;
-    console.error(`weft: ${process.env.WEFT_DEBUG ? stack : message}`);
+    console.error(`${name}: ${process.env.WEFT_DEBUG ? stack : message}`);
     process.exitCode = 1;
   }
 }

@@ -6,6 +6,7 @@
 import { spawn } from 'node:child_process';
 import { closeSync, openSync } from 'node:fs';
 import { environmentWithToken } from '../transport/environment-token.ts';
+import { MountError } from './mount-error.ts';
 import { messageType, STOP_SIGNALS } from './supervision.ts';
 
 const ENVIRONMENT_MARK = 'WEFT_BACKGROUND';
@@ -22,7 +23,7 @@ export interface BackgroundOptions {
 export function mountInBackground(command: readonly string[], options: BackgroundOptions): Promise<number> {
   const [program, ...args] = command;
   if (program === undefined) throw new Error('no command');
-  const output = options.logFile === undefined ? 'ignore' : openSync(options.logFile, 'a', 0o600);
+  const output = options.logFile === undefined ? 'ignore' : openLogFile(options.logFile);
   const child = spawn(program, args, {
     detached: true,
     stdio: ['ignore', output, output, 'ipc'],
@@ -50,6 +51,15 @@ export function mountInBackground(command: readonly string[], options: Backgroun
   }).finally(() => {
     for (const signal of STOP_SIGNALS) process.off(signal, onSignal);
   });
+}
+
+function openLogFile(path: string): number {
+  try {
+    return openSync(path, 'a', 0o600);
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    throw new MountError(`the log file ${path} cannot be written (${code}): name another with --log-file`);
+  }
 }
 
 export interface BackgroundParent {

@@ -14,10 +14,6 @@ export interface MountOptions {
   readonly allowOther: boolean;
   readonly defaultPermissions: boolean;
   readonly nonempty: boolean;
-  /** What `mount` shows as the source, when not the source itself. */
-  readonly fsname?: string;
-  /** `fuse.SUBTYPE` in the mount table. */
-  readonly subtype: string;
   /** Bytes; only for tests, the client chooses it to fit max_write. */
   readonly maxReadBytes?: number;
   readonly client: ClientOptions;
@@ -55,17 +51,23 @@ type Draft = Omit<Mutable<MountOptions>, 'client' | 'generic' | 'credentials'> &
 };
 type Setter = (draft: Draft, value: string | undefined, option: string) => void;
 
+/** Other filesystems have these; here they would be a fault. */
+const REFUSED: ReadonlySet<string> = new Set(['allow_root', 'fsname', 'subtype', 'remount']);
+
+function refuse(reason: string): Setter {
+  return (_draft, _value, option) => {
+    throw new MountError(`option ${nameOf(option)} is not supported: ${reason}`);
+  };
+}
+
 const setters: Readonly<Record<string, Setter>> = {
   allow_other: (draft) => (draft.allowOther = true),
-  allow_root: () => {
-    throw new MountError(
-      'option allow_root is not supported: the kernel knows only allow_other; use that, with default_permissions if need be',
-    );
-  },
+  allow_root: refuse('the kernel knows only allow_other; use that, with default_permissions if need be'),
   default_permissions: (draft) => (draft.defaultPermissions = true),
   nonempty: (draft) => (draft.nonempty = true),
-  fsname: (draft, value, option) => (draft.fsname = text(value, option)),
-  subtype: (draft, value, option) => (draft.subtype = text(value, option)),
+  fsname: refuse('the mount table shows the address there, which `weft status` asks'),
+  subtype: refuse('weft knows its mounts by the type fuse.weft'),
+  remount: refuse('weft cannot change a mount: `weft umount` it, and mount it anew'),
   max_read: (draft, value, option) => (draft.maxReadBytes = count(value, option, 4096, 2 ** 28)),
   uid: (draft, value, option) => (draft.client.uid = count(value, option, 0, 0xfffffffe)),
   gid: (draft, value, option) => (draft.client.gid = count(value, option, 0, 0xfffffffe)),
@@ -88,6 +90,20 @@ const setters: Readonly<Record<string, Setter>> = {
   },
 };
 
+/** What `-o` knows, for people: `weft mount --help` lists them. */
+export const mountOptionNames: readonly string[] = [...GENERIC, ...Object.keys(setters)]
+  .filter((name) => !REFUSED.has(name))
+  .sort();
+
+/** False: parseMountOptions would say that it does not know it. */
+export function isKnownMountOption(option: string): boolean {
+  return option === '' || IGNORED.test(option) || GENERIC.has(option) || Object.hasOwn(setters, nameOf(option));
+}
+
+function nameOf(option: string): string {
+  return option.replace(/=.*/s, '');
+}
+
 /** Reads any number of `-o` arguments, each a list with commas. The last one wins where two contradict each other. */
 export function parseMountOptions(lists: readonly string[]): MountOptions {
   const draft: Draft = {
@@ -96,7 +112,6 @@ export function parseMountOptions(lists: readonly string[]): MountOptions {
     allowOther: false,
     defaultPermissions: false,
     nonempty: false,
-    subtype: 'weft',
     client: {},
     credentials: {},
   };
@@ -107,24 +122,22 @@ export function parseMountOptions(lists: readonly string[]): MountOptions {
       if (option === 'ro' || option === 'rw') draft.readOnly = option === 'ro';
       continue;
     }
-    const equals = option.indexOf('=');
-    const name = equals < 0 ? option : option.slice(0, equals);
-    const value = equals < 0 ? undefined : option.slice(equals + 1);
+    const name = nameOf(option);
+    const value = name === option ? undefined : option.slice(name.length + 1);
     const setter = Object.hasOwn(setters, name) ? setters[name] : undefined;
     if (setter === undefined)
       throw new MountError(`unknown mount option "${option}": \`weft mount --help\` lists them`);
     setter(draft, value, option);
   }
+  if (draft.client.timeoutMs !== undefined && !draft.client.soft)
+    throw new MountError(
+      'timeout is of soft mounts: add soft, or leave it out (a hard mount waits until the server is back)',
+    );
   return draft;
 }
 
 function wrongValue(option: string, wanted: string): MountError {
   return new MountError(`mount option "${option}": the value must be ${wanted}`);
-}
-
-function text(value: string | undefined, option: string): string {
-  if (value === undefined || value === '') throw wrongValue(option, 'given');
-  return value;
 }
 
 /** The client process runs in another directory. */

@@ -58,7 +58,8 @@ export function askMount(device: string, timeoutMs = ANSWER_WITHIN_MS): Promise<
     const timer = setTimeout(() => fail('no answer'), timeoutMs);
     let text = '';
     socket.setEncoding('utf8');
-    socket.on('error', (error) => fail(error.message));
+    // The message has the socket's name, with a NUL.
+    socket.on('error', (error: NodeJS.ErrnoException) => fail(error.code ?? 'not reached'));
     socket.on('data', (more) => {
       text += more;
       if (text.length > MAX_ANSWER_BYTES) fail('this is no status');

@@ -5,7 +5,7 @@
 import { readFile } from 'node:fs/promises';
 import { MOUNT_INFO, type Mount, parseMountInfo } from '../../shared/linux/mount-info.ts';
 
-export { isWeftMount, type Mount } from '../../shared/linux/mount-info.ts';
+export { isWeftMount, MOUNT_TYPE, type Mount } from '../../shared/linux/mount-info.ts';
 
 export async function readMounts(): Promise<Mount[]> {
   return parseMountInfo(await readFile(MOUNT_INFO, 'utf8'));

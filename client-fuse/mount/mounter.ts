@@ -8,7 +8,7 @@ import { close, receiveDescriptor, socketpair } from '../../shared/linux/libc.ts
 import { runCommand } from './command.ts';
 import { MountError } from './mount-error.ts';
 import type { MountOptions } from './mount-options.ts';
-import { type Mount, mountAt } from './mount-table.ts';
+import { MOUNT_TYPE, type Mount, mountAt } from './mount-table.ts';
 import { isRoot } from './unmount.ts';
 
 const MOUNT_TIMEOUT_MS = 20_000;
@@ -68,11 +68,10 @@ function fuseOptions({ options, maxReadBytes }: MountRequest): string[] {
 }
 
 async function mountAsRoot(request: MountRequest): Promise<number> {
-  const { options, mountpoint } = request;
+  const { mountpoint } = request;
   const fuseFd = openSync('/dev/fuse', 'r+');
   const list = ['fd=3', 'rootmode=40000', 'user_id=0', 'group_id=0', ...fuseOptions(request)].join(',');
-  const source = options.fsname ?? request.source;
-  const args = ['-i', '-t', `fuse.${options.subtype}`, '-o', list, '--', source, mountpoint];
+  const args = ['-i', '-t', MOUNT_TYPE, '-o', list, '--', request.source, mountpoint];
   const result = await runCommand('mount', args, { timeoutMs: MOUNT_TIMEOUT_MS, fd: fuseFd });
   if (result.status === 0) return fuseFd;
   closeSync(fuseFd);
@@ -82,11 +81,11 @@ async function mountAsRoot(request: MountRequest): Promise<number> {
 }
 
 async function mountAsUser(request: MountRequest): Promise<number> {
-  const { options, mountpoint } = request;
+  const { mountpoint } = request;
   const [ours, theirs] = socketpair();
   try {
-    const source = (options.fsname ?? request.source).replace(/[\\,]/g, '\\$&');
-    const list = [`fsname=${source}`, `subtype=${options.subtype}`, ...fuseOptions(request)].join(',');
+    const source = request.source.replace(/[\\,]/g, '\\$&');
+    const list = [`fsname=${source}`, `subtype=${MOUNT_TYPE.replace('fuse.', '')}`, ...fuseOptions(request)].join(',');
     const result = await runCommand('fusermount3', ['-o', list, '--', mountpoint], {
       timeoutMs: MOUNT_TIMEOUT_MS,
       fd: theirs,

@@ -7,9 +7,9 @@ import { basename, dirname, join, resolve } from 'node:path';
 import { errno, FsError } from '../../shared/errno.ts';
 import { MNT } from '../../shared/linux/constants.ts';
 import { umount2Async } from '../../shared/linux/libc.ts';
-import { runCommand } from './command.ts';
+import { type CommandResult, runCommand } from './command.ts';
 import { MountError } from './mount-error.ts';
-import { type Mount, mountAt } from './mount-table.ts';
+import { isMounted, isWeftMount, MOUNT_TYPE, type Mount, mountAt } from './mount-table.ts';
 
 const UNMOUNT_TIMEOUT_MS = 10_000;
 
@@ -87,11 +87,15 @@ export async function abortConnection(mount: Mount): Promise<boolean> {
 }
 
 /**
- * `weft umount`: unmounts what is mounted at `path`. Throws a MountError when nothing is, or when it is in use.
+ * `weft umount`: unmounts the mount of weft's at `path`. Throws a MountError when there is none, when it is something
+ * else's, and when it is in use.
  */
 export async function unmount(path: string, options: { lazy?: boolean } = {}): Promise<void> {
-  const mountpoint = await findMountPoint(path);
-  if (mountpoint === undefined) throw new MountError(`${path} is not mounted: \`mount -t fuse.weft\` lists the mounts`);
+  const mount = await findMount(path);
+  if (mount === undefined) throw notMounted(path);
+  if (!isWeftMount(mount))
+    throw new MountError(`${path} is not a weft mount (${mount.type}): \`umount\` is for others`);
+  const { mountpoint } = mount;
   const outcome = await tryUnmount(mountpoint, { lazy: options.lazy ?? false });
   const lazily = `\`weft umount --lazy ${path}\``;
   switch (outcome) {
@@ -102,17 +106,41 @@ export async function unmount(path: string, options: { lazy?: boolean } = {}): P
     case 'stuck':
       throw new MountError(`unmounting ${path} waits for the server: try again when it is back, or ${lazily}`);
     case 'not mounted':
-      throw new MountError(`${path} is not mounted: \`mount -t fuse.weft\` lists the mounts`);
+      // fusermount3 says so of what is not this user's.
+      if (!(await isMounted(mount))) throw notMounted(path);
+      throw new MountError(`${path} was mounted by somebody else: unmount it as that user, or as root`);
     default:
       throw new MountError(`cannot unmount ${path}: ${outcome.failed}`);
   }
 }
 
-/** The path as the mount table has it. Only its directory is resolved: the mount itself may not answer. */
-async function findMountPoint(path: string): Promise<string | undefined> {
-  const absolute = resolve(path);
-  if (await mountAt(absolute)) return absolute;
-  const parent = await runCommand('realpath', ['--', dirname(absolute)], { timeoutMs: UNMOUNT_TIMEOUT_MS });
-  const resolved = join(parent.stdout.replace(/\n$/, ''), basename(absolute));
-  return parent.status === 0 && (await mountAt(resolved)) ? resolved : undefined;
+function notMounted(path: string): MountError {
+  return new MountError(`${path} is not mounted: \`mount -t ${MOUNT_TYPE}\` lists the mounts`);
+}
+
+const MAX_LINKS = 40;
+
+/**
+ * What is mounted at a path, or where symbolic links lead from there. Only directories above it are looked into: the mount
+ * itself may not answer.
+ */
+export async function findMount(path: string): Promise<Mount | undefined> {
+  let absolute = resolve(path);
+  for (let links = 0; links <= MAX_LINKS; links++) {
+    const literal = await mountAt(absolute);
+    if (literal) return literal;
+    const parent = await runCommand('realpath', ['--', dirname(absolute)], { timeoutMs: UNMOUNT_TIMEOUT_MS });
+    if (parent.status !== 0) return undefined;
+    const resolved = join(lineOf(parent), basename(absolute));
+    const mount = await mountAt(resolved);
+    if (mount) return mount;
+    const link = await runCommand('readlink', ['--', resolved], { timeoutMs: UNMOUNT_TIMEOUT_MS });
+    if (link.status !== 0) return undefined;
+    absolute = resolve(dirname(resolved), lineOf(link));
+  }
+  return undefined;
+}
+
+function lineOf({ stdout }: CommandResult): string {
+  return stdout.replace(/\n$/, '');
 }

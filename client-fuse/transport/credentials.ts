@@ -3,13 +3,13 @@
  * may be replaced under a mount; secrets are in no option and no log.
  */
 import { createHash } from 'node:crypto';
-import { readFileSync } from 'node:fs';
+import { readFileSync, statSync } from 'node:fs';
 import { isIP } from 'node:net';
 import { connect, createSecureContext, type SecureContext, type TLSSocket } from 'node:tls';
 import { limits } from '../../shared/limits.ts';
 import { isLoopback } from '../../shared/loopback.ts';
 import { environmentToken } from './environment-token.ts';
-import { type ServerAddress, socketHost } from './server-address.ts';
+import { type Credentials, type ServerAddress, socketHost } from './server-address.ts';
 
 /** The server is not who it should be, or what is to be shown to it is not there; the message is for people. */
 export class CredentialError extends Error {
@@ -30,6 +30,15 @@ function read(file: string, what: string): Buffer {
   } catch (error) {
     throw new CredentialError(`the ${what} ${file} cannot be read (${(error as NodeJS.ErrnoException).code})`);
   }
+}
+
+/** A line for people, when others may read the token file. It is used all the same: what mounts secrets into containers makes them so. */
+export function tokenFileWarning({ tokenFile }: Credentials): string | undefined {
+  if (tokenFile === undefined) return undefined;
+  // One that is not there is told of by `authorization`.
+  const mode = statSync(tokenFile, { throwIfNoEntry: false })?.mode ?? 0;
+  if ((mode & 0o044) === 0) return undefined;
+  return `others may read the token file ${tokenFile} (mode ${(mode & 0o777).toString(8)}): \`chmod 600 ${tokenFile}\``;
 }
 
 /** The fields of the upgrade. Throws CredentialError. */

@@ -37,11 +37,24 @@ export function parseServerAddress(text: string): ServerAddress {
   }
   if (url.protocol !== 'ws:' && url.protocol !== 'wss:')
     throw new Error(`"${text}": ${url.protocol}// is not supported: ${example}`);
+  if (url.username !== '' || url.password !== '')
+    throw new Error('an address holds no user and no password, for others would see them: use --token-file');
+  if (/[?#]/.test(text))
+    throw new Error(`"${text}": nothing goes after an export's name (in it, ? is written %3F and # %23): ${example}`);
   if (url.hostname === '') throw new Error(`"${text}" names no host: ${example}`);
   // The URL leaves out a port that is the scheme's own.
   const port = url.port === '' ? implicitPort(url.protocol, text) : Number(url.port);
   const exportName = decoded(url.pathname, text).replace(/^\/+|\/+$/g, '') || '/';
   return { host: url.hostname, port, exportName, url: `${url.protocol}//${url.hostname}:${port}/` };
+}
+
+/** An address, and what is shown and known there. Throws an Error when the one cannot do what the other asks for. */
+export function serverAddressWith(text: string, credentials: Credentials): ServerAddress {
+  const address = parseServerAddress(text);
+  const { fingerprint, certFile, keyFile } = credentials;
+  const what = fingerprint ? 'a fingerprint' : certFile || keyFile ? 'a certificate' : undefined;
+  if (what === undefined || address.url.startsWith('wss:')) return { ...address, credentials };
+  throw new Error(`${what} needs wss://: "${text}" is an address without encryption`);
 }
 
 function implicitPort(protocol: string, text: string): number {

@@ -4,6 +4,7 @@
 import { randomBytes } from 'node:crypto';
 import fs from 'node:fs';
 import pino from 'pino';
+import type { ServerAddress } from '../../client-fuse/transport/server-address.ts';
 import { UsageError } from './bench-arguments.ts';
 import { describeFault } from './fault-text.ts';
 import { withCleanUp } from './interruption.ts';
@@ -67,7 +68,7 @@ export async function benchDirectories(
 
 /** Straight against a server: one session for each caller, all in this process. */
 export async function benchServer(
-  url: string,
+  address: ServerAddress,
   options: OverlapOptions,
   stallMs: number,
   progress: (now: OverlapProgress) => void,
@@ -76,7 +77,7 @@ export async function benchServer(
   const log = pino({ level: 'warn' }, pino.destination({ dest: 2, sync: true }));
   const clients = options.writers + options.readers;
   const targets: ServerTarget[] = [];
-  for (let client = 1; client <= clients; client++) targets.push(await ServerTarget.connect(url, client, log));
+  for (let client = 1; client <= clients; client++) targets.push(await ServerTarget.connect(address, client, log));
   const setup = overlapSetup(options);
   return benchDriver(new LocalDriver(targets, setup, monotonicBase(), stallMs), setup, options, progress);
 }

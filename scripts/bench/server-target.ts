@@ -6,9 +6,8 @@ import { errno, FsError } from '../../shared/errno.ts';
 
 import fs from 'node:fs';
 import type { Logger } from 'pino';
-import { parseServerAddress, type ServerAddress } from '../../client-fuse/transport/server-address.ts';
+import type { ServerAddress } from '../../client-fuse/transport/server-address.ts';
 import { ServerSession } from '../../client-fuse/transport/server-session.ts';
-import { UsageError } from './bench-arguments.ts';
 import type { OverlapFile, OverlapTarget } from './overlap-target.ts';
 
 const { O_CREAT, O_EXCL, O_RDONLY, O_RDWR } = fs.constants;
@@ -70,9 +69,9 @@ export class ServerTarget implements OverlapTarget {
   }
 
   /** Rejects with an Error whose message names the address and the next step. */
-  static async connect(url: string, client: number, log: Logger): Promise<ServerTarget> {
-    const session = await ServerSession.connect(addressOf(url), log);
-    return new ServerTarget(`${url} client ${client}`, session);
+  static async connect(address: ServerAddress, client: number, log: Logger): Promise<ServerTarget> {
+    const session = await ServerSession.connect(address, log);
+    return new ServerTarget(`${address.url} client ${client}`, session);
   }
 
   async createFile(name: string): Promise<void> {
@@ -115,13 +114,5 @@ export class ServerTarget implements OverlapTarget {
 
   get #root() {
     return this.#session.hello.root.inode;
-  }
-}
-
-function addressOf(url: string): ServerAddress {
-  try {
-    return parseServerAddress(url);
-  } catch (error) {
-    throw new UsageError(error instanceof Error ? error.message : String(error));
   }
 }

@@ -1,6 +1,8 @@
 /** How a client shows who it is, for the verbs that connect: options that become `-o` options, which the client process gets. */
 import { resolve } from 'node:path';
 import type { Command } from 'commander';
+import { tokenFileWarning } from '../../client-fuse/transport/credentials.ts';
+import type { Credentials } from '../../client-fuse/transport/server-address.ts';
 
 export interface CredentialOptions {
   readonly tokenFile?: string;
@@ -15,6 +17,12 @@ export function withCredentialOptions(command: Command): Command {
     .option('--fingerprint <SHA256:...>', "pins the server's certificate: what `weft serve` prints")
     .option('--tls-cert <FILE>', 'a certificate to show instead of a token')
     .option('--tls-key <FILE>', 'its key');
+}
+
+/** By the process that has the terminal. */
+export function warnOfTokenFile(credentials: Credentials): void {
+  const warning = tokenFileWarning(credentials);
+  if (warning !== undefined) console.error(`weft: ${warning}`);
 }
 
 export function credentialLists({ tokenFile, fingerprint, tlsCert, tlsKey }: CredentialOptions): string[] {

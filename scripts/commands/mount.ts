@@ -8,18 +8,24 @@ import { type Command, Option } from 'commander';
 import type { Logger } from 'pino';
 import type { KernelDriver } from '../../client-fuse/kernel/kernel-driver.ts';
 import { backgroundParent, mountInBackground } from '../../client-fuse/mount/background.ts';
-import { type MountOptions, parseMountOptions } from '../../client-fuse/mount/mount-options.ts';
+import { type MountOptions, mountOptionNames, parseMountOptions } from '../../client-fuse/mount/mount-options.ts';
 import { answerStatus, type MountStatus } from '../../client-fuse/mount/mount-status.ts';
 import { hasMountsInside } from '../../client-fuse/mount/mount-table.ts';
 import { failMount, serveMount } from '../../client-fuse/mount/serve-mount.ts';
 import { superviseMount } from '../../client-fuse/mount/supervisor.ts';
+import { tokenFileWarning } from '../../client-fuse/transport/credentials.ts';
 import { environmentToken } from '../../client-fuse/transport/environment-token.ts';
-import { parseServerAddress } from '../../client-fuse/transport/server-address.ts';
+import { serverAddressWith } from '../../client-fuse/transport/server-address.ts';
 import { ServerSession } from '../../client-fuse/transport/server-session.ts';
 import { RemoteFilesystem } from '../../client-fuse/vfs/remote-filesystem.ts';
 import { LoopPoll } from '../../shared/loop-poll.ts';
 import { logLevelOption, openLog, pollOption } from './common-options.ts';
-import { type CredentialOptions, credentialLists, withCredentialOptions } from './credential-options.ts';
+import {
+  type CredentialOptions,
+  credentialLists,
+  warnOfTokenFile,
+  withCredentialOptions,
+} from './credential-options.ts';
 import { failNativeMount, serveNativeMount, superviseNativeMount } from './mount-native.ts';
 
 interface MountCommandOptions extends CredentialOptions {
@@ -43,7 +49,7 @@ const collect = (text: string, earlier: string[]): string[] => [...earlier, text
 const mountOption = () =>
   new Option('-o <OPTIONS>', 'as mount(8): ro, allow_other, uid=, gid=, umask=, noatime, ...')
     .argParser(collect)
-    .default([]);
+    .default([], 'none');
 const driverOption = () =>
   new Option('--driver <NAME>', 'how to talk to the kernel; fuse-native needs libfuse2')
     .choices(['kernel', 'fuse-native'])
@@ -62,6 +68,7 @@ export function addMountCommand(program: Command): void {
     .addOption(pollOption())
     .option('--log-file <FILE>', 'in the background: where the log goes (default: nowhere)')
     .addOption(logLevelOption)
+    .addHelpText('after', `\nOptions of -o:\n${mountOptionLines()}`)
     .addHelpText('after', '\nExample:\n  weft mount ws://127.0.0.1:7333/ /mnt/projects -o allow_other,noatime')
     .action(mount);
   program
@@ -75,18 +82,32 @@ export function addMountCommand(program: Command): void {
     .action(mountClient);
 }
 
+function mountOptionLines(): string {
+  const lines: string[] = [];
+  for (const name of mountOptionNames) {
+    const last = lines.at(-1);
+    if (last !== undefined && last.length + name.length < 100) lines[lines.length - 1] = `${last} ${name}`;
+    else lines.push(`  ${name}`);
+  }
+  return [...lines, '  README says what each means. Those of fstab (_netdev, nofail, x-*, ...) are passed over.'].join(
+    '\n',
+  );
+}
+
 function self(...args: string[]): string[] {
   return [process.execPath, fileURLToPath(new URL('../weft.cjs', import.meta.url)), ...args];
 }
 
 async function mount(url: string, mountpoint: string, options: MountCommandOptions): Promise<void> {
   environmentToken();
-  // What can be wrong with the command line is said at once, by the process that has the terminal.
-  parseServerAddress(url);
   const { soft, timeout } = options;
   const patience = [...(soft ? ['soft'] : []), ...(timeout === undefined ? [] : [`timeout=${timeout}`])];
   const o = [...options.o, ...credentialLists(options), ...patience];
+  // What can be wrong with the command line is said at once, by the process that has the terminal.
+  if (mountpoint.includes('://'))
+    throw new Error(`the address goes before the mount point: \`weft mount ${mountpoint} ${url}\``);
   const parsed = parseMountOptions(o);
+  serverAddressWith(url, parsed.credentials);
   const driver = parsed.client.driver ?? options.driver;
   const passed = [
     ...o.flatMap((one) => ['-o', one]),
@@ -99,6 +120,8 @@ async function mount(url: string, mountpoint: string, options: MountCommandOptio
   ];
   const path = resolve(mountpoint);
   if (!options.foreground) {
+    // With -f the log, where the client says so, is on the terminal.
+    warnOfTokenFile(parsed.credentials);
     const report = (line: string) => console.error(`weft: ${line}`);
     const place = options.logFile === undefined ? {} : { logFile: resolve(options.logFile) };
     process.exitCode = await mountInBackground(self('mount', url, path, '-f', ...passed), { report, ...place });
@@ -115,19 +138,23 @@ async function superviseInForeground(
   clientCommand: string[],
 ): Promise<void> {
   const parent = backgroundParent();
-  const report = (line: string) => {
-    if (parent) void parent.report(line);
+  const log = openLog(logLevel, 'weft mount');
+  // Who waits for the mount goes when it answers: what comes later is only in the log.
+  const tell = (line: string): Promise<void> => {
+    if (parent) log.warn({ mountpoint }, line);
     else console.error(`weft: ${line}`);
+    return parent?.report(line) ?? Promise.resolve();
   };
+  const report = (line: string) => void tell(line);
   const common = { mountpoint, clientCommand, report, onMounted: () => void parent?.mounted() };
   try {
     process.exitCode =
       driver === 'fuse-native'
         ? await superviseNativeMount({ ...common, nonempty: options.nonempty })
-        : await superviseMount({ ...common, source: url, options, log: openLog(logLevel, 'weft mount') });
+        : await superviseMount({ ...common, source: url, options, log });
   } catch (error) {
     if (parent === undefined) throw error;
-    await parent.report((error as Error).message);
+    await tell((error as Error).message);
     process.exitCode = 1;
   }
 }
@@ -138,11 +165,13 @@ async function mountClient(url: string, options: MountCommandOptions & { at?: st
   const log = openLog(options.logLevel, 'weft client');
   const { pollUs } = options;
   const { client, allowOther, generic, credentials } = parseMountOptions(options.o);
+  const warning = tokenFileWarning(credentials);
+  if (warning !== undefined) log.warn({}, warning);
   const loop = new LoopPoll(pollUs);
   let session: ServerSession | undefined;
   try {
     const softTimeoutMs = client.soft ? (client.timeoutMs ?? DEFAULT_SOFT_TIMEOUT_MS) : undefined;
-    const address = { ...parseServerAddress(url), credentials };
+    const address = serverAddressWith(url, credentials);
     const connected = await ServerSession.connect(address, log, loop, { softTimeoutMs });
     session = connected;
     const filesystem = new RemoteFilesystem(connected, client);

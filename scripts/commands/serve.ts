@@ -1,5 +1,5 @@
 /** `weft serve DIR`: exports directories until it is told to stop. */
-import { existsSync } from 'node:fs';
+import { accessSync, constants, existsSync } from 'node:fs';
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import type { Logger } from 'pino';
 import { grantFile } from '../../server/access/grant-file.ts';
@@ -16,6 +16,7 @@ import type { ListenAddress } from '../../server/transport/listener.ts';
 import { limits } from '../../shared/limits.ts';
 import { isLoopback } from '../../shared/loopback.ts';
 import { logLevelOption, openLog, pollOption } from './common-options.ts';
+import { makeStateDirectory } from './state-directory.ts';
 
 /** A client that is away for longer than an hour comes back as a new one. */
 const MAX_LEASE_SECONDS = 3600;
@@ -42,9 +43,17 @@ export function addServeCommand(program: Command): void {
     .command('serve')
     .description('export a directory of this machine')
     .argument('[DIR]', 'the directory to export as "/"')
-    .option('--export <NAME=DIR[:ro]>', 'export DIR under a name; may be repeated', collectExport, [])
-    .option('--read-only', 'refuse every change below DIR')
-    .option('--listen <HOST:PORT>', 'address to listen on', parseListen, { host: '127.0.0.1', port: 7333 })
+    .addOption(
+      new Option('--export <NAME=DIR[:ro]>', 'export DIR under a name; may be repeated')
+        .argParser(collectExport)
+        .default([], 'none'),
+    )
+    .option('--read-only', 'refuse every change, below all exports')
+    .addOption(
+      new Option('--listen <HOST:PORT>', 'address to listen on')
+        .argParser(parseListen)
+        .default({ host: '127.0.0.1', port: 7333 }, '127.0.0.1:7333'),
+    )
     .addOption(
       new Option('--squash <WHO>', 'whose identity is taken away: root becomes nobody, all do, or none')
         .choices(['root', 'all', 'none'])
@@ -102,10 +111,13 @@ function parseLeaseTime(text: string): number {
 }
 
 async function serve(directory: string | undefined, options: ServeOptions): Promise<void> {
-  const requests = [...options.export];
-  if (directory !== undefined) requests.unshift({ name: '/', directory, readOnly: options.readOnly ?? false });
+  const named =
+    directory === undefined ? options.export : [{ name: '/', directory, readOnly: false }, ...options.export];
+  const requests = options.readOnly ? named.map((one) => ({ ...one, readOnly: true })) : named;
   if (requests.length === 0) throw new Error('nothing to serve: name a directory, `weft serve DIR`');
   const { listen, squash } = options;
+  for (const one of requests) checkReadable(one.directory);
+  makeStateDirectory(options.state);
   const tls = tlsOf(options);
   const asks = !options.insecureNoAuth && (existsSync(grantFile(options.state)) || options.tlsClientCa !== undefined);
   if (!isLoopback(listen.host) && !options.insecureNoAuth) refuseInsecure(listen, asks, tls);
@@ -134,6 +146,16 @@ async function serve(directory: string | undefined, options: ServeOptions): Prom
   const signal = await stop;
   log.info({ signal }, 'shutting down');
   await server.close();
+}
+
+/** What is not there, or no directory, is told of where it is opened. */
+function checkReadable(directory: string): void {
+  try {
+    accessSync(directory, constants.R_OK | constants.X_OK);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EACCES') return;
+    throw new Error(`${directory} cannot be read by this user: serve as a user who may, or export another directory`);
+  }
 }
 
 async function start(
@@ -169,6 +191,8 @@ function openSessionState(state: string, log: Logger): Pick<ServerOptions, 'clie
 
 function tlsOf({ tls, tlsCert, tlsKey, tlsClientCa, state }: ServeOptions): TlsMaterial | undefined {
   if ((tlsCert === undefined) !== (tlsKey === undefined)) throw new Error('--tls-cert and --tls-key go together');
+  if (tls !== undefined && tlsCert !== undefined)
+    throw new Error('--tls auto makes a certificate, --tls-cert brings one: leave one of them out');
   if (tlsCert !== undefined && tlsKey !== undefined) return loadTls(tlsCert, tlsKey, tlsClientCa);
   if (tls === undefined) {
     if (tlsClientCa === undefined) return undefined;

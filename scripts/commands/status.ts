@@ -1,16 +1,24 @@
 /** `weft status [URL|PATH]`: what is mounted here, and what the servers behind it say. */
 import { lstat } from 'node:fs/promises';
+import { hostname } from 'node:os';
 import { resolve } from 'node:path';
 import Table from 'cli-table3';
 import type { Command } from 'commander';
 import pino from 'pino';
+import { runCommand } from '../../client-fuse/mount/command.ts';
 import { parseMountOptions } from '../../client-fuse/mount/mount-options.ts';
 import { askMount, type MountStatus } from '../../client-fuse/mount/mount-status.ts';
 import { isWeftMount, type Mount, readMounts } from '../../client-fuse/mount/mount-table.ts';
-import { type Credentials, parseServerAddress } from '../../client-fuse/transport/server-address.ts';
+import { type Credentials, serverAddressWith } from '../../client-fuse/transport/server-address.ts';
 import { ServerSession } from '../../client-fuse/transport/server-session.ts';
 import type { InodeStatus, ServerStatus } from '../../server/admin/status.ts';
-import { type CredentialOptions, credentialLists, withCredentialOptions } from './credential-options.ts';
+import {
+  type CredentialOptions,
+  credentialLists,
+  warnOfTokenFile,
+  withCredentialOptions,
+} from './credential-options.ts';
+import { mountCredentials } from './mount-credentials.ts';
 
 export function addStatusCommand(program: Command): void {
   withCredentialOptions(program.command('status'))
@@ -26,6 +34,8 @@ export function addStatusCommand(program: Command): void {
 interface MountAnswer extends Partial<MountStatus> {
   readonly mountpoint: string;
   readonly error?: string;
+  /** In place of counts, when nothing is amiss. */
+  readonly note?: string;
 }
 
 interface Answer {
@@ -46,22 +56,27 @@ interface StatusOptions extends CredentialOptions {
 async function status(target: string | undefined, options: StatusOptions): Promise<void> {
   const { json, locks, file } = options;
   const { credentials } = parseMountOptions(credentialLists(options));
+  warnOfTokenFile(credentials);
   const mounts = (await readMounts()).filter(isWeftMount);
   const asked = fileOf(target, file, mounts);
   if (asked) return showFile(await askFile(asked, credentials), json === true);
-  const answers = await Promise.all(urlsOf(target, mounts).map((url) => ask(url, mounts, credentials)));
+  const shown = mountsOf(target, mounts);
+  const answers = await Promise.all(urlsOf(target, shown).map((url) => ask(url, shown, credentials)));
+  const isAmiss = ({ error, mounts }: Answer) => error !== undefined || mounts.some((one) => one.error !== undefined);
+  if (answers.some(isAmiss)) process.exitCode = 1;
   if (json) return console.log(JSON.stringify(answers, null, 2));
   if (answers.length === 0) console.log('nothing is mounted here; `weft mount URL MOUNTPOINT` mounts');
   for (const answer of answers) {
     show(answer);
     if (locks && answer.server) showLocks(answer.server);
   }
-  if (answers.some(({ error }) => error !== undefined)) process.exitCode = 1;
 }
 
 interface FileOf {
   readonly url: string;
   readonly path: string;
+  /** In which it is. */
+  readonly mount?: Mount;
 }
 
 /** A path below a mount point, or on the server's machine. */
@@ -75,26 +90,30 @@ function fileOf(target: string | undefined, file: string | undefined, mounts: re
   if (mounts.some(({ mountpoint }) => mountpoint === path)) return undefined;
   const isBelow = ({ mountpoint }: Mount) => path.startsWith(`${mountpoint}/`);
   const mount = mounts.filter(isBelow).sort((a, b) => b.mountpoint.length - a.mountpoint.length)[0];
-  return mount && { url: mount.source, path };
+  return mount && { url: mount.source, path, mount };
 }
 
 /** A mount whose server is away would keep `lstat` waiting. */
 const LOOK_WITHIN_MS = 5_000;
 
-interface FileAnswer extends FileOf {
+interface FileAnswer extends Pick<FileOf, 'url' | 'path'> {
   readonly ino: string;
   readonly inodes: readonly InodeStatus[];
 }
 
-async function askFile({ url, path }: FileOf, credentials: Credentials): Promise<FileAnswer> {
+async function askFile({ url, path, mount }: FileOf, given: Credentials): Promise<FileAnswer> {
   const late = new Promise<never>((_, reject) => {
     setTimeout(
       () => reject(new Error(`${path}: no answer; \`weft status\` says how its mount is`)),
       LOOK_WITHIN_MS,
     ).unref();
   });
-  const { ino } = await Promise.race([lstat(path, { bigint: true }), late]);
-  const session = await ServerSession.connect({ ...parseServerAddress(url), credentials }, pino({ level: 'silent' }));
+  const look = lstat(path, { bigint: true }).catch((error: NodeJS.ErrnoException) => {
+    throw new Error(`${path} cannot be looked at (${error.code})`);
+  });
+  const { ino } = await Promise.race([look, late]);
+  const credentials = { ...(mount && (await mountCredentials(mount))), ...given };
+  const session = await ServerSession.connect(serverAddressWith(url, credentials), pino({ level: 'silent' }));
   try {
     const { json } = await session.call('inodeStatus', [], { ino });
     return { url, path, ino: String(ino), inodes: JSON.parse(json) as InodeStatus[] };
@@ -116,19 +135,27 @@ function showFile(answer: FileAnswer, json: boolean): void {
   }
 }
 
-function urlsOf(target: string | undefined, mounts: readonly Mount[]): string[] {
-  if (target === undefined) return [...new Set(mounts.map(({ source }) => source))];
-  if (target.includes('://')) return [target];
+/** Those that are meant: of a server, the one at a path, or all. */
+function mountsOf(target: string | undefined, mounts: readonly Mount[]): readonly Mount[] {
+  if (target === undefined || target.includes('://')) return mounts;
   const mountpoint = resolve(target);
-  const mount = mounts.find((one) => one.mountpoint === mountpoint);
+  const mount = mounts.findLast((one) => one.mountpoint === mountpoint);
   if (!mount) throw new Error(`${mountpoint} is not a weft mount; \`weft status\` lists those of this machine`);
-  return [mount.source];
+  return [mount];
+}
+
+function urlsOf(target: string | undefined, mounts: readonly Mount[]): string[] {
+  return target?.includes('://') ? [target] : [...new Set(mounts.map(({ source }) => source))];
 }
 
 async function ask(url: string, mounts: readonly Mount[], credentials: Credentials): Promise<Answer> {
   const here = mounts.filter(({ source }) => source === url);
   const mountpoints = here.map(({ mountpoint }) => mountpoint);
-  const [mountAnswers, server] = await Promise.all([Promise.all(here.map(askOne)), askServer(url, credentials)]);
+  const known = here[0] && (await mountCredentials(here[0]));
+  const [mountAnswers, server] = await Promise.all([
+    Promise.all(here.map(askOne)),
+    askServer(url, { ...known, ...credentials }),
+  ]);
   return { url, mountpoints, mounts: mountAnswers, ...server };
 }
 
@@ -136,16 +163,29 @@ async function askOne({ mountpoint, device }: Mount): Promise<MountAnswer> {
   try {
     return { mountpoint, ...(await askMount(device)) };
   } catch (error) {
-    return { mountpoint, error: (error as Error).message };
+    return { mountpoint, ...(await whySilent(mountpoint, error as Error)) };
   }
 }
 
+/** statfs is always asked of the client, by a child that can be killed. */
+async function whySilent(mountpoint: string, { message }: Error): Promise<Pick<MountAnswer, 'error' | 'note'>> {
+  const probe = await runCommand('stat', ['-f', '--', mountpoint], { timeoutMs: LOOK_WITHIN_MS });
+  if (probe.stderr.includes('not connected') || probe.stderr.includes('connection abort'))
+    return { error: `its client is dead: \`weft umount ${mountpoint}\`` };
+  if (probe.status !== 0) return { error: message };
+  return { note: 'it works; its client keeps no counts (the driver fuse-native) or cannot be asked from here' };
+}
+
+/** As a session names its client. */
+const self = `${hostname()}:${process.pid}`;
+
 async function askServer(url: string, credentials: Credentials): Promise<Pick<Answer, 'server' | 'error'>> {
   try {
-    const session = await ServerSession.connect({ ...parseServerAddress(url), credentials }, pino({ level: 'silent' }));
+    const session = await ServerSession.connect(serverAddressWith(url, credentials), pino({ level: 'silent' }));
     const { json } = await session.call('status', [], {});
     session.close();
-    return { server: JSON.parse(json) as ServerStatus };
+    const server = JSON.parse(json) as ServerStatus;
+    return { server: { ...server, sessions: server.sessions.filter(({ client }) => client !== self) } };
   } catch (error) {
     return { error: (error as Error).message };
   }
@@ -153,7 +193,8 @@ async function askServer(url: string, credentials: Credentials): Promise<Pick<An
 
 function showMount(one: MountAnswer): void {
   console.log(`  mount ${one.mountpoint}:`);
-  if (one.error !== undefined) return console.log(`    ${one.error}`);
+  const words = one.error ?? one.note;
+  if (words !== undefined) return console.log(`    ${words}`);
   const { hits = 0, misses = 0, serverAwaySeconds, leasesUsableMs = 0 } = one;
   const rate = hits + misses > 0 ? `${((100 * hits) / (hits + misses)).toFixed(1)} %` : 'nothing asked yet';
   const away = serverAwaySeconds === null ? '' : `, the server has been away for ${serverAwaySeconds} s`;

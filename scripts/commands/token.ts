@@ -4,6 +4,7 @@ import { type Command, InvalidArgumentError, Option } from 'commander';
 import type { IdentityRule } from '../../server/access/credential.ts';
 import { changeGrants, type Grant, grantFile, newToken, readGrants } from '../../server/access/grant-file.ts';
 import { defaultStateDirectory } from '../../server/store/handle-key.ts';
+import { makeStateDirectory } from './state-directory.ts';
 
 interface CreateOptions {
   readonly export?: string[];
@@ -22,8 +23,8 @@ export function addTokenCommand(program: Command): void {
   token
     .command('create')
     .description('print a new token, which is shown this once')
-    .argument('NAME', 'whose it is; shown in logs')
-    .option('--export <NAME>', 'only this export; may be repeated', (text, all: string[] = []) => [...all, text])
+    .argument('NAME', 'whose it is; shown in logs', parseName)
+    .option('--export <NAME>', 'only this export; may be repeated', collectExport)
     .option('--read-only', 'refuse every change')
     .addOption(
       new Option(
@@ -34,17 +35,39 @@ export function addTokenCommand(program: Command): void {
         .default({ kind: 'trusted' }, 'trusted'),
     )
     .option('--expires <DAYS>', 'after so many days', parseDays)
-    .option('--certificate <CN>', 'no token: for the client certificate with this common name (--tls-client-ca)')
+    .option(
+      '--certificate <CN>',
+      'no token: for the client certificate with this common name (--tls-client-ca)',
+      parseName,
+    )
     .addOption(stateOption())
     .addHelpText('after', '\nExample:\n  weft token create laptop --identity 1000:1000 > laptop.token')
     .action(create);
-  token.command('list').description('show what there is').addOption(stateOption()).action(list);
+  token
+    .command('list')
+    .description('show what there is')
+    .addOption(stateOption())
+    .addHelpText('after', '\nExample:\n  weft token list')
+    .action(list);
   token
     .command('revoke')
     .description('end what was given under this name, and the sessions that use it')
     .argument('NAME')
     .addOption(stateOption())
+    .addHelpText('after', '\nExample:\n  weft token revoke laptop')
     .action(revoke);
+  token.addHelpText('after', '\nExample:\n  weft token create laptop --identity 1000:1000 > laptop.token');
+}
+
+function parseName(text: string): string {
+  if (text.trim() !== '' && !/\p{C}/u.test(text)) return text;
+  throw new InvalidArgumentError('a name is a line of text.');
+}
+
+function collectExport(text: string, all: readonly string[] = []): string[] {
+  if (text !== '/' && !/^[^/]+$/.test(text))
+    throw new InvalidArgumentError('a name of an export has no slash, or is / alone.');
+  return [...all, parseName(text)];
 }
 
 const MAX_ID = 0xfffffffe;
@@ -58,7 +81,10 @@ function parseIdentity(text: string): IdentityRule {
   for (const pair of text.slice('map:'.length).split(',')) {
     const match = /^([ug])(\d+)=(\d+)$/.exec(pair);
     if (!match) throw new InvalidArgumentError(`"${pair}": write u1000=1005 or g100=1005.`);
-    tables[match[1] as 'u' | 'g'][String(idOf(match[2]))] = idOf(match[3]);
+    const table = tables[match[1] as 'u' | 'g'];
+    const from = String(idOf(match[2]));
+    if (Object.hasOwn(table, from)) throw new InvalidArgumentError(`${match[1]}${from} is there twice.`);
+    table[from] = idOf(match[3]);
   }
   return { kind: 'mapped', uids: tables.u, gids: tables.g };
 }
@@ -90,7 +116,7 @@ function create(name: string, options: CreateOptions): void {
     ...(expires === undefined ? {} : { expiresMs: nowMs + expires * 86_400_000 }),
   };
   let isFirst = false;
-  changeGrants(grantFile(options.state), (grants) => {
+  change(options.state, (grants) => {
     if (grants?.some((one) => one.name === name)) throw new Error(`"${name}" is there already: revoke it first`);
     isFirst = grants === undefined;
     return [...(grants ?? []), grant];
@@ -99,8 +125,21 @@ function create(name: string, options: CreateOptions): void {
   if (isFirst) console.error('the first one: a server that is running asks for it after its next start');
 }
 
+function change(state: string, how: Parameters<typeof changeGrants>[1]): void {
+  makeStateDirectory(state);
+  try {
+    changeGrants(grantFile(state), how);
+  } catch (error) {
+    const { code, syscall } = error as NodeJS.ErrnoException;
+    if (syscall === undefined) throw error;
+    throw new Error(`${grantFile(state)} cannot be written (${code}): run it as the server's user, or see --state DIR`);
+  }
+}
+
 function list({ state }: { state: string }): void {
-  for (const grant of readGrants(grantFile(state)) ?? []) {
+  const grants = readGrants(grantFile(state)) ?? [];
+  if (grants.length === 0) console.error(`there are none in ${state}: \`weft token create NAME\` makes one`);
+  for (const grant of grants) {
     const { identity, expiresMs } = grant;
     const who = identity.kind === 'fixed' ? `${identity.uid}:${identity.gid}` : identity.kind;
     const words = [
@@ -116,7 +155,7 @@ function list({ state }: { state: string }): void {
 }
 
 function revoke(name: string, { state }: { state: string }): void {
-  changeGrants(grantFile(state), (grants = []) => {
+  change(state, (grants = []) => {
     const left = grants.filter((one) => one.name !== name);
     if (left.length === grants.length)
       throw new Error(`there is no "${name}": \`weft token list\` shows what there is`);

@@ -2,7 +2,7 @@
 import { resolve } from 'node:path';
 import type { Command } from 'commander';
 import { clientEnds, clientOf } from '../../client-fuse/mount/client-end.ts';
-import { unmount } from '../../client-fuse/mount/unmount.ts';
+import { findMount, unmount } from '../../client-fuse/mount/unmount.ts';
 
 export function addUmountCommand(program: Command): void {
   program
@@ -15,7 +15,7 @@ export function addUmountCommand(program: Command): void {
 }
 
 async function umount(path: string, lazy: boolean): Promise<void> {
-  const client = lazy ? undefined : await clientOf(path);
+  const client = lazy ? undefined : await clientOf((await findMount(path))?.mountpoint ?? path);
   await unmount(path, { lazy });
   if (client === undefined) return;
   await clientEnds(client, () =>

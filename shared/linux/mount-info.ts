@@ -51,7 +51,9 @@ export function mountIdOf(fd: number): number {
   return Number(id);
 }
 
-/** Types of mounts that are weft's, by any of its drivers. */
+/** Of all mounts of weft's, by any of its drivers, and of no others: it cannot be chosen. */
+export const MOUNT_TYPE = 'fuse.weft';
+
 export function isWeftMount(mount: Mount): boolean {
-  return mount.type === 'fuse.weft' || mount.type === 'fuse.weftfs';
+  return mount.type === MOUNT_TYPE;
 }

@@ -6,6 +6,7 @@ import os from 'node:os';
 import path from 'node:path';
 import pino from 'pino';
 import { afterEach, beforeEach, expect, test } from 'vitest';
+import { parseServerAddress } from '../../client-fuse/transport/server-address.ts';
 import { benchServer } from '../../scripts/bench/overlap-bench.ts';
 import { openExports } from '../../server/open-exports.ts';
 import { Server } from '../../server/server.ts';
@@ -36,8 +37,8 @@ test.each([
   [2, 2],
   [40, 40],
 ])('%i writers and %i readers never see a torn read', async (writers, readers) => {
-  const url = `ws://127.0.0.1:${server.port}/`;
-  const { report } = await benchServer(url, { ...options, writers, readers }, 20_000, () => {});
+  const address = parseServerAddress(`ws://127.0.0.1:${server.port}/`);
+  const { report } = await benchServer(address, { ...options, writers, readers }, 20_000, () => {});
   expect(report).toMatchObject({ torn: 0, stale: 0, backward: 0, mixedPages: 0, failures: [], passed: true });
   expect(report.writes.calls).toBeGreaterThan(writers);
   expect(report.reads.calls).toBeGreaterThan(readers);

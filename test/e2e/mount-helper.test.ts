@@ -43,7 +43,7 @@ describe('mount -t weft', { timeout: 60_000 }, () => {
     await using exported = await LeaseExport.open(0);
     const options = 'allow_other,umask=077,_netdev,nofail,x-systemd.automount';
     const script = `set -e; echo text > $X/f; mount -a; cat $M/f; stat -c %a $M/f; umount $M
-      ! mount -t weft ws://127.0.0.1:1/ $M; mount $M; echo more >> $M/f; umount $M; cat $X/f`;
+      ! mount -t weft ws://127.0.0.1:1/ $M; mount -f $M; ! findmnt $M; mount -s -o frob $M; echo more >> $M/f; umount $M; cat $X/f`;
     const { status, stdout, stderr } = await withHelper(exported, options, script);
     expect(status, stderr).toBe(0);
     expect(stdout).toBe('text\n600\ntext\nmore\n');

@@ -84,6 +84,14 @@ describe('a server with TLS that asks for tokens', () => {
     expect(stdout).toBe('from the server\nnew\n');
   });
 
+  it('is asked by weft status in the name of a mount, without another word', async () => {
+    const [mount, file] = await Promise.all([runWeft(['status', full]), runWeft(['status', join(full, 'f')])]);
+    expect([mount.status, file.status], mount.stderr + file.stderr).toEqual([0, 0]);
+    expect(mount.stdout).toContain(`export "/": ${secured.local}`);
+    expect(file.stdout).toMatch(/open handles: 0/);
+    expect(mount.stdout).not.toContain(readFileSync(token.full, 'utf8').trim());
+  });
+
   it('lets a trusted token say who the user is', async () => {
     expect(await as(1234, full, 'umask 077; echo own > $M/own; cat $M/own')).toBe('own\n');
     expect(await as(1235, full, 'cat $M/own')).toMatch(/Permission denied/);
@@ -140,7 +148,7 @@ describe('a server with TLS that asks for tokens', () => {
   });
 
   it('is not mounted by anybody else: one line, and soon', async () => {
-    writeFileSync(secured.at('wrong.token'), 'weft_wrong\n');
+    writeFileSync(secured.at('wrong.token'), 'weft_wrong\n', { mode: 0o600 });
     const { port, fingerprint, url } = secured;
     const tokens = ['--token-file', token.full];
     const wrongPin = ['--fingerprint', `SHA256:${'A'.repeat(43)}`];
@@ -246,6 +254,30 @@ describe('a server with TLS that asks for tokens', () => {
     const { stdout, stderr } = await secured.shell(full, 'ls $M; echo no > $M/no; ls $X/no');
     expect([stdout, stderr.match(/Permission denied/g)?.length, /No such file/.test(stderr)]).toEqual(['', 2, true]);
     expect((await secured.shell(reader, 'cat $M/g')).stdout).toBe('new\n');
+  });
+
+  it('warns of a token file that others may read, and uses it', async () => {
+    const open = secured.at('open.token');
+    writeFileSync(open, readFileSync(token.reader), { mode: 0o644 });
+    const { path, status, stderr } = await secured.tryMount('open', secured.url, ['--token-file', open, ...pin]);
+    const warning = `others may read the token file ${open} (mode 644): \`chmod 600 ${open}\``;
+    expect([status, stderr]).toEqual([0, `weft: ${warning}`]);
+    expect(readFileSync(`${path}.log`, 'utf8')).toContain(warning);
+  });
+
+  it('is measured by weft bench overlap', async () => {
+    const credentials = ['--token-file', token.mapped, ...pin];
+    const few = ['--clients', '2', '--duration', '100ms', '--sizes', '4K', '--json'];
+    const { status, stdout, stderr } = await runWeft([
+      'bench',
+      'overlap',
+      '--url',
+      secured.url,
+      ...credentials,
+      ...few,
+    ]);
+    expect(status, stderr).toBe(0);
+    expect(JSON.parse(stdout)).toMatchObject({ passed: true });
   });
 
   it('keeps its secrets: for their owner only, and out of every output and log', async () => {

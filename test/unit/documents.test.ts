@@ -76,6 +76,17 @@ describe('command lines of the README use what there is', () => {
   });
 });
 
+test.each(['serve', 'mount', 'status', 'token create', 'doctor', 'bench overlap', 'bench io', 'bench meta'])(
+  'the README names every option of weft %s',
+  (command) => {
+    const long = [...(options.get(command) ?? [])].filter(
+      (option) => option.startsWith('--') && option !== '--version',
+    );
+    expect(long.length).toBeGreaterThan(1);
+    expect(long.filter((option) => !readme.includes(option))).toEqual([]);
+  },
+);
+
 test('every option that the README mentions exists', () => {
   const scripts = ['scripts/quickstart', 'scripts/test', 'scripts/soak.ts'].map(read).join('');
   const all = new Set([...options.values()].flatMap((one) => [...one]));

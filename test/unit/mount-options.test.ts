@@ -8,7 +8,7 @@ import { parseMountInfo } from '../../shared/linux/mount-info.ts';
 describe('mount options', () => {
   it('are none by default', () => {
     const defaults = { readOnly: false, allowOther: false, defaultPermissions: false, nonempty: false };
-    expect(parseMountOptions([])).toEqual({ generic: [], credentials: {}, ...defaults, subtype: 'weft', client: {} });
+    expect(parseMountOptions([])).toEqual({ generic: [], credentials: {}, ...defaults, client: {} });
   });
 
   it.each([
@@ -17,7 +17,6 @@ describe('mount options', () => {
     ['allow_other,dev,suid', { generic: ['dev', 'suid'], allowOther: true }],
     ['defaults,noauto,_netdev,nofail,user,users,x-systemd.automount,comment=a b', { generic: [] }],
     ['default_permissions,nonempty,max_read=65536', { defaultPermissions: true, nonempty: true, maxReadBytes: 65536 }],
-    ['fsname=my server,subtype=weft2', { fsname: 'my server', subtype: 'weft2' }],
     ['uid=1000,gid=0,umask=022', { client: { uid: 1000, gid: 0, umask: 0o22 } }],
     ['soft,timeout=30', { client: { soft: true, timeoutMs: 30_000 } }],
     ['soft,hard', { client: { soft: false } }],
@@ -40,7 +39,11 @@ describe('mount options', () => {
     ['umask=9', /octal/],
     ['timeout=0', /a number from 1/],
     ['driver=nfs', /kernel or fuse-native/],
-    ['fsname=', /must be given/],
+    ['fsname=a', /fsname is not supported/],
+    ['subtype=sshfs', /subtype is not supported.*fuse\.weft/],
+    ['remount,ro', /cannot change a mount: `weft umount`/],
+    ['timeout=5', /timeout is of soft mounts/],
+    ['soft,hard,timeout=5', /timeout is of soft mounts/],
   ])('%s is refused', (list, message) => {
     expect(() => parseMountOptions([list])).toThrow(message);
   });

@@ -3,7 +3,7 @@ import { chmodSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'nod
 import { constants } from 'node:os';
 import { describe, expect, test } from 'vitest';
 import { explainConnectError } from '../../client-fuse/transport/connect-error.ts';
-import { parseServerAddress } from '../../client-fuse/transport/server-address.ts';
+import { parseServerAddress, serverAddressWith } from '../../client-fuse/transport/server-address.ts';
 import { openExports } from '../../server/open-exports.ts';
 import { defaultStateDirectory, loadHandleKey } from '../../server/store/handle-key.ts';
 import { HandleSigner, handleKind } from '../../server/store/inode-handle.ts';
@@ -94,9 +94,21 @@ describe('addresses', () => {
     ['ws://host:x/', /is not an address/],
     ['ws:///', /is not an address/],
     ['ws://host/%zz', /%25/],
+    ['ws://user:secret@host/', /^an address holds no user and no password.*--token-file$/],
+    ['user@host', /no user/],
+    ['ws://host/?x=1', /nothing goes after.*%3F/],
+    ['ws://host/x#y', /%23/],
   ];
   test.each(bad)('%j is refused: %s', (text, says) => {
     expect(() => parseServerAddress(text)).toThrow(says);
+  });
+
+  test('what only TLS can do is asked of none without it', () => {
+    const [fingerprint, certFile] = ['00'.repeat(32), '/cert'];
+    expect(() => serverAddressWith('host', { fingerprint })).toThrow(/^a fingerprint needs wss:\/\//);
+    expect(() => serverAddressWith('ws://host/', { certFile })).toThrow(/^a certificate needs wss:\/\//);
+    expect(serverAddressWith('wss://host/', { fingerprint })).toMatchObject({ credentials: { fingerprint } });
+    expect(serverAddressWith('ws://host/', { tokenFile: '/t' })).toMatchObject({ credentials: { tokenFile: '/t' } });
   });
 
   const address = parseServerAddress('ws://box:7333/');

@@ -116,6 +116,37 @@ os.write(f, b"last\\n"); print("written", flush=True); time.sleep(60)`;
   });
 });
 
+it('a mount in the background whose client is killed says so in its log', { timeout: 60_000 }, async () => {
+  await using exported = await LeaseExport.open(0);
+  const [path, logFile] = ['m0', 'log'].map((name) => `${exported.directory}/${name}`) as [string, string];
+  await exported.shell(`mkdir ${path}`);
+  expect(await run('mount', exported.url, path, '--log-file', logFile)).toMatchObject({ status: 0 });
+  const client = processesNaming(exported.url).find((pid) =>
+    readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes('mount-client'),
+  );
+  send(Number(client), 'SIGKILL');
+  await waitFor('the supervisor has ended', async () => processesNaming(exported.url).length === 0, 10_000);
+  await expectNothingLeft(exported, path);
+  expect(readFileSync(logFile, 'utf8')).toContain(`the client process was killed by SIGKILL: ${path} is unmounted`);
+});
+
+it('weft status shows one mount when it is named, not itself, and says when its client is dead', {
+  timeout: 60_000,
+}, async () => {
+  await using exported = await LeaseExport.open(2);
+  const [first, second] = exported.mounts as [LeaseMount, LeaseMount];
+  const alive = await run('status', first.path, '--json');
+  expect(alive.status, alive.stderr).toBe(0);
+  const [{ mounts, server }] = JSON.parse(alive.stdout);
+  expect(mounts.map(({ mountpoint }: { mountpoint: string }) => mountpoint)).toEqual([first.path]);
+  expect(server.sessions).toHaveLength(2);
+  await first.kill();
+  const dead = await run('status', first.path);
+  expect(dead.status).toBe(1);
+  expect(dead.stdout).toContain(`its client is dead: \`weft umount ${first.path}\`\n`);
+  expect(dead.stdout).not.toContain(second.path);
+});
+
 describe('a mount whose callers wait for a server that is away', { timeout: 60_000, concurrent: true }, () => {
   it('is unmounted by Ctrl-C all the same, and they are told', async () => {
     await using exported = await LeaseExport.open(1);

@@ -2,7 +2,7 @@
  * `weft mount` when it cannot work: within 10 s it ends with status 1 and one line that names the thing and the next step, and
  * leaves nothing mounted. In the background, as a person starts it.
  */
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { runCommand } from '../../../client-fuse/mount/command.ts';
@@ -26,6 +26,35 @@ async function refusal(url: string, mountpoint: string): Promise<string> {
   expect(mountsHere()).toBe(before);
   return stderr;
 }
+
+describe('weft umount', { timeout: 60_000 }, () => {
+  const umount = (...command: string[]) => runCommand(command[0] as string, command.slice(1), { timeoutMs: 30_000 });
+
+  it("leaves alone what is not weft's, lazily or not", async () => {
+    await using exported = await LeaseExport.open(0);
+    const at = join(exported.directory, 'tmpfs');
+    mkdirSync(at);
+    const script = `mount -t tmpfs none $0 && touch $0/there || exit 9
+      for lazy in '' --lazy; do ${process.execPath} ${weft} umount $lazy $0; echo $?; done; ls $0`;
+    const { stdout, stderr } = await umount('unshare', '--mount', 'sh', '-c', script, at);
+    expect(stdout).toBe('1\n1\nthere\n');
+    const line = `weft: ${at} is not a weft mount (tmpfs): \`umount\` is for others`;
+    expect(stderr).toBe(`${line}\n${line}`);
+  });
+
+  it('says whose mount it is, and finds it through a symbolic link', async () => {
+    await using exported = await LeaseExport.open(1);
+    const { directory } = exported;
+    const [path, link] = [join(directory, 'm0'), join(directory, 'link')];
+    symlinkSync('m0', link);
+    const asUser = ['setpriv', '--reuid', 'nobody', '--regid', 'nogroup', '--clear-groups', process.execPath];
+    const other = await umount(...asUser, weft, 'umount', path);
+    const line = `weft: ${path} was mounted by somebody else: unmount it as that user, or as root`;
+    expect(other).toMatchObject({ status: 1, stderr: line });
+    expect(await umount(process.execPath, weft, 'umount', link)).toMatchObject({ status: 0, stderr: '' });
+    expect(readFileSync('/proc/self/mountinfo', 'utf8')).not.toContain(path);
+  });
+});
 
 describe('weft mount refuses', { timeout: 60_000, concurrent: true }, () => {
   it('what cannot be mounted, or mounted on', async () => {
