@@ -52,6 +52,10 @@ export interface ServerOptions {
 const EXPIRY_CHECK_MS = 500;
 const DRAIN_MS = 2_000;
 
+function drainTime(): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, DRAIN_MS).unref());
+}
+
 export class Server implements ConnectionHost {
   readonly instance = randomBytes(16);
   readonly #boot: Buffer;
@@ -212,11 +216,11 @@ export class Server implements ConnectionHost {
     if (this.#connections.size > 0) {
       await new Promise<void>((resolve) => {
         this.#wake = resolve;
-        setTimeout(resolve, DRAIN_MS).unref();
+        void drainTime().then(resolve);
       });
     }
     await this.#listener?.close();
-    this.sessions.close();
+    await Promise.race([this.sessions.close(), drainTime()]);
     for (const exported of this.exports.values()) {
       exported.leases.close();
       exported.store.close();
