@@ -149,6 +149,9 @@ export class Server implements ConnectionHost {
         .join(', ');
       return { refusal: `no export "${request.export}" here; this server exports ${names}` };
     }
+    const { root } = exported.store;
+    // First: it may fail, and then nobody would detach.
+    const entry = { inode: root.handle, attributes: exported.store.attributes(root), leased: false };
     const { session, resumed } = this.sessions.attach(
       request.session,
       exported,
@@ -161,7 +164,6 @@ export class Server implements ConnectionHost {
         { peer, client: request.client, export: exported.name, credential: credential.name },
         'session opened',
       );
-    const { root } = exported.store;
     const reply = operations.hello.reply.encode({
       protocol: PROTOCOL_VERSION,
       instance: this.instance,
@@ -170,7 +172,7 @@ export class Server implements ConnectionHost {
       resumed,
       remembers: session.remembers,
       grace: !this.sessions.grace.isOver,
-      root: { inode: root.handle, attributes: exported.store.attributes(root), leased: false },
+      root: entry,
       readOnly: session.isReadOnly,
       identity:
         actsAsCallers && exported.squash !== 'all' && credential.identity.kind === 'trusted' ? 'caller' : 'server',
