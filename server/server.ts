@@ -52,6 +52,10 @@ export interface ServerOptions {
 const EXPIRY_CHECK_MS = 500;
 const DRAIN_MS = 2_000;
 
+function drainTime(): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, DRAIN_MS).unref());
+}
+
 export class Server implements ConnectionHost {
   readonly instance = randomBytes(16);
   readonly #boot: Buffer;
@@ -145,11 +149,13 @@ export class Server implements ConnectionHost {
         .join(', ');
       return { refusal: `no export "${request.export}" here; this server exports ${names}` };
     }
+    const { root } = exported.store;
+    // First: it may fail, and then nobody would detach.
+    const entry = { inode: root.handle, attributes: exported.store.attributes(root), leased: false };
     // People read it in a terminal.
     const client = request.client.replace(/\p{C}/gu, '?');
     const { session, resumed } = this.sessions.attach(request.session, exported, client, Date.now(), credential);
     if (!resumed) this.log.info({ peer, client, export: exported.name, credential: credential.name }, 'session opened');
-    const { root } = exported.store;
     const reply = operations.hello.reply.encode({
       protocol: PROTOCOL_VERSION,
       instance: this.instance,
@@ -158,7 +164,7 @@ export class Server implements ConnectionHost {
       resumed,
       remembers: session.remembers,
       grace: !this.sessions.grace.isOver,
-      root: { inode: root.handle, attributes: exported.store.attributes(root), leased: false },
+      root: entry,
       readOnly: session.isReadOnly,
       identity:
         actsAsCallers && exported.squash !== 'all' && credential.identity.kind === 'trusted' ? 'caller' : 'server',
@@ -210,11 +216,11 @@ export class Server implements ConnectionHost {
     if (this.#connections.size > 0) {
       await new Promise<void>((resolve) => {
         this.#wake = resolve;
-        setTimeout(resolve, DRAIN_MS).unref();
+        void drainTime().then(resolve);
       });
     }
     await this.#listener?.close();
-    this.sessions.close();
+    await Promise.race([this.sessions.close(), drainTime()]);
     closeExports(this.exports.values());
   }
 }

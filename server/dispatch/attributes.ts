@@ -83,7 +83,6 @@ function setattr(context: RequestContext, request: SetattrRequest): Eventually<R
   // Without a handle the file is opened, which an exclusive lease, its author's too, would not let happen.
   const waits = size !== undefined && !request.handle ? leases.recallExclusive(inode) : undefined;
   if (waits) return waits.then(() => setattr(context, request));
-  context.request.applyingAgain();
   const changed = leases.during(session, [inode], () =>
     size === undefined ? changeMetadata(context, inode, request) : setSize(context, inode, request, size),
   );
@@ -104,6 +103,7 @@ type SetattrRequest = RequestOf<'setattr'>;
 
 function changeMetadata(context: RequestContext, inode: Inode, request: SetattrRequest): void {
   const { store, identity, sinceStart, session } = context;
+  context.request.applyingAgain();
   store.change(identity, inode, request);
   sinceStart.changed(inode, session, 'attributes');
   if (request.killSuidgid) {
@@ -126,6 +126,7 @@ async function setSize(context: RequestContext, inode: Inode, request: SetattrRe
   try {
     const before = store.attributes(inode).size;
     using _grant = await inode.rangeLocks.acquire('exclusive', pagesFrom(Math.min(size, before)), cancellable);
+    cancellable.applyingAgain();
     if (request.killSuidgid) store.killSuidgid(inode);
     await store.descriptors.truncate(file ? file.fd : ownFd, size);
     dataChanged(context, inode);

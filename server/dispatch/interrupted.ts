@@ -26,6 +26,7 @@ export function finished(
   if (start !== pages.start || end !== pages.end || request.append) throw new FsError(errno.EIO, 'interrupted write');
   const { store, session, leases } = context;
   return leases.during(session, [inode], async () => {
+    context.request.applyingAgain();
     leases.opensToWrite(inode);
     // With the server's own rights, as its handle is of the last process: it was open for writing.
     const fd = store.open(SERVER, inode, O.WRONLY);

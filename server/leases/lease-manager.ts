@@ -222,11 +222,21 @@ export class LeaseManager {
    */
   during<T>(author: LeaseHolder, inodes: readonly Inode[], work: (change: Change) => Eventually<T>): Eventually<T> {
     const change = this.change(author, inodes);
-    if (!(change instanceof Promise)) return this.#carryOut(inodes, change, work);
-    return change.then((begun) => this.#carryOut(inodes, begun, work));
+    if (!(change instanceof Promise)) return this.#carryOut(author, inodes, change, work);
+    return change.then((begun) => this.#carryOut(author, inodes, begun, work));
   }
 
-  #carryOut<T>(inodes: readonly Inode[], change: Change, work: (change: Change) => Eventually<T>): Eventually<T> {
+  #carryOut<T>(
+    author: LeaseHolder,
+    inodes: readonly Inode[],
+    change: Change,
+    work: (change: Change) => Eventually<T>,
+  ): Eventually<T> {
+    if (author.isClosed) {
+      // While it waited; nobody hears of it any more. After a restart its client sends it again, as one that was not begun.
+      change[Symbol.dispose]();
+      throw new FsError(errno.ESHUTDOWN, 'session');
+    }
     const end = () => {
       for (const inode of inodes) this.#afterOwnChange(inode, change);
       change[Symbol.dispose]();

@@ -2,7 +2,7 @@
  * A request from its arrival to its reply. Its abort signal is made when somebody first asks for it: most requests never
  * wait, and an AbortSignal costs more than the rest of the bookkeeping.
  */
-
+import { errno, FsError } from '../../shared/errno.ts';
 import type { InterruptedWrite } from './interrupted-writes.ts';
 import type { Outcome } from './outcome.ts';
 import type { EarlierRequest, SessionJournal, WritePlace } from './request-journal.ts';
@@ -13,6 +13,9 @@ export class InFlightRequest {
   readonly #journal: SessionJournal | undefined;
   #controller: AbortController | undefined;
   #cancelled = false;
+  #isSessionOver = false;
+  /** It changes something, or has. */
+  #hasBegun = false;
   /** What an earlier process of the server noted of it. */
   earlier: EarlierRequest | undefined;
   /** A write that an earlier process had begun: its pages are this request's until it ends. */
@@ -48,10 +51,10 @@ export class InFlightRequest {
   /**
    * Called right before a change that must not be made twice: if the server is killed from now on, it may have been made.
    * Of a second attempt the note of the first one stays, since it may have been made then. `where`: a write, which the next
-   * process finishes before anybody looks there.
+   * process finishes before anybody looks there. Throws FsError when its session ended while it waited.
    */
   applying(where?: WritePlace): void {
-    this.#noted = 'end';
+    this.applyingAgain();
     if (this.earlier === undefined) this.#journal?.begun(this.#slot, this.#seq, Date.now(), where);
   }
 
@@ -61,12 +64,16 @@ export class InFlightRequest {
     this.#noteEnd(0);
   }
 
-  /** Before a change that may be made again, as long as nobody has seen it: once it is done, others may change it further. */
+  /** Before a change that may be made again, as long as nobody has seen it: once it is done, others may change it further. Throws the same. */
   applyingAgain(): void {
+    if (this.#isSessionOver && !this.#hasBegun) throw new FsError(errno.ESHUTDOWN, 'session');
+    this.#hasBegun = true;
     this.#noted = 'end';
   }
 
   ended(code: number): void {
+    // What was waiting then has not been tried: the next process is to carry it out when it is sent again.
+    if (this.#isSessionOver && !this.#hasBegun) this.#noted = 'nothing';
     if (this.#noted === 'end' || (this.#noted === 'failure' && code !== 0)) this.#noteEnd(code);
     this.#noted = 'nothing';
     this.interrupted?.[Symbol.dispose]();
@@ -75,6 +82,12 @@ export class InFlightRequest {
 
   #noteEnd(code: number): void {
     this.#journal?.done(this.#slot, this.#seq, code, this.made, this.count);
+  }
+
+  /** It changes nothing any more, if it has not begun to. */
+  sessionEnded(): void {
+    this.#isSessionOver = true;
+    this.cancel();
   }
 
   cancel(): void {

@@ -79,6 +79,7 @@ export class SessionJournal {
   readonly #position: number;
   readonly #process: number;
   readonly #record = Buffer.alloc(RECORD_BYTES);
+  #isClosed = false;
   /** What an earlier process noted, by slot. */
   readonly earlier: ReadonlyMap<number, EarlierRequest>;
 
@@ -101,6 +102,11 @@ export class SessionJournal {
 
   done(slot: number, seq: number, errno: number, inode: Uint8Array | undefined, count: number): void {
     this.#write(slot, DONE, seq, errno, inode, count);
+  }
+
+  /** Its place is another session's from now on: what still ends of this one is not noted. */
+  close(): void {
+    this.#isClosed = true;
   }
 
   #read(): Map<number, EarlierRequest> {
@@ -131,6 +137,7 @@ export class SessionJournal {
 
   /** `how`: an errno, or in which process it began. */
   #write(slot: number, state: number, seq: number, how: number, inode: Uint8Array | undefined, count: number): void {
+    if (this.#isClosed) return;
     const record = this.#record;
     record[0] = state;
     record.writeUInt32LE(how, 4);
@@ -147,6 +154,7 @@ export class RequestJournal {
   readonly #boot: Buffer;
   /** By session id, hexadecimal: of this process, and of earlier ones whose clients have not come back. */
   readonly #blocks = new Map<string, Block>();
+  readonly #open = new Map<string, SessionJournal>();
   readonly #free: number[] = [];
   #count = 0;
 
@@ -189,7 +197,9 @@ export class RequestJournal {
     header.writeDoubleLE(nowMs, 72);
     header.writeUInt32LE(block.process, 80);
     this.#file.write(header, index * BLOCK_BYTES);
-    return new SessionJournal(this.#file, index * BLOCK_BYTES, id, block.process);
+    const journal = new SessionJournal(this.#file, index * BLOCK_BYTES, id, block.process);
+    this.#open.set(key, journal);
+    return journal;
   }
 
   /** Writes of which it is not known whether they were done. */
@@ -216,6 +226,8 @@ export class RequestJournal {
     const block = this.#blocks.get(key);
     if (block === undefined) return;
     this.#blocks.delete(key);
+    this.#open.get(key)?.close();
+    this.#open.delete(key);
     this.#free.push(block.index);
     this.#file.write(Buffer.alloc(RECORD_BYTES), block.index * BLOCK_BYTES);
   }

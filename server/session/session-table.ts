@@ -130,10 +130,12 @@ export class SessionTable implements SessionHost {
     this.#close(session);
   }
 
-  /** The server ends, and its clients will be back. */
-  close(): void {
-    for (const session of [...this.#sessions.values()]) session.close();
+  /** The server ends, and its clients will be back. Resolves when what they had begun to change is done, and noted. */
+  async close(): Promise<void> {
+    const sessions = [...this.#sessions.values()];
+    for (const session of sessions) session.close();
     this.#sessions.clear();
+    await Promise.all(sessions.map((session) => session.whenIdle()));
   }
 
   #close(session: Session): void {

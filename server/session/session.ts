@@ -77,6 +77,7 @@ export class Session implements LeaseHolder {
   #hasWritten = false;
   #lastHandle = randomInt(FIRST_HANDLE_BELOW);
   readonly #inFlight = new Map<number, InFlightRequest>();
+  readonly #idle: (() => void)[] = [];
   /** By slot, the last request: a later one in its slot says that its reply was taken. So a slow request keeps no others' replies. */
   readonly #slots = new Map<number, { readonly seq: number; kept: KeptReply | undefined }>();
   readonly #journal: SessionJournal | undefined;
@@ -174,7 +175,7 @@ export class Session implements LeaseHolder {
     const request = this.#inFlight.get(seq);
     request?.ended(outcome.errno);
     const answers = request?.answers ?? [];
-    this.#inFlight.delete(seq);
+    this.#over(seq);
     const last = this.#slots.get(slot);
     if (last?.seq === seq) last.kept = keep;
     let sending = answers.length;
@@ -187,7 +188,17 @@ export class Session implements LeaseHolder {
   /** The request did not fit the protocol: it is not under way any more, and has no answer. */
   abandon(seq: number): void {
     this.#inFlight.get(seq)?.ended(errno.EIO);
+    this.#over(seq);
+  }
+
+  #over(seq: number): void {
     this.#inFlight.delete(seq);
+    if (this.#inFlight.size === 0) for (const resolve of this.#idle.splice(0)) resolve();
+  }
+
+  /** Resolves when no request is under way. */
+  whenIdle(): Promise<void> {
+    return this.#inFlight.size === 0 ? Promise.resolve() : new Promise((resolve) => this.#idle.push(resolve));
   }
 
   keptReply(slot: number, seq: number): KeptReply | undefined {
@@ -336,7 +347,7 @@ export class Session implements LeaseHolder {
     for (const connection of this.#lanes.values()) connection.supersede();
     this.#lanes.clear();
     this.#giveUpLeases(() => true);
-    for (const request of this.#inFlight.values()) request.cancel();
+    for (const request of this.#inFlight.values()) request.sessionEnded();
     this.locks.close();
     for (const file of this.#files.values()) file.release();
     for (const inode of this.#remembered.keys()) this.exported.store.unpin(inode);

@@ -124,12 +124,16 @@ describe('the journal', () => {
   test('gives the place of one that has ended to another, without what was noted there', () => {
     const kept = new KeptJournal();
     const journal = new RequestJournal(kept, BOOT, 0);
-    journal.open(ID, 'owner', 0).begun(3, 1, 0);
+    const ended = journal.open(ID, 'owner', 0);
+    ended.begun(3, 1, 0);
     journal.close(ID.toString('hex'));
     const { bytes } = kept;
     const other = Buffer.alloc(16, 6);
-    journal.open(other, 'owner', 0);
-    expect(new RequestJournal(kept, BOOT, 0).open(other, 'owner', 0).earlier.size).toBe(0);
+    journal.open(other, 'owner', 0).done(3, 1, 0, undefined, 7);
+    // What was under way in it ends now.
+    ended.done(3, 1, errno.EIO, undefined, 0);
+    const { earlier } = new RequestJournal(kept, BOOT, 0).open(other, 'owner', 0);
+    expect([...earlier.values()]).toMatchObject([{ seq: 1, errno: 0, count: 7 }]);
     expect(kept.bytes).toBe(bytes);
   });
 

@@ -129,6 +129,23 @@ describe('exactly once', () => {
     session.close();
   });
 
+  test('a hello that fails at the server leaves no session behind, and none more connected than it is', async () => {
+    using directory = new TemporaryDirectory();
+    await using server = await TestServer.start(directory.path);
+    const { client, hello } = await RawClient.greeted(server.server.port);
+    using _client = client;
+    const { store } = server.server.exports.get('/') as Export;
+    const attributes = store.attributes.bind(store);
+    for (const session of [undefined, hello.session]) {
+      store.attributes = () => {
+        throw new FsError(errno.EIO, 'the disk is gone');
+      };
+      await expect(RawClient.greeted(server.server.port, session)).rejects.toThrow();
+      store.attributes = attributes;
+    }
+    expect([...server.server.sessions.all].map(({ connections }) => connections)).toEqual([1]);
+  });
+
   test('a recall that waits for the client comes after its hello was answered, and an older connection of the lane is void', async () => {
     using directory = new TemporaryDirectory();
     await using server = await TestServer.start(directory.path);
