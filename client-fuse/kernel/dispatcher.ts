@@ -99,9 +99,11 @@ export class Dispatcher {
     result.then(
       (value) => {
         this.#settle(request);
+        if (request.holdsMessage && !request.settled()) this.#recycle(request.message);
         this.#finish(request, operation, value, mounted);
       },
       (error) => {
+        // Its message is not used again: of what was given up the bytes may be on their way to the server yet.
         this.#settle(request);
         this.#fail(request, error);
       },
@@ -111,7 +113,6 @@ export class Dispatcher {
 
   #settle(request: Request): void {
     this.#pending.delete(request.unique);
-    if (request.holdsMessage && !request.settled()) this.#recycle(request.message);
   }
 
   #finish(request: Request, operation: Operation<unknown>, result: unknown, mounted: Mounted): void {

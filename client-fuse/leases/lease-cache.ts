@@ -120,7 +120,7 @@ export class LeaseCache {
 
   /** `opener` need not ask the server for the right to open it: it had it, and nothing has changed since. */
   mayOpen(node: Node, opener: string): boolean {
-    return this.#valid(node)?.openers?.has(opener) === true;
+    return this.#unknownChanges === 0 && this.#valid(node)?.openers?.has(opener) === true;
   }
 
   // --- learning
@@ -225,10 +225,10 @@ export class LeaseCache {
     if (known?.isHeld && known.uncoveredAt <= asOf && !this.wasRecalled(node, asOf)) known.coversData = true;
   }
 
-  /** The server let `opener` open it. */
-  learnOpener(node: Node, opener: string): void {
+  /** The server let `opener` open it. Not while this client may be taking the right away. */
+  learnOpener(node: Node, opener: string, asOf: number): void {
     const known = this.#valid(node);
-    if (!known?.isHeld) return;
+    if (!known?.isHeld || known.changing > 0 || known.changedAt > asOf) return;
     known.openers ??= new Set();
     if (known.openers.size < limits.maxKnownOpeners) known.openers.add(opener);
   }

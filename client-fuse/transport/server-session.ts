@@ -27,6 +27,7 @@ import { Denial, Interval } from './interval.ts';
 import { type Connector, type HelloReply, type Lane, Link, type LinkEvents, RefusedError } from './link.ts';
 import type { ServerAddress } from './server-address.ts';
 import { SoftTimeout, type Waiting } from './soft-timeout.ts';
+import { UnansweredError } from './unanswered-error.ts';
 
 /** uid, gid, then supplementary groups. */
 export type CallerIdentity = readonly number[];
@@ -274,7 +275,7 @@ export class ServerSession {
     const waiting = [...this.#pending.values(), ...this.#queued];
     this.#pending.clear();
     this.#queued.length = 0;
-    for (const { operation, reject } of waiting) reject(new FsError(errno.ESHUTDOWN, operation));
+    for (const { operation, reject } of waiting) reject(new UnansweredError(errno.ESHUTDOWN, operation));
   }
 
   #start(pending: Pending, slot: number): void {
@@ -451,7 +452,7 @@ export class ServerSession {
     const queued = this.#queued.splice(0);
     const sent = [...this.#pending.values()];
     for (const pending of sent) this.#ended(pending);
-    for (const { reject, operation } of [...sent, ...queued]) reject(new FsError(code, operation));
+    for (const { reject, operation } of [...sent, ...queued]) reject(new UnansweredError(code, operation));
   }
 
   /** Never rejects: it tries until it is connected, or the session is closed. */

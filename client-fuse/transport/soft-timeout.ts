@@ -4,7 +4,8 @@
  * likes; so one that says nothing is asked. Silence is counted in checks: between two of them what has come is read, however
  * long this process was held up. Owned by the ServerSession.
  */
-import { errno, FsError } from '../../shared/errno.ts';
+import { errno } from '../../shared/errno.ts';
+import { UnansweredError } from './unanswered-error.ts';
 
 /** How often it is looked whether callers wait too long. */
 const CHECKS_PER_TIMEOUT = 8;
@@ -78,5 +79,5 @@ export class SoftTimeout<W extends Waiting> {
 }
 
 function tell({ operation, reject }: Waiting): void {
-  reject(new FsError(errno.ETIMEDOUT, operation));
+  reject(new UnansweredError(errno.ETIMEDOUT, operation));
 }

@@ -4,7 +4,7 @@
  * wait for the same bytes. Requests run as the handle's opener: the right to read or write was checked when it was opened.
  */
 import type { Attributes } from '../../shared/attributes.ts';
-import { errno, FsError } from '../../shared/errno.ts';
+import { errno, errnoOf, FsError } from '../../shared/errno.ts';
 import { limits, MiB } from '../../shared/limits.ts';
 import { O } from '../../shared/linux/constants.ts';
 import { BlockBudget, BlockCache } from './block-cache.ts';
@@ -43,7 +43,12 @@ export class FileData {
   read(open: OpenHandle, offset: number, size: number): Promise<Uint8Array> {
     const ahead = open.readAhead?.read(offset, size);
     if (ahead) return ahead;
-    return this.#shared.read(`${open.node.id} ${open.epoch} ${offset} ${size}`, () => this.#read(open, offset, size));
+    const read = () => this.#read(open, offset, size);
+    return this.#shared.read(`${open.node.id} ${open.epoch} ${offset} ${size}`, read).catch((error: unknown) => {
+      // It was read through another caller's handle, which has been closed before the server was asked.
+      if (errnoOf(error) === errno.EBADF) return read();
+      throw error;
+    });
   }
 
   async #read(open: OpenHandle, offset: number, size: number): Promise<Uint8Array> {
@@ -95,12 +100,21 @@ export class FileData {
 
   /** For the one handle that holds the exclusive lease on its file, until it is recalled or the server restarted. */
   writeBehindFor(open: OpenHandle): WriteBehind {
-    const send: SendWrite = (offset, data, attributes) =>
-      this.#context.withHandle(open, () => {
-        // It was on its way when the session ended.
-        if (behind.isFenced) throw new FsError(errno.ESTALE, 'write behind');
-        return this.#writeBehind(open, offset, data, attributes);
-      });
+    const send: SendWrite = async (offset, data, attributes) => {
+      try {
+        return await this.#context.withHandle(open, () => {
+          // It was on its way when the session ended.
+          if (behind.isFenced) throw new FsError(errno.ESTALE, 'write behind');
+          return this.#writeBehind(open, offset, data, attributes);
+        });
+      } catch (error) {
+        // What is kept is not what the server has.
+        open.blocks?.clear();
+        // The lease is gone, and nobody said so.
+        if (errnoOf(error) === errno.ESTALE) behind.isFenced = behind.isStopped = true;
+        throw error;
+      }
+    };
     const behind = new WriteBehind(send, this.#dirty);
     return behind;
   }

@@ -39,7 +39,7 @@ export class RemoteDirectories {
     return this.#context.call('opendir', caller, request).then(({ handle, listing: entries, directory }) => {
       const listing = entries && this.#names.learnAll(node, entries, asOf);
       if (directory) leases.learnAttributes(node, directory, true, asOf);
-      leases.learnOpener(node, right);
+      leases.learnOpener(node, right, asOf);
       return this.#opened(node, opener, handle, handle === 0 ? NOT_OPENED : epoch, listing);
     });
   }

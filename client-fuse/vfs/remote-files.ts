@@ -111,7 +111,7 @@ export class RemoteFiles {
     const open = isOpen ? this.#handle(node, flags, opener, reply.handle, epoch) : this.#unopened(node, flags, opener);
     if (isHeld) {
       leases.learnCoversData(node, asOf);
-      leases.learnOpener(node, right);
+      leases.learnOpener(node, right, asOf);
       if (isUndisturbed && bulk.length > 0) open.first = bulk;
       return this.#cached(open);
     }
@@ -263,7 +263,9 @@ export class RemoteFiles {
 
   async #readPlain(handle: number, open: OpenHandle, offset: number, size: number): Promise<Uint8Array> {
     const { blocks, behind, node } = open;
-    if (blocks && !behind?.isStopped && size <= BLOCK_BYTES) return blocks.read(offset, size);
+    if (blocks && !behind?.isStopped && size <= BLOCK_BYTES && this.#context.session.mayUseLeases) {
+      return blocks.read(offset, size);
+    }
     await this.#context.written(node);
     return this.#context.withOpen(handle, (opened) => this.#data.read(opened, offset, size));
   }
@@ -291,9 +293,10 @@ export class RemoteFiles {
     isWriteback: boolean,
   ): Promise<number> {
     const open = this.#context.handles.get(handle);
-    open.killsSuidgid = killSuidgid;
     const { node, behind } = open;
     if (behind && !behind.isStopped && !(flags & WRITTEN_THROUGH)) {
+      // What was gathered before by somebody who may not keep them goes with this.
+      open.killsSuidgid ||= killSuidgid;
       gatherWrite(this.#context.leases, open, offset, data.length);
       const written = await behind.write(offset, data, caller);
       if (written !== undefined) {
@@ -303,6 +306,7 @@ export class RemoteFiles {
       }
     }
     if (node.gatherer === open) await this.#endGathering(open);
+    open.killsSuidgid = killSuidgid;
     this.#dropAhead(node);
     if (isWriteback) return this.#writeBack(handle, node, offset, data, flags);
     const written = await this.#context.withOpen(handle, (opened) =>

@@ -109,7 +109,7 @@ export class RemoteFilesystem implements Filesystem {
     const { leases, kernel, nodes } = this.#context;
     leases.clear();
     const given = [...nodes.all].filter((node) => node.given !== undefined);
-    this.#files.dropAhead(given);
+    this.#files.dropAhead([...nodes.all].filter((node) => node.cached?.size));
     void kernel.takeBackAll(given);
   }
 
@@ -160,8 +160,10 @@ export class RemoteFilesystem implements Filesystem {
         killSuidgid: changes.killSuidgid ?? false,
       });
     const changesRights = changes.mode !== undefined || changes.uid !== undefined || changes.gid !== undefined;
-    if (changesRights) await this.#names.openForGood(node);
-    const work = () => (handle === undefined ? ask(0) : this.#context.withOpen(handle, (open) => ask(open.server)));
+    const work = async () => {
+      if (changesRights) await this.#names.openForGood(node);
+      return handle === undefined ? ask(0) : this.#context.withOpen(handle, (open) => ask(open.server));
+    };
     const { attributes } = await this.#context.changing(node, work, (reply) => reply);
     if (changes.size !== undefined) {
       if (handle !== undefined) this.#context.unsynced.wrote(this.#context.handles.get(handle));
@@ -240,9 +242,11 @@ export class RemoteFilesystem implements Filesystem {
     const node = this.#context.nodes.get(id);
     const request = { inode: this.#context.inodeOf(node), name, value, flags, killSgid };
     await this.#context.written(node);
-    await this.#names.openForGood(node); // an access list may take the right to open it
     this.#context.leases.mayHaveCapability(node);
-    await this.#context.changing(node, () => this.#context.call('setxattr', caller, request));
+    await this.#context.changing(node, async () => {
+      await this.#names.openForGood(node); // an access list may take the right to open it
+      return this.#context.call('setxattr', caller, request);
+    });
   }
 
   async removexattr(caller: Caller, id: NodeId, name: Uint8Array): Promise<void> {

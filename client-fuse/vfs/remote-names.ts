@@ -165,8 +165,9 @@ export class RemoteNames {
     const key = keyOfName(name);
     const victim = leases.name(directory, key);
     const ended = kernel.beginChange(directory);
-    await this.openForGood(victim);
+    // Before: nothing is opened on the credit of the lease meanwhile.
     const victimMark = leases.beginChange(victim);
+    await this.openForGood(victim);
     const mark = leases.changingName(directory, key);
     let reply: ReplyOf<'unlink'> | undefined;
     try {
@@ -197,8 +198,8 @@ export class RemoteNames {
     const ended = [kernel.beginChange(from), kernel.beginChange(to)];
     // A local program that opens it by its new name waits for data, and is refused for want of permissions.
     if (moved) await this.#context.written(moved);
-    await this.openForGood(replaced);
     const changing = [moved, replaced].map((node) => [node, leases.beginChange(node)] as const);
+    await this.openForGood(replaced);
     const markFrom = leases.changingName(from, key);
     const mark = leases.changingName(to, newKey);
     const request = {

@@ -11,6 +11,7 @@ import type { Attributes } from '../../shared/attributes.ts';
 import { BufferPool } from '../../shared/buffer-pool.ts';
 import { errno, FsError } from '../../shared/errno.ts';
 import { limits, MiB } from '../../shared/limits.ts';
+import { UnansweredError } from '../transport/unanswered-error.ts';
 import type { AttributeChanges, Caller } from './filesystem.ts';
 import { GatheredAttributes, type GatheredChanges } from './gathered-attributes.ts';
 
@@ -185,7 +186,9 @@ export class WriteBehind {
     void sent.done.then(() => {
       this.#sent.delete(sent);
       this.#budget.giveBack(data.length);
-      release();
+    });
+    written.then(release, (error: unknown) => {
+      if (!(error instanceof UnansweredError)) release();
     });
   }
 

@@ -279,6 +279,11 @@ async function lockEndOfFile(file: OpenFile, cancellable: Cancellable): Promise<
   }
 }
 
+/** As the kernel does for who is not root; of a write, it tells by `killSuidgid`. */
+function clearSetIds({ store, identity }: RequestContext, { inode }: OpenFile): void {
+  if (identity.uid !== 0) store.killSuidgid(inode);
+}
+
 /** Collapsing and inserting move everything behind `offset`; the other modes change their own range, and the size. */
 async function fallocate(context: RequestContext, request: RequestOf<'fallocate'>): Promise<Record<string, never>> {
   const { mode, offset, length } = request;
@@ -289,6 +294,7 @@ async function fallocate(context: RequestContext, request: RequestOf<'fallocate'
   using _use = file.use();
   using _grant = await file.inode.rangeLocks.acquire('exclusive', range, context.request);
   context.request.applying();
+  clearSetIds(context, file);
   await fallocateAsync(file.fd, mode, offset, length);
   dataChanged(context, file.inode);
   return DONE;
@@ -309,6 +315,7 @@ async function copyFileRange(
   using _useTarget = target.use();
   using _grants = await lockBoth(source, target, offsetIn, offsetOut, length, context.request);
   context.request.applying();
+  clearSetIds(context, target);
   const copied = await copyFileRangeAsync(source.fd, offsetIn, target.fd, offsetOut, length);
   context.request.count = copied;
   dataChanged(context, target.inode);

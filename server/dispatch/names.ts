@@ -162,9 +162,10 @@ function alsoChanged(
 ): WireEntry[] {
   const changed: WireEntry[] = [];
   for (const inode of inodes) {
-    if (inode === null || inode.isRemoved) continue;
+    // Of one that has no name any more, who has it open is to forget what it knows; nobody asks about the others.
+    if (inode === null || (inode.isRemoved && inode.pins === 0)) continue;
     const attributes = leases.attributesAfter(change, inode);
-    changed.push({ inode: inode.handle, attributes, leased: session.holdsLease(inode) });
+    changed.push({ inode: inode.handle, attributes, leased: !inode.isRemoved && session.holdsLease(inode) });
   }
   return changed;
 }

@@ -85,6 +85,8 @@ export class Session implements LeaseHolder {
   readonly #leases = new Map<Inode, number>();
   readonly #recalls = new Map<number, { readonly inodes: readonly Inode[]; readonly resolve: () => void }>();
   #lastRecall = 0;
+  /** All leases were taken from the client, which has not said that it knows. */
+  #untoldRevocation: number | undefined;
   #recallChannel: RecallChannel | undefined;
   readonly #lanes = new Map<string, LaneConnection>();
 
@@ -275,6 +277,7 @@ export class Session implements LeaseHolder {
   attachRecalls(channel: RecallChannel): void {
     this.#giveUpLeases((inode) => inode.leases.exclusive !== this);
     this.#recallChannel = channel;
+    if (this.#untoldRevocation !== undefined) channel.sendRecall(this.#untoldRevocation, null);
     for (const [id, { inodes }] of this.#recalls) channel.sendRecall(id, handlesOf(inodes));
     for (const [ticket, code] of this.locks.untaken) channel.sendGranted(ticket, code);
   }
@@ -293,6 +296,7 @@ export class Session implements LeaseHolder {
 
   /** The client answered a recall, and gave back the leases on other inodes with it. */
   recalled(id: number, others: readonly Uint8Array[]): void {
+    if (this.#untoldRevocation === id) this.#untoldRevocation = undefined;
     const recall = this.#recalls.get(id);
     // Too late: all its leases were revoked, and these may have been granted again since.
     if (recall === undefined) return;
@@ -307,7 +311,8 @@ export class Session implements LeaseHolder {
   }
 
   revokeLeases(): void {
-    this.#recallChannel?.sendRecall(++this.#lastRecall, null);
+    this.#untoldRevocation = ++this.#lastRecall;
+    this.#recallChannel?.sendRecall(this.#untoldRevocation, null);
     this.#giveUpLeases(() => true);
   }
 

@@ -316,3 +316,24 @@ test('what came on the bulk lane while the lane of recalls was away is not belie
     2,
   );
 });
+
+test('a client whose leases were taken while it was away is told when it is back, once it has said so no more', async () => {
+  const world = await World.open(2);
+  const [holder, author] = world.clients as [Client, Client];
+  const onRecall = vi.spyOn(holder.session, 'onRecall');
+  const revocations = () => onRecall.mock.calls.filter(([inodes]) => inodes === null).length;
+  world.lookup(holder, world.rootIno, 'a');
+  await calmDown(world);
+  world.change(author, 'mknod a', (caller) => author.filesystem.mknod(caller, 1, Buffer.from('a'), 0o100644, 0, 0));
+  await deliverAll([author], world); // the recall is sent, and stuck
+  holder.isAway = true;
+  await vi.advanceTimersByTimeAsync(limits.recallMs * (limits.maxRecallPeriods + 1));
+  expect(world.leases.counts.revocations).toBe(1);
+  holder.cut('small', 0);
+  expect(revocations()).toBe(0);
+  await calmDown(world);
+  expect(revocations()).toBe(1);
+  holder.cut('small', 0);
+  await calmDown(world);
+  expect(revocations()).toBe(1);
+});

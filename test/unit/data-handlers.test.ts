@@ -464,6 +464,32 @@ describe('edges', () => {
     expect(statSync(directory.join('s')).mode & 0o7777).toBe(0o4755);
   });
 
+  test('who is not root and changes the content takes the set-ID bits away', async () => {
+    const other = [1234, 1234];
+    chmodSync(directory.path, 0o755);
+    for (const name of ['s', 't']) {
+      writeFileSync(directory.join(name), 'content');
+      chmodSync(directory.join(name), 0o6777);
+    }
+    const openAs = async (name: string) => {
+      const { inode } = await lookUp(first(), other, { parent: first().hello.root.inode, name: Buffer.from(name) });
+      const how = { inode, flags: 2, killSuidgid: false, wants: 'none' as const, firstBytes: 0 };
+      return (await first().call('open', other, how)).handle;
+    };
+    const [s, t] = [await openAs('s'), await openAs('t')];
+    await first().call('fallocate', other, { handle: s, mode: 0, offset: 0, length: 10 });
+    const copy = { handleIn: s, offsetIn: 0, handleOut: t, offsetOut: 0, length: 3 };
+    await first().call('copyFileRange', other, copy);
+    for (const name of ['s', 't']) expect(statSync(directory.join(name)).mode & 0o7777).toBe(0o777);
+  });
+
+  test('who removes the last name of an open file is told what that made of it', async () => {
+    const handle = await open(first(), 'f');
+    const reply = await first().call('unlink', ROOT, { parent: first().hello.root.inode, name: Buffer.from('f') });
+    expect(reply.changed).toMatchObject([{ attributes: { nlink: 0 }, leased: false }]);
+    await first().call('release', ROOT, { handles: [handle] });
+  });
+
   test('50,000 names in a directory, in chunks, each once', async () => {
     const { execFileSync } = await import('node:child_process');
     execFileSync('sh', ['-c', 'seq -f f%g 50000 | xargs touch'], { cwd: directory.path });

@@ -1,6 +1,7 @@
 /** Gathered writes: which requests they become, in which order they are applied, who is told of an error, and the bound. */
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import { UnansweredError } from '../../client-fuse/transport/unanswered-error.ts';
 import type { AttributeChanges } from '../../client-fuse/vfs/filesystem.ts';
 import { type GatheredChanges, gathered } from '../../client-fuse/vfs/gathered-attributes.ts';
 import { DirtyMemory, WriteBehind } from '../../client-fuse/vfs/write-behind.ts';
@@ -207,6 +208,14 @@ describe('data that can be kept', () => {
     next().fail(new FsError(errno.ENOSPC, 'write'));
     await expect(behind.flush()).rejects.toMatchObject({ code: errno.ENOSPC });
     expect([kept, released]).toEqual([1, 1]);
+  });
+
+  test('but not what nobody has answered: its message may be on its way yet', async () => {
+    const behind = gathering();
+    behind.write(0, bytes(MiB), caller);
+    next().fail(new UnansweredError(errno.ETIMEDOUT, 'write'));
+    await expect(behind.flush()).rejects.toMatchObject({ code: errno.ETIMEDOUT });
+    expect([kept, released, behind.isClean, memory.budget.used]).toEqual([1, 0, true, 0]);
   });
 
   test('less is copied, and so is what goes on with what is gathered', () => {
