@@ -34,12 +34,13 @@ function opendir(context: RequestContext, request: RequestOf<'opendir'>): ReplyO
   const file = new OpenFile(store, inode, fd, { isDirectory: true, canWrite: false });
   try {
     const isLeased = request.maxEntries > 0 && leases.grantNames(session, inode);
-    const names = isLeased ? allNames(fd, request.maxEntries) : undefined;
+    const names = isLeased ? allNames(fd, Math.min(request.maxEntries, limits.maxListedAtOpen)) : undefined;
     if (names === undefined) return { handle: session.addFile(file), listing: undefined, directory: undefined };
     const listing = lookedUpAll(context, inode, names);
     const attributes = store.attributes(inode);
     const directory = leases.grantAttributes(session, inode, attributes) ? attributes : undefined;
     file.release();
+    context.request.isRepeatable = true;
     return { handle: 0, listing, directory };
   } catch (error) {
     file.release();

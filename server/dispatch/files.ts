@@ -2,6 +2,7 @@
 
 import { errno, FsError } from '../../shared/errno.ts';
 import type { Eventually } from '../../shared/eventually.ts';
+import { limits } from '../../shared/limits.ts';
 import { O } from '../../shared/linux/constants.ts';
 import type { ReplyOf, RequestOf } from '../../shared/protocol/messages.ts';
 import { pagesFrom } from '../state/page-range-lock-queue.ts';
@@ -53,6 +54,7 @@ function open(context: RequestContext, request: OpenRequest): Eventually<OpenRep
 function openOnce(context: RequestContext, request: OpenRequest): Eventually<OpenReply> {
   const { session, store, leases } = context;
   if (changes(request.flags) && session.isReadOnly) throw new FsError(errno.EROFS, 'open');
+  if (request.firstBytes > limits.maxFirstBytes) throw new FsError(errno.EINVAL, 'open');
   const inode = store.resolve(request.inode);
   const waits = leases.recallExclusive(inode);
   // And looks again: whoever else waited may be the only one by then.

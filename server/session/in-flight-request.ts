@@ -22,6 +22,8 @@ export class InFlightRequest {
   interrupted: InterruptedWrite | undefined;
   /** What is to be noted of its end: nothing, how it is, or only how it failed, since success is noted already. */
   #noted: 'nothing' | 'end' | 'failure' = 'nothing';
+  /** It has left nothing behind: its reply is not kept, since it can be made again. */
+  isRepeatable = false;
   /** For the journal: the inode that it made, and the bytes that it wrote. */
   made: Uint8Array | undefined;
   count = 0;

@@ -179,7 +179,7 @@ export class Session implements LeaseHolder {
     const answers = request?.answers ?? [];
     this.#over(seq);
     const last = this.#slots.get(slot);
-    if (last?.seq === seq) last.kept = keep;
+    if (last?.seq === seq) last.kept = request?.isRepeatable ? undefined : keep;
     let sending = answers.length;
     const flushed = () => {
       if (--sending === 0) outcome.flushed?.();
