@@ -16,9 +16,10 @@ export async function mountAt(mountpoint: string): Promise<Mount | undefined> {
   return (await readMounts()).findLast((mount) => mount.mountpoint === mountpoint);
 }
 
-/** Is this very mount still there? */
-export async function isMounted(mount: Mount): Promise<boolean> {
-  return (await readMounts()).some(({ id, device }) => id === mount.id && device === mount.device);
+/** Is this very mount still there? Its numbers are the next mount's as soon as it is gone, on another directory. */
+export async function isMounted({ id, device, mountpoint }: Mount): Promise<boolean> {
+  const isIt = (one: Mount) => one.id === id && one.device === device && one.mountpoint === mountpoint;
+  return (await readMounts()).some(isIt);
 }
 
 /** Something else is mounted on a directory of this mount. In other namespaces than this process' it is not seen. */

@@ -54,7 +54,6 @@ function open(context: RequestContext, request: OpenRequest): Eventually<OpenRep
 function openOnce(context: RequestContext, request: OpenRequest): Eventually<OpenReply> {
   const { session, store, leases } = context;
   if (changes(request.flags) && session.isReadOnly) throw new FsError(errno.EROFS, 'open');
-  if (request.firstBytes > limits.maxFirstBytes) throw new FsError(errno.EINVAL, 'open');
   const inode = store.resolve(request.inode);
   const waits = leases.recallExclusive(inode);
   // And looks again: whoever else waited may be the only one by then.
@@ -103,7 +102,7 @@ function openReply(context: RequestContext, file: OpenFile, { wants, firstBytes 
   const attributes = file.calls.stat(file.fd);
   const isLeased = isKept && context.leases.grantAttributes(session, file.inode, attributes);
   const reply: ReplyOf<'open'> = { handle, lease: isLeased ? 'shared' : 'none', attributes };
-  if (!isLeased || attributes.size === 0 || attributes.size > firstBytes) return reply;
+  if (!isLeased || attributes.size === 0 || attributes.size > Math.min(firstBytes, limits.maxFirstBytes)) return reply;
   // Under the lease that was just granted: who changes the file now waits until this client has dropped what it read.
   const data = Buffer.allocUnsafe(attributes.size);
   const withData = (count: number) => {
