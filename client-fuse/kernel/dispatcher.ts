@@ -98,21 +98,17 @@ export class Dispatcher {
     this.#pending.set(request.unique, request);
     result.then(
       (value) => {
-        this.#settle(request);
+        this.#pending.delete(request.unique);
         if (request.holdsMessage && !request.settled()) this.#recycle(request.message);
         this.#finish(request, operation, value, mounted);
       },
       (error) => {
         // Its message is not used again: of what was given up the bytes may be on their way to the server yet.
-        this.#settle(request);
+        this.#pending.delete(request.unique);
         this.#fail(request, error);
       },
     );
     return request.holdsMessage;
-  }
-
-  #settle(request: Request): void {
-    this.#pending.delete(request.unique);
   }
 
   #finish(request: Request, operation: Operation<unknown>, result: unknown, mounted: Mounted): void {

@@ -5,16 +5,14 @@
 import { readFileSync } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
 import { askMount } from './mount-status.ts';
-import { mountAt } from './mount-table.ts';
+import type { Mount } from './mount-table.ts';
 
 const LOOK_AGAIN_MS = 20;
 const SILENT_MS = 1500;
 
-/** The process that serves the mount there, as it says itself; undefined when it does not. */
-export async function clientOf(mountpoint: string): Promise<number | undefined> {
-  const mount = await mountAt(mountpoint);
-  if (mount === undefined) return undefined;
-  return askMount(mount.device).then(
+/** The process that serves the mount, as it says itself; undefined when it does not. */
+export function clientOf({ device }: Mount): Promise<number | undefined> {
+  return askMount(device).then(
     ({ pid }) => pid,
     () => undefined,
   );

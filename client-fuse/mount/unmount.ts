@@ -7,6 +7,7 @@ import { basename, dirname, join, resolve } from 'node:path';
 import { errno, FsError } from '../../shared/errno.ts';
 import { MNT } from '../../shared/linux/constants.ts';
 import { umount2Async } from '../../shared/linux/libc.ts';
+import { clientEnds, clientOf } from './client-end.ts';
 import { type CommandResult, runCommand } from './command.ts';
 import { MountError } from './mount-error.ts';
 import { isMounted, isWeftMount, MOUNT_TYPE, type Mount, mountAt } from './mount-table.ts';
@@ -86,20 +87,28 @@ export async function abortConnection(mount: Mount): Promise<boolean> {
   }
 }
 
+export interface UnmountOptions {
+  /** Out of the tree at once; nothing is waited for. */
+  readonly lazy?: boolean;
+  /** It is unmounted, and its client, this process, stays until the server has what was written. */
+  readonly onWait?: (client: number) => void;
+}
+
 /**
- * `weft umount`: unmounts the mount of weft's at `path`. Throws a MountError when there is none, when it is something
- * else's, and when it is in use.
+ * `weft umount`: unmounts the mount of weft's at `path`, and waits until its client has ended. Throws a MountError when there
+ * is none, when it is something else's, and when it is in use.
  */
-export async function unmount(path: string, options: { lazy?: boolean } = {}): Promise<void> {
+export async function unmount(path: string, { lazy = false, onWait }: UnmountOptions = {}): Promise<void> {
   const mount = await findMount(path);
   if (mount === undefined) throw notMounted(path);
   if (!isWeftMount(mount))
     throw new MountError(`${path} is not a weft mount (${mount.type}): \`umount\` is for others`);
-  const { mountpoint } = mount;
-  const outcome = await tryUnmount(mountpoint, { lazy: options.lazy ?? false });
+  const client = lazy ? undefined : await clientOf(mount);
+  const outcome = await tryUnmount(mount.mountpoint, { lazy });
   const lazily = `\`weft umount --lazy ${path}\``;
   switch (outcome) {
     case 'unmounted':
+      if (client !== undefined) await clientEnds(client, () => onWait?.(client));
       return;
     case 'busy':
       throw new MountError(`mount point busy: close what \`lsof ${path}\` shows, or ${lazily}`);
@@ -124,7 +133,7 @@ const MAX_LINKS = 40;
  * What is mounted at a path, or where symbolic links lead from there. Only directories above it are looked into: the mount
  * itself may not answer.
  */
-export async function findMount(path: string): Promise<Mount | undefined> {
+async function findMount(path: string): Promise<Mount | undefined> {
   let absolute = resolve(path);
   for (let links = 0; links <= MAX_LINKS; links++) {
     const literal = await mountAt(absolute);

@@ -10,8 +10,7 @@ import { hostname } from 'node:os';
 import { Mutex } from 'async-mutex';
 import type { Logger } from 'pino';
 import { errno, FsError } from '../../shared/errno.ts';
-import { KiB, limits } from '../../shared/limits.ts';
-import { RENAME } from '../../shared/linux/constants.ts';
+import { limits } from '../../shared/limits.ts';
 import { LoopPoll } from '../../shared/loop-poll.ts';
 import {
   frameKind,
@@ -25,15 +24,13 @@ import { reconnectDelayMs } from './backoff.ts';
 import { explainConnectError } from './connect-error.ts';
 import { Denial, Interval } from './interval.ts';
 import { type Connector, type HelloReply, type Lane, Link, type LinkEvents, RefusedError } from './link.ts';
+import { isOnceOnly, isOwed, laneOf } from './request-traits.ts';
 import type { ServerAddress } from './server-address.ts';
 import { SoftTimeout, type Waiting } from './soft-timeout.ts';
 import { UnansweredError } from './unanswered-error.ts';
 
 /** uid, gid, then supplementary groups. */
 export type CallerIdentity = readonly number[];
-
-/** Requests and replies with more data than this travel on the bulk lane. */
-const BULK_BYTES = 64 * KiB;
 
 interface Pending extends Waiting {
   readonly seq: number;
@@ -81,9 +78,6 @@ export interface SessionOptions {
   /** How the server is reached; undefined: by WebSocket. */
   readonly connector?: Connector;
 }
-
-/** Give something back: owed to the server, whoever still waits for the answer. */
-const OWED: ReadonlySet<OperationName> = new Set<OperationName>(['release', 'unlock', 'cancelLock', 'forget']);
 
 const NO_BULK = new Uint8Array(0);
 
@@ -238,8 +232,7 @@ export class ServerSession {
     if (signal?.aborted) return Promise.reject(new FsError(errno.EINTR, operation));
     const seq = ++this.#lastSeq;
     const { encode } = operations[operation].request as { encode(value: unknown): unknown };
-    const lane =
-      wantedLane ?? (Math.max(bulk?.length ?? 0, expectedBulkBytes(request)) > BULK_BYTES ? 'bulk' : 'small');
+    const lane = wantedLane ?? laneOf(request, bulk);
     return new Promise<Answer<N>>((resolve, reject) => {
       const settle = resolve as unknown as Pending['resolve'];
       const body = encode(request);
@@ -309,7 +302,7 @@ export class ServerSession {
   }
 
   #abandon(pending: Pending): void {
-    if (OWED.has(pending.operation)) return;
+    if (isOwed(pending.operation)) return;
     const index = this.#queued.indexOf(pending);
     if (index >= 0) this.#queued.splice(index, 1);
     else this.#ended(pending);
@@ -488,15 +481,4 @@ export class ServerSession {
       this.#paused.add(tryNow);
     });
   }
-}
-
-/** The others show it: an error of a second attempt, or the same result. */
-function isOnceOnly(operation: OperationName, request: object): boolean {
-  if (operation === 'rename') return ((request as RequestOf<'rename'>).flags & RENAME.EXCHANGE) !== 0;
-  return operation === 'fallocate' || (operation === 'write' && (request as RequestOf<'write'>).append);
-}
-
-/** What a reply is likely to bring: a read that only asks whether known data are still good, nothing. */
-function expectedBulkBytes(request: { readonly size?: unknown; readonly knownVersion?: unknown }): number {
-  return 'knownVersion' in request && !request.knownVersion ? Number(request.size) : 0;
 }

@@ -43,12 +43,7 @@ export class FileData {
   read(open: OpenHandle, offset: number, size: number): Promise<Uint8Array> {
     const ahead = open.readAhead?.read(offset, size);
     if (ahead) return ahead;
-    const read = () => this.#read(open, offset, size);
-    return this.#shared.read(`${open.node.id} ${open.epoch} ${offset} ${size}`, read).catch((error: unknown) => {
-      // It was read through another caller's handle, which has been closed before the server was asked.
-      if (errnoOf(error) === errno.EBADF) return read();
-      throw error;
-    });
+    return this.#shared.read(`${open.node.id} ${open.epoch} ${offset} ${size}`, () => this.#read(open, offset, size));
   }
 
   async #read(open: OpenHandle, offset: number, size: number): Promise<Uint8Array> {

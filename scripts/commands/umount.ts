@@ -1,8 +1,7 @@
 /** `weft umount MOUNTPOINT`. */
 import { resolve } from 'node:path';
 import type { Command } from 'commander';
-import { clientEnds, clientOf } from '../../client-fuse/mount/client-end.ts';
-import { findMount, unmount } from '../../client-fuse/mount/unmount.ts';
+import { unmount } from '../../client-fuse/mount/unmount.ts';
 
 export function addUmountCommand(program: Command): void {
   program
@@ -15,12 +14,9 @@ export function addUmountCommand(program: Command): void {
 }
 
 async function umount(path: string, lazy: boolean): Promise<void> {
-  const client = lazy ? undefined : await clientOf((await findMount(path))?.mountpoint ?? path);
-  await unmount(path, { lazy });
-  if (client === undefined) return;
-  await clientEnds(client, () =>
+  const onWait = (client: number) =>
     console.error(
       `weft: ${path} is unmounted; its client (process ${client}) stays until the server has all that was written`,
-    ),
-  );
+    );
+  await unmount(path, { lazy, onWait });
 }

@@ -81,11 +81,15 @@ function setattr(context: RequestContext, request: SetattrRequest): Eventually<R
   const inode = request.handle ? session.file(request.handle).inode : store.resolve(request.inode);
   const { size } = request;
   // Without a handle the file is opened, which an exclusive lease, its author's too, would not let happen.
-  const waits = size !== undefined && !request.handle ? leases.recallExclusive(inode) : undefined;
+  const opens = size !== undefined && !request.handle;
+  const waits = opens ? leases.recallExclusive(inode) : undefined;
   if (waits) return waits.then(() => setattr(context, request));
-  const changed = leases.during(session, [inode], () =>
-    size === undefined ? changeMetadata(context, inode, request) : setSize(context, inode, request, size),
-  );
+  const change = () =>
+    leases.during(session, [inode], () =>
+      size === undefined ? changeMetadata(context, inode, request) : setSize(context, inode, request, size),
+    );
+  // From the start each time: nobody waits for what others of this machine hold with a change under way.
+  const changed: Eventually<void> = opens ? pastForeignLeases(context.request, change) : change();
   const reply = () => attributesReply(context, inode, attributesNow(context, inode, request.handle));
   return changed instanceof Promise ? changed.then(reply) : reply();
 }
@@ -121,7 +125,7 @@ async function setSize(context: RequestContext, inode: Inode, request: SetattrRe
   if (file && !file.canWrite) throw new FsError(errno.EINVAL, 'ftruncate');
   // Without a handle, opening for writing is the check of the caller's right.
   if (!file) leases.opensToWrite(inode);
-  const ownFd = file ? -1 : await pastForeignLeases(cancellable, () => store.open(identity, inode, O.WRONLY));
+  const ownFd = file ? -1 : store.open(identity, inode, O.WRONLY);
   using _use = file?.use();
   try {
     const before = store.attributes(inode).size;

@@ -163,7 +163,7 @@ function alsoChanged(
   const changed: WireEntry[] = [];
   for (const inode of inodes) {
     // Of one that has no name any more, who has it open is to forget what it knows; nobody asks about the others.
-    if (inode === null || (inode.isRemoved && inode.pins === 0)) continue;
+    if (inode === null || inode.isGone) continue;
     const attributes = leases.attributesAfter(change, inode);
     changed.push({ inode: inode.handle, attributes, leased: !inode.isRemoved && session.holdsLease(inode) });
   }

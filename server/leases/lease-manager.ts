@@ -256,7 +256,7 @@ export class LeaseManager {
   /** The author stays a holder: until it has the reply, it may not know that it changed this inode (a name's old one). */
   #afterOwnChange(inode: Inode, change: Change): void {
     if (inode.leases.holders.size === 0) return;
-    if (isGone(inode)) return this.#dropAll(inode);
+    if (inode.isGone) return this.#dropAll(inode);
     try {
       this.attributesAfter(change, inode);
     } catch (error) {
@@ -315,7 +315,7 @@ export class LeaseManager {
 
   /** A local program changed the inode: what clients know of it is old already. */
   changedLocally(inode: Inode): void {
-    if (isGone(inode)) return this.#dropAll(inode);
+    if (inode.isGone) return this.#dropAll(inode);
     this.#localChanges++;
     this.#takeBack([inode]);
   }
@@ -372,11 +372,6 @@ export class LeaseManager {
       holder.revokeLeases();
     }
   }
-}
-
-/** Its last name is gone, clients were told, and nobody has it open: it does not change any more, and events tell only of that. */
-function isGone(inode: Inode): boolean {
-  return inode.isRemoved && inode.pins === 0;
 }
 
 /** False: the holder is silent, or has been slow for too long. How long it was away already counts. */

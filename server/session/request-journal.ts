@@ -71,6 +71,8 @@ interface Block {
   readonly index: number;
   readonly owner: Buffer;
   readonly process: number;
+  /** When the session is one of this process. */
+  readonly journal?: SessionJournal;
 }
 
 /** The journal of one session. */
@@ -154,7 +156,6 @@ export class RequestJournal {
   readonly #boot: Buffer;
   /** By session id, hexadecimal: of this process, and of earlier ones whose clients have not come back. */
   readonly #blocks = new Map<string, Block>();
-  readonly #open = new Map<string, SessionJournal>();
   readonly #free: number[] = [];
   #count = 0;
 
@@ -187,7 +188,9 @@ export class RequestJournal {
     const key = Buffer.from(id).toString('hex');
     const known = this.#blocks.get(key);
     const index = known?.index ?? this.#free.pop() ?? this.#count++;
-    const block: Block = { index, owner: hashOf(owner), process: known?.process ?? 0 };
+    const process = known?.process ?? 0;
+    const journal = new SessionJournal(this.#file, index * BLOCK_BYTES, id, process);
+    const block: Block = { index, owner: hashOf(owner), process, journal };
     this.#blocks.set(key, block);
     const header = Buffer.alloc(RECORD_BYTES);
     header.write(MAGIC, 'latin1');
@@ -195,10 +198,8 @@ export class RequestJournal {
     header.set(this.#boot, 24);
     header.set(block.owner, 40);
     header.writeDoubleLE(nowMs, 72);
-    header.writeUInt32LE(block.process, 80);
+    header.writeUInt32LE(process, 80);
     this.#file.write(header, index * BLOCK_BYTES);
-    const journal = new SessionJournal(this.#file, index * BLOCK_BYTES, id, block.process);
-    this.#open.set(key, journal);
     return journal;
   }
 
@@ -226,8 +227,7 @@ export class RequestJournal {
     const block = this.#blocks.get(key);
     if (block === undefined) return;
     this.#blocks.delete(key);
-    this.#open.get(key)?.close();
-    this.#open.delete(key);
+    block.journal?.close();
     this.#free.push(block.index);
     this.#file.write(Buffer.alloc(RECORD_BYTES), block.index * BLOCK_BYTES);
   }

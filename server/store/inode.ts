@@ -95,6 +95,11 @@ export class Inode {
     this.#version = versions.next();
   }
 
+  /** Its last name is gone, and nobody has it open: it does not change any more, and events tell only of that. */
+  get isGone(): boolean {
+    return this.isRemoved && this.pins === 0;
+  }
+
   get isIdle(): boolean {
     return this.pins === 0 && this.leases.isIdle && this.rangeLocks.locks.isIdle && !this.#isLocked;
   }

@@ -42,6 +42,33 @@ const between: [what: string, event: () => void, attributesOfFile: boolean, name
   ['another file is recalled', () => cache.recall([table.found(Buffer.from('another'))]), true, true],
 ];
 
+describe('who has opened a file need not ask again', () => {
+  const opened = (event: () => void) => {
+    cache.learnAttributes(file, attributes(1), true, cache.clock);
+    const asOf = cache.clock;
+    event();
+    cache.learnOpener(file, 'somebody', asOf);
+    return cache.mayOpen(file, 'somebody');
+  };
+
+  test.each([
+    ['nothing', () => {}, true],
+    ['a change of the file begins', () => cache.beginChange(file), false],
+    ['a change of the file begins and ends', beginAndEnd, false],
+    ['the file is recalled', () => cache.recall([file]), false],
+  ])('unless something happened since the server was asked: %s', (_what, event, may) => {
+    expect(opened(event)).toBe(may);
+  });
+
+  test('but while a name is removed that may be of any file', () => {
+    expect(opened(() => {})).toBe(true);
+    cache.beginChange(undefined);
+    expect(cache.mayOpen(file, 'somebody')).toBe(false);
+    cache.endChange(undefined);
+    expect(cache.mayOpen(file, 'somebody')).toBe(true);
+  });
+});
+
 describe('what is read of a file is kept', () => {
   const covered = () => {
     const asOf = cache.clock;

@@ -20,7 +20,7 @@ import type { Node } from '../../client-fuse/vfs/node.ts';
 import { NodeTable } from '../../client-fuse/vfs/node-table.ts';
 import { RemoteFilesystem } from '../../client-fuse/vfs/remote-filesystem.ts';
 import { SharedReads } from '../../client-fuse/vfs/shared-reads.ts';
-import { errno } from '../../shared/errno.ts';
+import { errno, FsError } from '../../shared/errno.ts';
 import { O } from '../../shared/linux/constants.ts';
 import { deferred, lookUp, ROOT, TemporaryDirectory, TestServer } from '../support/fixture.ts';
 import { MountedFilesystem } from '../support/mounted.ts';
@@ -69,6 +69,17 @@ describe('SharedReads', () => {
     void shared.read('a', fetch);
     void shared.read('b', fetch);
     expect(fetch).toHaveBeenCalledTimes(2);
+  });
+
+  test('who shared with one whose handle was closed meanwhile reads through its own', async () => {
+    const shared = new SharedReads();
+    const first = deferred<Uint8Array>();
+    void shared.read('k', () => first.promise);
+    const closed = shared.read('k', () => Promise.reject(new FsError(errno.EBADF, 'read')));
+    const sharing = shared.read('k', async () => Buffer.from('own'));
+    first.resolve(Buffer.from('first'));
+    await expect(closed).rejects.toMatchObject({ code: errno.EBADF });
+    expect(String(await sharing)).toBe('own');
   });
 
   test('a failure is told to those who shared it, and the next request starts all the same', async () => {
