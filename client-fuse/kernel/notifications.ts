@@ -3,6 +3,7 @@
  * written by another thread (KernelChannel.notify). Never await one in a handler that a caller waits for: the kernel
  * may hold the lock that the notification needs until that caller is answered. Source: fuse_notify() in fs/fuse/dev.c.
  */
+import { Semaphore } from 'async-mutex';
 import { errno, FsError } from '../../shared/errno.ts';
 import type { NodeId } from '../vfs/filesystem.ts';
 import type { KernelChannel } from './channel.ts';
@@ -51,9 +52,16 @@ export function encodeIncrementEpoch(): Buffer {
   return frame(NOTIFY.INC_EPOCH, 0).bytes;
 }
 
+/**
+ * So many may wait for pages at once, each on a thread of the pool: pages that are being read or written back are locked
+ * until the server has answered, and there must be threads left for what brings the answer (a host's name is looked up).
+ */
+const MOST_AWAITED_PAGES = 16;
+
 /** Sends notifications. Each resolves when the kernel has done it; what it did not know is as good as done. */
 export class Notifier {
   readonly #channel: KernelChannel;
+  readonly #awaitedPages = new Semaphore(MOST_AWAITED_PAGES);
 
   constructor(channel: KernelChannel) {
     this.#channel = channel;
@@ -61,7 +69,9 @@ export class Notifier {
 
   /** False: the kernel does not know the inode, or not yet. */
   async invalidateInode(node: NodeId, offset: number, length: number): Promise<boolean> {
-    return (await this.#send(encodeInvalidateInode(node, offset, length))) !== errno.ENOENT;
+    const send = () => this.#send(encodeInvalidateInode(node, offset, length));
+    const code = offset < 0 ? await send() : await this.#awaitedPages.runExclusive(send);
+    return code !== errno.ENOENT;
   }
 
   async invalidateEntry(parent: NodeId, name: Uint8Array, options: { expireOnly?: boolean } = {}): Promise<void> {

@@ -8,7 +8,8 @@
  *
  * Three hazards of the kernel, each met here (fs/fuse/dir.c, fs/fuse/inode.c; docs/decisions/0009):
  * - A caller takes in its reply only after it was written: an inode may come to be after its invalidation (ENOENT).
- * - INVAL_ENTRY takes the directory's lock, which a creation or removal that waits for its reply holds.
+ * - INVAL_ENTRY takes the directory's lock, which a creation or removal that waits for its reply holds. Each that waits
+ *   keeps a thread of the pool, and so does the epoch that ends the wait: few may wait at once.
  * - INC_EPOCH and an entry's full invalidation unmount what is mounted on a directory.
  */
 import type { NodeId } from '../vfs/filesystem.ts';
@@ -38,7 +39,9 @@ const MOST_SINGLE_NAMES = 256;
 const PRUNED_NAMES = 1024;
 /** How long a directory's lock is waited for before the epoch is used. */
 const LOCK_PATIENCE_MS = 20;
-/** A caller that got its reply has taken it in by then, or nearly always: see `#expireDirectoryName`. */
+/** So many directories are waited for at once, one thread each: with the next the epoch is used straight away. */
+const MOST_AWAITED_LOCKS = 8;
+/** A caller that got its reply has taken it in by then, or nearly always: see `#takeBackOneByOne`. */
 const TAKEN_IN_MS = 10;
 /** An inode that the kernel was told of and does not know yet, is asked for again after this. */
 const UNKNOWN_RETRY_MS = 1;
@@ -46,6 +49,8 @@ const UNKNOWN_RETRY_MS = 1;
 export class KernelCaches {
   readonly #usableMs: () => number;
   #kernel: KernelAccess | undefined;
+  /** Notifications that wait for the lock of a directory, or may. */
+  #awaitedLocks = 0;
 
   /** `usableMs`: how long this client may go on using its leases, in milliseconds; 0 or less: it may not. */
   constructor(usableMs: () => number) {
@@ -227,38 +232,45 @@ export class KernelCaches {
   ): Promise<void> {
     const lastMs = Math.max(...names.map(([, { untilMs }]) => untilMs));
     if (given.changes > 0 || names.length > MOST_SINGLE_NAMES) return this.#forgetAllNames(lastMs, kernel);
-    const { notifier } = kernel;
+    if (this.#awaitedLocks >= MOST_AWAITED_LOCKS) return this.#forgetAllNames(lastMs, kernel);
     const { moves } = given;
-    const single = Promise.all(
-      names.map(([key, { isDirectory, givenMs }]) => {
-        const name = Buffer.from(key, 'latin1');
-        return isDirectory
-          ? this.#expireDirectoryName(directory, name, givenMs, notifier)
-          : notifier.invalidateEntry(directory.id, name);
-      }),
-    );
+    const patience = new AbortController();
+    const single = this.#takeBackOneByOne(directory, names, kernel.notifier, patience.signal);
     // A change that took the lock since may wait for this very recall to be answered.
-    const patience = delay(LOCK_PATIENCE_MS + TAKEN_IN_MS).then(() => 'locked' as const);
-    const isLocked = (await Promise.race([single, patience])) === 'locked';
+    const ended = delay(LOCK_PATIENCE_MS + TAKEN_IN_MS).then(() => 'locked' as const);
+    const isLocked = (await Promise.race([single, ended])) === 'locked';
+    patience.abort();
     // What was moved away from its name meanwhile was missed.
     if (isLocked || given.moves !== moves) await this.#forgetAllNames(lastMs, kernel);
   }
 
   /**
-   * Not taken away as a file's name is: a process may have the directory as its working directory, and something may be
-   * mounted on it. A lookup that only revalidates may put its reply's time over this expiry: then it is made twice.
+   * One after the other: they need the same lock, and those that wait for it would take all threads of the pool.
+   *
+   * Directories are not taken away as a file's name is: a process may have one as its working directory, and something may
+   * be mounted on it. A lookup that only revalidates may put its reply's time over this expiry: then it is made twice.
    */
-  async #expireDirectoryName(
+  async #takeBackOneByOne(
     directory: Node,
-    name: Uint8Array,
-    givenMs: number,
+    names: readonly [string, GivenName][],
     notifier: CacheNotifier,
+    patience: AbortSignal,
   ): Promise<void> {
-    const takenInMs = givenMs + TAKEN_IN_MS - performance.now();
-    await notifier.invalidateEntry(directory.id, name, { expireOnly: true });
-    if (takenInMs <= 0) return;
-    await delay(takenInMs);
-    await notifier.invalidateEntry(directory.id, name, { expireOnly: true });
+    const take = async ([key, { isDirectory }]: [string, GivenName]) => {
+      if (patience.aborted) return;
+      this.#awaitedLocks++;
+      try {
+        await notifier.invalidateEntry(directory.id, Buffer.from(key, 'latin1'), { expireOnly: isDirectory });
+      } finally {
+        this.#awaitedLocks--;
+      }
+    };
+    const beganMs = performance.now();
+    for (const name of names) await take(name);
+    const twice = names.filter(([, { isDirectory, givenMs }]) => isDirectory && givenMs + TAKEN_IN_MS > beganMs);
+    if (twice.length === 0) return;
+    await delay(Math.max(...twice.map(([, { givenMs }]) => givenMs)) + TAKEN_IN_MS - beganMs);
+    for (const name of twice) await take(name);
   }
 
   /** Every name of the mount is looked up again; or these are waited out, when that would unmount something. */

@@ -128,6 +128,22 @@ describe('a client that holds leases', { timeout: 120_000 }, () => {
     expect(await exported.differences()).toEqual([]);
   });
 
+  it('on more names than it has threads gives them back while a creation has their directory locked', async () => {
+    await using exported = await LeaseExport.open(2);
+    const pid = exported.mounts[1]?.clientPid as number;
+    await exported.shell('mkdir $X/d && cd $X/d && touch $(seq 200)');
+    await exported.shell('ls -l $B/d; stat $B/d/*; stat $B/d/*');
+    send(pid, 'SIGSTOP');
+    // The recall comes first, and finds the creation looking its name up, under the lock.
+    const change = exported.shell('touch $A/d/other', 20_000);
+    await new Promise((done) => setTimeout(done, 200));
+    const creation = exported.shell('mkdir $B/d/new', 20_000);
+    await new Promise((done) => setTimeout(done, 200));
+    send(pid, 'SIGCONT');
+    expect([(await change).status, (await creation).status]).toEqual([0, 0]);
+    expect((await exported.shell('ls $B/d | wc -l')).stdout.trim()).toBe('202');
+  });
+
   it('and is killed is waited for once', async () => {
     await using exported = await withLeases();
     send(exported.mounts[1]?.clientPid as number, 'SIGKILL');

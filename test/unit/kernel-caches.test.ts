@@ -54,7 +54,7 @@ let directory: Node;
 let file: Node;
 
 const settle = async () => {
-  for (let turn = 0; turn < 30; turn++) await Promise.resolve();
+  for (let turn = 0; turn < 3_000; turn++) await Promise.resolve();
 };
 /** Done or not, without waiting for it; "nothing" when there is nothing to wait for. */
 function watch(promise: Promise<unknown> | undefined): { state: 'nothing' | 'pending' | 'done' } {
@@ -301,6 +301,34 @@ describe('taking back', () => {
       expect([taken.state, kernel.calls]).toEqual(['pending', ['entry 1 f']]);
       await vi.advanceTimersByTimeAsync(1);
       expect([taken.state, kernel.calls]).toEqual(['done', ['entry 1 f', 'epoch']]);
+    });
+
+    test('names wait for the lock of the directory one at a time', async () => {
+      many(40);
+      kernel.held = 'entry';
+      const taken = watch(caches.takeBack([directory]));
+      await vi.advanceTimersByTimeAsync(30);
+      expect([taken.state, kernel.calls]).toEqual(['done', ['entry 1 0', 'epoch']]);
+      // Who held the lock lets go of it: the others are void already.
+      kernel.release();
+      await settle();
+      expect(kernel.calls).toEqual(['entry 1 0', 'epoch']);
+    });
+
+    test('few directories are waited for at once, and again when one has got its lock', async () => {
+      const directories = Array.from({ length: 12 }, (_, index) => table.found(Buffer.from(`directory ${index}`)));
+      for (const one of directories) caches.giveName(one, 'f', false);
+      kernel.held = 'entry';
+      const taken = watch(caches.takeBack(directories));
+      await vi.advanceTimersByTimeAsync(30);
+      const asked = (what: string) => kernel.calls.filter((call) => call.startsWith(what)).length;
+      expect([taken.state, asked('entry'), asked('epoch')]).toEqual(['done', 8, 12]);
+      kernel.release();
+      await settle();
+      caches.giveName(directory, 'f', false);
+      caches.takeBack([directory]);
+      await settle();
+      expect([asked('entry'), asked('epoch')]).toEqual([9, 12]);
     });
 
     test('not before the epoch is over is it taken back', async () => {
