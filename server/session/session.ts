@@ -18,6 +18,9 @@ import { SessionLocks } from './session-locks.ts';
 /** A new session's handles start at random, so that a handle of an earlier session names no other file in this one. */
 const FIRST_HANDLE_BELOW = 2 ** 47;
 
+/** Connections to which the outcome of one request is said: the last that asked for it. */
+const MAX_ANSWERS = 8;
+
 /** The header of a reply that is kept; bulk replies belong to idempotent operations and are made again. */
 export type KeptReply = readonly unknown[];
 
@@ -161,7 +164,11 @@ export class Session implements LeaseHolder {
    */
   begin(slot: number, seq: number, answer: (outcome: Outcome) => void): InFlightRequest | undefined {
     const underWay = this.#inFlight.get(seq);
-    if (underWay) underWay.answers.push(answer);
+    if (underWay) {
+      underWay.answers.push(answer);
+      // Of a connection that was lost long ago: who asks again is to have it.
+      if (underWay.answers.length > MAX_ANSWERS) underWay.answers.shift();
+    }
     const last = this.#slots.get(slot);
     if (underWay || (last && (seq < last.seq || (seq === last.seq && last.kept)))) return undefined;
     this.#slots.set(slot, { seq, kept: undefined });

@@ -20,10 +20,10 @@ import { counter, ProtocolError } from '../../shared/protocol/schema.ts';
 import { recyclePayload } from '../../shared/transport/payload-reader.ts';
 import type { Transport, TransportEvents } from '../../shared/transport/transport.ts';
 import { type DispatchedOperation, type Dispatcher, NO_BULK } from '../dispatch/dispatcher.ts';
-import type { InFlightRequest } from '../session/in-flight-request.ts';
 import type { Outcome } from '../session/outcome.ts';
 import type { LaneConnection, RecallChannel, Session } from '../session/session.ts';
 import type { Visitor } from './listener.ts';
+import { ReplyQueue } from './reply-queue.ts';
 
 /** What a connection needs of the server around it. */
 export interface ConnectionHost {
@@ -38,12 +38,6 @@ export interface ConnectionHost {
 }
 
 export type HelloRequest = ReturnType<typeof operations.hello.request.decode>;
-
-interface HeldRequest {
-  readonly seq: number;
-  readonly request: InFlightRequest;
-  readonly start: () => void;
-}
 
 /** The size in the arguments of a read, which are not checked yet. */
 function expectedBytes(body: unknown): number {
@@ -61,10 +55,7 @@ export class Connection implements TransportEvents, RecallChannel, LaneConnectio
   #paused = false;
   /** The server has ended it: what still arrives is ignored. */
   #ended = false;
-  /** Bulk data that this client has asked for and not taken yet: being read, or queued in the socket. */
-  #replyBytes = 0;
-  /** Reads that wait until the client has taken more of what it asked for before. */
-  readonly #heldBack: HeldRequest[] = [];
+  #replies!: ReplyQueue;
 
   constructor(host: ConnectionHost, visitor: Visitor) {
     this.#host = host;
@@ -79,6 +70,7 @@ export class Connection implements TransportEvents, RecallChannel, LaneConnectio
   /** The transport is this connection's from now on. */
   attach(transport: Transport): void {
     this.#transport = transport;
+    this.#replies = new ReplyQueue(transport, (start) => this.#attempt(start));
   }
 
   message(fragments: readonly Buffer[]): void {
@@ -109,9 +101,9 @@ export class Connection implements TransportEvents, RecallChannel, LaneConnectio
 
   closed(reason: string, silentMs = 0): void {
     clearTimeout(this.#helloTimer);
-    for (const { seq, request, start } of this.#heldBack.splice(0)) {
-      // Somebody else may wait for it too, having asked over another connection.
-      if (request.answers.length > 1) this.#attempt(start);
+    for (const { seq, request, start } of this.#replies.takeAll()) {
+      // Somebody else may wait for it too, having asked over another connection; or for the pages of this write.
+      if (request.answers.length > 1 || request.interrupted) this.#attempt(start);
       else this.#session?.abandon(seq);
     }
     this.#host.log.debug({ peer: this.peer, reason }, 'connection closed');
@@ -144,15 +136,15 @@ export class Connection implements TransportEvents, RecallChannel, LaneConnectio
   }
 
   sendRecall(id: number, inodes: readonly Uint8Array[] | null): void {
-    this.#transport.send(encodeFrame([frameKind.RECALL, id, inodes]).head);
+    this.#replies.send(encodeFrame([frameKind.RECALL, id, inodes]).head);
   }
 
   sendGranted(ticket: number, code: number): void {
-    this.#transport.send(encodeFrame([frameKind.GRANTED, ticket, code]).head);
+    this.#replies.send(encodeFrame([frameKind.GRANTED, ticket, code]).head);
   }
 
   sendGraceOver(late: number): void {
-    this.#transport.send(encodeFrame([frameKind.GRACE_OVER, late]).head);
+    this.#replies.send(encodeFrame([frameKind.GRACE_OVER, late]).head);
   }
 
   #request(frame: unknown[]): void {
@@ -205,11 +197,12 @@ export class Connection implements TransportEvents, RecallChannel, LaneConnectio
     body: unknown,
     bulk: Uint8Array,
   ): void {
-    const request = session.begin(slot, seq, (outcome) => this.#send(seq, outcome));
+    const request = session.begin(slot, seq, (outcome) => this.#send(seq, outcome, operation === 'read'));
     if (request === undefined) {
+      if (this.#replies.isBehind) throw new ProtocolError('replies are asked for again and again, and not taken');
       // Sent again after a broken connection: answered from memory, or together with the first when it is done.
       const kept = session.keptReply(slot, seq);
-      if (kept) this.#transport.send(encodeFrame([...kept]).head);
+      if (kept) this.#replies.send(encodeFrame([...kept]).head);
       return;
     }
     // Only now: one that is under way already may be sent again, however many there are.
@@ -222,13 +215,13 @@ export class Connection implements TransportEvents, RecallChannel, LaneConnectio
     const answer = (outcome: Outcome) => {
       recyclePayload(bulk);
       this.#answered(bulk.length);
-      this.#replyBytes -= replyBytes;
+      this.#replies.reading(-replyBytes);
       const keep = operations[operation].idempotent ? undefined : [frameKind.REPLY, seq, outcome.errno, outcome.result];
       session.end(slot, seq, keep, outcome);
       this.#host.active();
     };
     const start = () => {
-      this.#replyBytes += replyBytes;
+      this.#replies.reading(replyBytes);
       try {
         const outcome = this.#host.dispatcher.dispatch({ session, operation, caller, body, bulk, request });
         if (outcome instanceof Promise) void outcome.then(answer);
@@ -238,27 +231,13 @@ export class Connection implements TransportEvents, RecallChannel, LaneConnectio
         throw error;
       }
     };
-    if (replyBytes > 0 && this.#replyBytes > limits.maxQueuedReplyBytes) this.#heldBack.push({ seq, request, start });
-    else start();
+    this.#replies.start({ seq, request, start }, replyBytes > 0);
   }
 
-  /**
-   * A client that does not take the data it asked for slows down its own reads, before they take memory, and nothing
-   * else: small replies pass.
-   */
-  #send(seq: number, outcome: Outcome): void {
+  #send(seq: number, outcome: Outcome, isRead = false): void {
     const { head, bulk } = encodeFrame([frameKind.REPLY, seq, outcome.errno, outcome.result], outcome.bulk);
-    if (bulk === undefined) return this.#transport.send(head);
-    this.#replyBytes += bulk.length;
-    this.#transport.send(head, bulk, () => {
-      this.#replyBytes -= bulk.length;
-      outcome.flushed?.();
-      while (this.#replyBytes <= limits.maxQueuedReplyBytes) {
-        const held = this.#heldBack.shift();
-        if (held === undefined) return;
-        this.#attempt(held.start);
-      }
-    });
+    if (isRead && bulk) this.#replies.sendData(head, bulk, outcome.flushed);
+    else this.#replies.send(head, bulk, outcome.flushed);
   }
 
   #received(bytes: number): void {
