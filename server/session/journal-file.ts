@@ -41,5 +41,7 @@ class StateFile implements JournalFile {
 
 /** The state directory is this server's: see ClientListFile. */
 export function openJournal(directory: string, log: Logger): RequestJournal {
-  return new RequestJournal(new StateFile(join(directory, 'requests.journal'), log), bootId(), Date.now());
+  // CLOCK_MONOTONIC: since the start of the machine, for all its processes; nobody sets it.
+  const nowMs = Number(process.hrtime.bigint() / 1_000_000n);
+  return new RequestJournal(new StateFile(join(directory, 'requests.journal'), log), bootId(), nowMs);
 }

@@ -7,7 +7,7 @@
  * A session has a block: a header, and a record for each of its slots, where the slot's last such request is. A request
  * that is sent again and has no record was not done. Owned by the SessionTable; one server a file.
  *
- *   header   0 magic   8 session   24 boot   40 owner (SHA-256)   72 time of opening, ms since 1970
+ *   header   0 magic   8 session   24 boot   40 owner (SHA-256)   72 since when its client is awaited, or -1
  *            80 how many processes have been started since the session's first
  *   record   0 state   4 errno     8 seq     16 count             24 first half of the session   32 length of inode   33 inode
  *            of one that begins, in the place of errno: which of those processes; in that of the count: when, ms since 1970;
@@ -25,6 +25,7 @@ const BLOCK_BYTES = (1 + limits.maxRequestsInFlight) * RECORD_BYTES;
 const MAGIC = 'weftjrn1';
 const BEGUN = 1;
 const DONE = 2;
+const IN_USE = -1;
 const FIRST_PAGE_AT = 232;
 const END_PAGE_AT = 240;
 
@@ -159,19 +160,21 @@ export class RequestJournal {
   readonly #free: number[] = [];
   #count = 0;
 
-  /** `boot`: 16 bytes that are others after each start of the machine. */
+  /** `boot`: 16 bytes that are others after each start of the machine. `nowMs`: by a clock that goes on from one process to the next. */
   constructor(file: JournalFile, boot: Buffer, nowMs: number) {
     this.#file = file;
     this.#boot = boot;
     for (; this.#count * BLOCK_BYTES < file.bytes; this.#count++) {
       const header = file.read(this.#count * BLOCK_BYTES, RECORD_BYTES);
       const isValid = header.length === RECORD_BYTES && header.toString('latin1', 0, 8) === MAGIC;
-      const ageMs = isValid ? nowMs - header.readDoubleLE(72) : Number.NaN;
-      if (isValid && header.subarray(24, 40).equals(boot) && ageMs < limits.maxCourtesyMs) {
+      // It was used until the last process ended, however long that was: it is awaited from now on.
+      const awaitedMs = isValid && header.readDoubleLE(72) !== IN_USE ? header.readDoubleLE(72) : nowMs;
+      if (isValid && header.subarray(24, 40).equals(boot) && nowMs - awaitedMs < limits.maxCourtesyMs) {
         const owner = Buffer.from(header.subarray(40, 72));
         const process = header.readUInt32LE(80) + 1;
         // Before this one serves anybody: the next is to know that it did, though the session's client stays away.
         header.writeUInt32LE(process, 80);
+        header.writeDoubleLE(awaitedMs, 72);
         file.write(header, this.#count * BLOCK_BYTES);
         this.#blocks.set(header.toString('hex', 8, 24), { index: this.#count, owner, process });
       } else this.#free.push(this.#count);
@@ -184,7 +187,7 @@ export class RequestJournal {
   }
 
   /** For a new session, or to go on with that of an earlier process, which `knows` knew. */
-  open(id: Uint8Array, owner: string, nowMs: number): SessionJournal {
+  open(id: Uint8Array, owner: string): SessionJournal {
     const key = Buffer.from(id).toString('hex');
     const known = this.#blocks.get(key);
     const index = known?.index ?? this.#free.pop() ?? this.#count++;
@@ -197,7 +200,7 @@ export class RequestJournal {
     header.set(id, 8);
     header.set(this.#boot, 24);
     header.set(block.owner, 40);
-    header.writeDoubleLE(nowMs, 72);
+    header.writeDoubleLE(IN_USE, 72);
     header.writeUInt32LE(process, 80);
     this.#file.write(header, index * BLOCK_BYTES);
     return journal;

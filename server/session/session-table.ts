@@ -103,7 +103,7 @@ export class SessionTable implements SessionHost {
     const owner = `${exported.name} ${credential.id}`;
     const isBack = key !== undefined && this.#mayReturn(key, exported, credential.id);
     const remembers = known === undefined && key !== undefined && this.#journal?.knows(key, owner) === true;
-    const openJournal = (of: Uint8Array) => this.#journal?.open(of, owner, nowMs);
+    const openJournal = (of: Uint8Array) => this.#journal?.open(of, owner);
     const sameId = isBack || remembers ? id : undefined;
     const session = new Session(this, exported, client, nowMs, credential, sameId, openJournal);
     session.remembers = remembers;

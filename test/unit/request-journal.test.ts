@@ -35,7 +35,7 @@ const inode = Buffer.alloc(limits.maxHandleBytes, 9);
 describe('the journal', () => {
   test('says of each slot what was noted last', () => {
     const kept = new KeptJournal();
-    const session = new RequestJournal(kept, BOOT, 0).open(ID, 'owner', 0);
+    const session = new RequestJournal(kept, BOOT, 0).open(ID, 'owner');
     session.begun(0, 7, 1);
     session.done(0, 7, 0, inode, 0);
     session.begun(1, 2 ** 53 - 1, 1234.5);
@@ -43,7 +43,7 @@ describe('the journal', () => {
     session.done(limits.maxRequestsInFlight - 1, 9, errno.EEXIST, undefined, 4096);
     const next = new RequestJournal(kept.ofNextProcess(), BOOT, 0);
     expect([next.knows(ID.toString('hex'), 'owner'), next.knows(ID.toString('hex'), 'other')]).toEqual([true, false]);
-    expect([...next.open(ID, 'owner', 0).earlier]).toEqual([
+    expect([...next.open(ID, 'owner').earlier]).toEqual([
       [0, { seq: 7, isDone: true, errno: 0, inode, count: 0, begunMs: 0, isOfLastProcess: false }],
       [
         1,
@@ -75,7 +75,7 @@ describe('the journal', () => {
   test('says where a write goes that has begun, until it has ended', () => {
     const kept = new KeptJournal();
     const journal = new RequestJournal(kept, BOOT, 0);
-    const session = journal.open(ID, 'owner', 0);
+    const session = journal.open(ID, 'owner');
     const pages = { start: 2 ** 40, end: 2 ** 40 + 3 };
     for (const slot of [1, 2, 3]) session.begun(slot, 7, 1, { inode, pages });
     session.done(2, 7, 0, undefined, 4096);
@@ -88,62 +88,74 @@ describe('the journal', () => {
     ]);
     next.done(ID.toString('hex'), 1, 7, errno.EIO);
     expect([...next.interrupted()]).toEqual([{ ...write, slot: 3 }]);
-    expect(next.open(ID, 'owner', 0).earlier.get(1)).toMatchObject({ isDone: true, errno: errno.EIO });
+    expect(next.open(ID, 'owner').earlier.get(1)).toMatchObject({ isDone: true, errno: errno.EIO });
     expect([...new RequestJournal(kept, Buffer.alloc(16, 2), 0).interrupted()]).toEqual([]);
   });
 
-  test('is not believed after a start of the machine, nor a day later, nor of a session that has ended', () => {
+  const knows = (kept: KeptJournal, boot: Buffer, nowMs: number) =>
+    new RequestJournal(kept, boot, nowMs).knows(ID.toString('hex'), 'owner');
+
+  test('is not believed after a start of the machine, nor of a session that has ended', () => {
     const kept = new KeptJournal();
     const journal = new RequestJournal(kept, BOOT, 0);
-    journal.open(ID, 'owner', 1000);
-    const knows = (boot: Buffer, nowMs: number) =>
-      new RequestJournal(kept, boot, nowMs).knows(ID.toString('hex'), 'owner');
-    expect(knows(BOOT, 2000)).toBe(true);
-    expect(knows(Buffer.alloc(16, 2), 2000)).toBe(false);
-    expect(knows(BOOT, 1000 + limits.maxCourtesyMs)).toBe(false);
+    journal.open(ID, 'owner');
+    expect(knows(kept, BOOT, 2000)).toBe(true);
+    expect(knows(kept, Buffer.alloc(16, 2), 2000)).toBe(false);
     journal.close(ID.toString('hex'));
-    expect(knows(BOOT, 2000)).toBe(false);
+    expect(knows(kept, BOOT, 2000)).toBe(false);
+  });
+
+  test('is believed of a session that was used for days; a day after the first start at which it was not, no more', () => {
+    const kept = new KeptJournal();
+    new RequestJournal(kept, BOOT, 0).open(ID, 'owner');
+    const restartMs = 3 * limits.maxCourtesyMs;
+    expect(knows(kept, BOOT, restartMs)).toBe(true);
+    // Its client came back.
+    new RequestJournal(kept, BOOT, restartMs).open(ID, 'owner');
+    expect(knows(kept, BOOT, 2 * restartMs)).toBe(true);
+    expect(knows(kept, BOOT, 2 * restartMs + limits.maxCourtesyMs - 1)).toBe(true);
+    expect(knows(kept, BOOT, 2 * restartMs + limits.maxCourtesyMs)).toBe(false);
   });
 
   test('knows of what began only whether it was in the last process, also when its client was away in that one', () => {
     const kept = new KeptJournal();
-    const begun = new RequestJournal(kept, BOOT, 0).open(ID, 'owner', 0);
+    const begun = new RequestJournal(kept, BOOT, 0).open(ID, 'owner');
     begun.begun(0, 1, 0);
-    const isOfLast = (journal: RequestJournal) => journal.open(ID, 'owner', 0).earlier.get(0)?.isOfLastProcess;
+    const isOfLast = (journal: RequestJournal) => journal.open(ID, 'owner').earlier.get(0)?.isOfLastProcess;
     const next = new RequestJournal(kept, BOOT, 0);
     expect([isOfLast(next), isOfLast(next)]).toEqual([true, true]);
-    next.open(ID, 'owner', 0).begun(1, 2, 0);
+    next.open(ID, 'owner').begun(1, 2, 0);
     new RequestJournal(kept, BOOT, 0);
-    const last = new RequestJournal(kept, BOOT, 0).open(ID, 'owner', 0);
+    const last = new RequestJournal(kept, BOOT, 0).open(ID, 'owner');
     expect([...last.earlier.values()].map(({ isOfLastProcess }) => isOfLastProcess)).toEqual([false, false]);
     last.begun(1, 3, 0);
-    const { earlier } = new RequestJournal(kept, BOOT, 0).open(ID, 'owner', 0);
+    const { earlier } = new RequestJournal(kept, BOOT, 0).open(ID, 'owner');
     expect([...earlier.values()].map(({ isOfLastProcess }) => isOfLastProcess)).toEqual([false, true]);
   });
 
   test('gives the place of one that has ended to another, without what was noted there', () => {
     const kept = new KeptJournal();
     const journal = new RequestJournal(kept, BOOT, 0);
-    const ended = journal.open(ID, 'owner', 0);
+    const ended = journal.open(ID, 'owner');
     ended.begun(3, 1, 0);
     journal.close(ID.toString('hex'));
     const { bytes } = kept;
     const other = Buffer.alloc(16, 6);
-    journal.open(other, 'owner', 0).done(3, 1, 0, undefined, 7);
+    journal.open(other, 'owner').done(3, 1, 0, undefined, 7);
     // What was under way in it ends now.
     ended.done(3, 1, errno.EIO, undefined, 0);
-    const { earlier } = new RequestJournal(kept, BOOT, 0).open(other, 'owner', 0);
+    const { earlier } = new RequestJournal(kept, BOOT, 0).open(other, 'owner');
     expect([...earlier.values()]).toMatchObject([{ seq: 1, errno: 0, count: 7 }]);
     expect(kept.bytes).toBe(bytes);
   });
 
   test('is a file that only its owner reads, and that is there for the next process', () => {
     using directory = new TemporaryDirectory();
-    openJournal(directory.path, silent).open(ID, 'owner', Date.now()).done(0, 1, 0, inode, 0);
+    openJournal(directory.path, silent).open(ID, 'owner').done(0, 1, 0, inode, 0);
     expect(statSync(directory.join('requests.journal')).mode & 0o777).toBe(0o600);
     const next = openJournal(directory.path, silent);
     expect(next.knows(ID.toString('hex'), 'owner')).toBe(true);
-    expect(next.open(ID, 'owner', Date.now()).earlier.size).toBe(1);
+    expect(next.open(ID, 'owner').earlier.size).toBe(1);
   });
 });
 
@@ -327,7 +339,7 @@ describe('a request whose reply was lost with the server', () => {
       const { client, hello } = await RawClient.greeted(server.server.port);
       client[Symbol.dispose]();
       const { session } = hello;
-      new RequestJournal(journal, BOOT, 0).open(session, '/ anyone', Date.now()).begun(1, 1, Date.now());
+      new RequestJournal(journal, BOOT, 0).open(session, '/ anyone').begun(1, 1, Date.now());
       await nextServer();
       const { client: again } = await RawClient.greeted(server.server.port, session);
       return { raw: again, root: hello.root.inode, session };
