@@ -9,6 +9,13 @@ const BULK_BYTES = 64 * KiB;
 
 const OWED: ReadonlySet<OperationName> = new Set<OperationName>(['release', 'unlock', 'cancelLock', 'forget']);
 
+const OPENING: ReadonlySet<OperationName> = new Set<OperationName>(['open', 'create', 'tmpfile', 'opendir']);
+
+/** Its reply may bring a handle, which is released by whoever asked for it, or else by the session. */
+export function opens(operation: OperationName): boolean {
+  return OPENING.has(operation);
+}
+
 /** It gives something back: owed to the server, whoever still waits for the answer. */
 export function isOwed(operation: OperationName): boolean {
   return OWED.has(operation);

@@ -4,7 +4,7 @@
  * under their old sequence number, and the server answers what it has already done from its memory. Callers wait
  * meanwhile (a hard mount), they are not told.
  *
- * Owned by the mount (or a test). Invariant: a request is in `#pending` from its first sending to its reply.
+ * Owned by the mount (or a test). Invariant: a request is in flight from its first sending to its reply.
  */
 import { hostname } from 'node:os';
 import { Mutex } from 'async-mutex';
@@ -24,7 +24,8 @@ import { reconnectDelayMs } from './backoff.ts';
 import { explainConnectError } from './connect-error.ts';
 import { Denial, Interval } from './interval.ts';
 import { type Connector, type HelloReply, type Lane, Link, type LinkEvents, RefusedError } from './link.ts';
-import { isOnceOnly, isOwed, laneOf } from './request-traits.ts';
+import { RequestTable, type SlottedRequest } from './request-table.ts';
+import { isOnceOnly, isOwed, laneOf, opens } from './request-traits.ts';
 import type { ServerAddress } from './server-address.ts';
 import { SoftTimeout, type Waiting } from './soft-timeout.ts';
 import { UnansweredError } from './unanswered-error.ts';
@@ -32,21 +33,20 @@ import { UnansweredError } from './unanswered-error.ts';
 /** uid, gid, then supplementary groups. */
 export type CallerIdentity = readonly number[];
 
-interface Pending extends Waiting {
-  readonly seq: number;
+interface Pending extends Waiting, SlottedRequest {
   readonly operation: OperationName;
   readonly caller: CallerIdentity;
   readonly body: unknown;
   readonly bulk: Uint8Array | undefined;
   readonly lane: Lane;
   readonly signal: AbortSignal | undefined;
-  /** Its place among the requests in flight, from its first sending to its reply. */
-  slot: number;
   /** A server may have begun with it. */
   wasSent: boolean;
   /** Applied twice, it would do something else, and nobody would notice. */
   readonly isOnceOnly: boolean;
   sentMs: number;
+  /** Its caller was told that there is no answer. */
+  isAbandoned: boolean;
   readonly resolve: (reply: Answer<OperationName>) => void;
 }
 
@@ -88,13 +88,7 @@ export class ServerSession {
   readonly #connector: Connector | undefined;
   readonly #client = `${hostname()}:${process.pid}`;
   readonly #links = new Map<Lane, Link>();
-  readonly #pending = new Map<number, Pending>();
-  readonly #freeSlots = Array.from(
-    { length: limits.maxRequestsInFlight },
-    (_, index) => limits.maxRequestsInFlight - 1 - index,
-  );
-  /** Waiting for a place among the requests in flight. */
-  readonly #queued: Pending[] = [];
+  readonly #requests = new RequestTable<Pending>();
   /** Lanes are opened one after the other: the second must join the session that the first was given. */
   readonly #opening = new Mutex();
   #hello!: HelloReply;
@@ -137,7 +131,7 @@ export class ServerSession {
   ) {
     if (softTimeoutMs !== undefined) {
       this.#softTimeout = new SoftTimeout(softTimeoutMs, {
-        waiting: () => [...this.#queued, ...this.#pending.values()],
+        waiting: () => this.#requests.all,
         askWhetherThere: () => this.#askWhetherThere(),
         abandon: (pending) => this.#abandon(pending),
       });
@@ -207,7 +201,7 @@ export class ServerSession {
   }
 
   get inFlight(): number {
-    return this.#pending.size + this.#queued.length;
+    return this.#requests.size;
   }
 
   /** Sends a request and resolves with its reply. Rejects with FsError: the server's errno. */
@@ -249,12 +243,11 @@ export class ServerSession {
         isOnceOnly: isOnceOnly(operation, request),
         calledMs: performance.now(),
         sentMs: 0,
+        isAbandoned: false,
         resolve: settle,
         reject,
       };
-      const slot = this.#freeSlots.pop();
-      if (slot === undefined) this.#queued.push(pending);
-      else this.#start(pending, slot);
+      if (this.#requests.add(pending)) this.#send(pending);
       signal?.addEventListener('abort', () => this.#cancel(pending), { once: true });
     });
   }
@@ -265,16 +258,7 @@ export class ServerSession {
     this.#closed = true;
     this.#softTimeout?.close();
     for (const link of this.#links.values()) link.close();
-    const waiting = [...this.#pending.values(), ...this.#queued];
-    this.#pending.clear();
-    this.#queued.length = 0;
-    for (const { operation, reject } of waiting) reject(new UnansweredError(errno.ESHUTDOWN, operation));
-  }
-
-  #start(pending: Pending, slot: number): void {
-    pending.slot = slot;
-    this.#pending.set(pending.seq, pending);
-    this.#send(pending);
+    this.#fail(errno.ESHUTDOWN);
   }
 
   #send(pending: Pending): void {
@@ -287,13 +271,8 @@ export class ServerSession {
   }
 
   #cancel(pending: Pending): void {
-    const index = this.#queued.indexOf(pending);
-    if (index >= 0) {
-      this.#queued.splice(index, 1);
-      pending.reject(new FsError(errno.EINTR, pending.operation));
-    } else if (this.#pending.has(pending.seq)) {
-      this.#links.get(pending.lane)?.send([frameKind.CANCEL, pending.seq]);
-    }
+    if (this.#requests.withdraw(pending)) pending.reject(new FsError(errno.EINTR, pending.operation));
+    else if (this.#requests.find(pending.seq)) this.#links.get(pending.lane)?.send([frameKind.CANCEL, pending.seq]);
   }
 
   /** Waits for something that the server says unasked: on a soft mount only as long as it says anything at all. */
@@ -303,9 +282,9 @@ export class ServerSession {
 
   #abandon(pending: Pending): void {
     if (isOwed(pending.operation)) return;
-    const index = this.#queued.indexOf(pending);
-    if (index >= 0) this.#queued.splice(index, 1);
-    else this.#ended(pending);
+    pending.isAbandoned = true;
+    const mayOpen = pending.wasSent && opens(pending.operation);
+    if (!this.#requests.withdraw(pending) && !mayOpen) this.#ended(pending);
   }
 
   #askWhetherThere(): void {
@@ -319,17 +298,15 @@ export class ServerSession {
 
   /** Its place is free: the server takes the next request there as the word that nobody waits for this one. */
   #ended(pending: Pending): void {
-    this.#pending.delete(pending.seq);
-    const next = this.#queued.shift();
-    if (next) this.#start(next, pending.slot);
-    else this.#freeSlots.push(pending.slot);
+    const next = this.#requests.end(pending);
+    if (next) this.#send(next);
   }
 
   #reply(frame: unknown[], lane: Lane): void {
     this.#loop.active();
     this.#softTimeout?.heard();
     const [, seq, code, result, bulk] = frame;
-    const pending = this.#pending.get(seq as number);
+    const pending = this.#requests.find(seq as number);
     if (pending === undefined) return; // answered already, over an earlier connection
     this.#ended(pending);
     // Recalls come on the small lane, before the replies that were sent after them.
@@ -340,11 +317,17 @@ export class ServerSession {
     }
     try {
       const reply = operations[pending.operation].reply.decode(result) as ReplyOf<OperationName>;
-      pending.resolve({ reply, bulk: bulk instanceof Uint8Array ? bulk : NO_BULK });
+      if (pending.isAbandoned) this.#close(reply);
+      else pending.resolve({ reply, bulk: bulk instanceof Uint8Array ? bulk : NO_BULK });
     } catch (error) {
       pending.reject(new FsError(errno.EPROTO, pending.operation, { cause: error }));
       if (error instanceof ProtocolError) throw error; // ends this connection
     }
+  }
+
+  /** What was opened for a caller that does not wait any more. */
+  #close(reply: { readonly handle?: unknown }): void {
+    if (reply.handle) this.call('release', [], { handles: [Number(reply.handle)] }).catch(() => {});
   }
 
   #open(lane: Lane): Promise<void> {
@@ -399,7 +382,7 @@ export class ServerSession {
     this.#denial?.end();
     this.#denial = undefined;
     // In the same turn: what is called from now on comes after what was called before.
-    for (const pending of this.#pending.values()) {
+    for (const pending of this.#requests.inFlight) {
       if (pending.lane !== lane) continue;
       this.#send(pending);
       if (pending.signal?.aborted) this.#cancel(pending);
@@ -432,7 +415,7 @@ export class ServerSession {
 
   /** Nobody knows whether these were applied by a server that has forgotten all of this session. */
   #failUncertain(): void {
-    for (const pending of [...this.#pending.values()]) {
+    for (const pending of [...this.#requests.inFlight]) {
       if (!pending.wasSent || !pending.isOnceOnly) continue;
       this.#ended(pending);
       this.log.error({ operation: pending.operation }, 'nobody knows whether this was done: its caller is told EIO');
@@ -440,12 +423,9 @@ export class ServerSession {
     }
   }
 
-  /** Waiting would be for nothing: the server has taken this client's rights away. */
+  /** Waiting would be for nothing: the session is closed, or the server has taken this client's rights away. */
   #fail(code: number): void {
-    const queued = this.#queued.splice(0);
-    const sent = [...this.#pending.values()];
-    for (const pending of sent) this.#ended(pending);
-    for (const { reject, operation } of [...sent, ...queued]) reject(new UnansweredError(code, operation));
+    for (const { reject, operation } of this.#requests.clear()) reject(new UnansweredError(code, operation));
   }
 
   /** Never rejects: it tries until it is connected, or the session is closed. */

@@ -101,6 +101,7 @@ export class RemoteFiles {
     const send = () => session.callForBulk('open', opener, request, { lane: 'small' });
     const asOf = leases.clock;
     const { reply, bulk } = await (isChange ? this.#context.changing(node, send) : send());
+    if (isChange) this.#dropAhead(node);
     if (reply.attributes) leases.learnAttributes(node, reply.attributes, reply.lease === 'shared', asOf);
     const isHeld = right !== undefined && reply.lease === 'shared' && leases.isHeld(node);
     // Nothing was done to the file since it was asked for.
@@ -190,6 +191,9 @@ export class RemoteFiles {
     asOf: number,
   ): OpenedFile {
     const open = this.#handle(node, flags, this.#context.identity(caller), reply.handle, epoch);
+    // O_CREAT may have found the file there, and O_TRUNC have emptied it.
+    if (canWrite(open)) this.#context.leases.opensToWrite(node);
+    if (flags & O.TRUNC) this.#dropAhead(node);
     const opened = this.#plain(open, reply.lease, asOf);
     // The server takes this caller for the one that it says it is: not so where it maps users to others.
     const isOwn = reply.entry.attributes.uid === caller.uid;
@@ -364,9 +368,9 @@ export class RemoteFiles {
 
   /** No exclusive lease holds any more. `isFenced`: others may have had it, so what was gathered is refused. */
   stopGathering(isFenced: boolean): void {
-    for (const open of this.#context.handles.all) {
+    for (const open of [...this.#context.handles.all, ...this.#ending.keys()]) {
       if (open.behind === undefined) continue;
-      if (isFenced && !open.behind.isStopped) open.behind.isFenced = true;
+      if (isFenced && !open.behind.isClean) open.behind.isFenced = true;
       void this.#endGathering(open);
     }
   }

@@ -54,10 +54,15 @@ export class RemoteNames {
     const behind = this.#context.written(node);
     if (behind === undefined) return this.#context.entry(directory, key, node, found.attributes);
     // Reached by a name under which it was not known: what was gathered is not in these attributes.
-    await behind;
-    const ask = { inode: this.#context.inodeOf(node), handle: 0 };
-    const { attributes } = await this.#context.call('getattr', caller, ask);
-    return this.#context.nodeEntry(node, attributes);
+    try {
+      await behind;
+      const ask = { inode: this.#context.inodeOf(node), handle: 0 };
+      const { attributes } = await this.#context.call('getattr', caller, ask);
+      return this.#context.nodeEntry(node, attributes);
+    } catch (error) {
+      this.#context.forget(node.id, 1); // the kernel is told of no node
+      throw error;
+    }
   }
 
   /** One name of the directory is looked up after the other: the others are brought along. Nobody waits for it. */

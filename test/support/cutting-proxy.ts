@@ -11,6 +11,8 @@ export class CuttingProxy implements AsyncDisposable {
   cuts = 0;
   /** True: connections are accepted and closed at once. */
   refusing = false;
+  /** Answers that do not arrive, for as long as it is set. */
+  #kept: (() => void)[] | undefined;
 
   private constructor(server: Server) {
     this.#server = server;
@@ -37,6 +39,16 @@ export class CuttingProxy implements AsyncDisposable {
     this.#budget = next();
   }
 
+  /** What servers say is kept back from now on. Returns what lets it go. */
+  silence(): () => void {
+    const kept: (() => void)[] = [];
+    this.#kept = kept;
+    return () => {
+      this.#kept = undefined;
+      for (const pass of kept) pass();
+    };
+  }
+
   cutNow(): void {
     for (const pair of this.#pairs) this.#cut(pair);
   }
@@ -57,6 +69,10 @@ export class CuttingProxy implements AsyncDisposable {
         to.end(); // what arrived before the end is delivered
       });
       from.on('data', (bytes: Buffer) => {
+        if (this.#kept && from === server) {
+          this.#kept.push(() => to.write(bytes));
+          return;
+        }
         if (bytes.length <= this.#budget) {
           this.#budget -= bytes.length;
           to.write(bytes);

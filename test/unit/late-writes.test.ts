@@ -103,3 +103,18 @@ test('the server does not know any more who changed what: refused', async () => 
   await expect(fsync(late)).rejects.toMatchObject({ code: errno.ESTALE });
   expect(readFileSync(directory.join('f'), 'utf8')).toBe('before');
 });
+
+test('its writer was killed, and the server has ended the session: not over what others have written since', async () => {
+  const late = await opened(parseServerAddress(`ws://127.0.0.1:${proxy.port}/`));
+  const [atServer] = [...server.server.sessions.all];
+  await late.filesystem.write(caller, late.handle, 0, b('late'), O.RDWR, false);
+  proxy.refusing = true;
+  proxy.cutNow();
+  late.filesystem.release(late.handle);
+  if (atServer) server.server.sessions.end(atServer);
+  const other = await opened();
+  await other.filesystem.write(caller, other.handle, 0, b('newer!'), O.RDWR | O.SYNC, false);
+  proxy.refusing = false;
+  await late.filesystem.drain();
+  expect(readFileSync(directory.join('f'), 'utf8')).toBe('newer!');
+});

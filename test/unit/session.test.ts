@@ -247,6 +247,31 @@ describe('a soft mount', () => {
   });
 });
 
+test('what was opened for a caller that got ETIMEDOUT is closed when the answer is here', async () => {
+  using directory = new TemporaryDirectory();
+  writeFileSync(directory.join('f'), '');
+  await using server = await TestServer.start(directory.path);
+  await using proxy = await CuttingProxy.open(() => server.server.port);
+  const address = parseServerAddress(`ws://127.0.0.1:${proxy.port}/`);
+  const session = await ServerSession.connect(address, silent, undefined, { softTimeoutMs: 400 });
+  const [atServer] = [...server.server.sessions.all];
+  const parent = session.hello.root.inode;
+  const { found } = await session.call('lookup', ROOT, { parent, name: Buffer.from('f') });
+  const inode = found?.inode as Buffer;
+  const speak = proxy.silence();
+  const timeout = { code: errno.ETIMEDOUT };
+  const asked = { inode, flags: RDWR, killSuidgid: false, wants: 'none', firstBytes: 0 } as const;
+  const created = { parent, name: Buffer.from('new'), mode: 0o644, umask: 0, flags: RDWR, wants: 'none' } as const;
+  await Promise.all([
+    expect(session.call('open', ROOT, asked)).rejects.toMatchObject(timeout),
+    expect(session.call('create', ROOT, created)).rejects.toMatchObject(timeout),
+  ]);
+  expect(atServer?.openFiles).toBe(2);
+  speak();
+  await until(() => atServer?.openFiles === 0);
+  session.close();
+});
+
 describe('a server that was restarted', () => {
   test('names, open files and directories go on; what was removed meanwhile is stale', async () => {
     using directory = new TemporaryDirectory();
