@@ -21,7 +21,8 @@ export function overlaps(a: ByteRange, b: ByteRange): boolean {
 }
 
 export class RangeMap<V> {
-  #ranges: Ranged<V>[] = [];
+  /** Another array after each change: who goes over the one of before is not disturbed. */
+  #ranges: readonly Ranged<V>[] = [];
 
   get ranges(): readonly Ranged<V>[] {
     return this.#ranges;
@@ -39,6 +40,27 @@ export class RangeMap<V> {
     this.#replace(range, undefined);
   }
 
+  /** Those that have bytes of `range`, in order. */
+  *overlapping({ start, end }: ByteRange): Generator<Ranged<V>> {
+    const ranges = this.#ranges;
+    for (let index = this.#firstThatReaches(start + 1n); index < ranges.length; index++) {
+      const range = ranges[index] as Ranged<V>;
+      if (range.start >= end) return;
+      yield range;
+    }
+  }
+
+  /** The index of the first range whose end is `byte` or behind it. */
+  #firstThatReaches(byte: bigint): number {
+    let [low, high] = [0, this.#ranges.length];
+    while (low < high) {
+      const middle = (low + high) >>> 1;
+      if ((this.#ranges[middle] as Ranged<V>).end < byte) low = middle + 1;
+      else high = middle;
+    }
+    return low;
+  }
+
   #replace({ start, end }: ByteRange, put: Ranged<V> | undefined): void {
     const next: Ranged<V>[] = [];
     const add = (range: Ranged<V>) => {
@@ -47,10 +69,15 @@ export class RangeMap<V> {
       if (joins) next[next.length - 1] = { start: last.start, end: range.end, value: range.value };
       else next.push(range);
     };
-    for (const range of this.#ranges) if (range.start < start) add({ ...range, end: min(range.end, start) });
+    // Neighbours that only touch it may become one with it.
+    const first = this.#firstThatReaches(start);
+    let after = first;
+    while (after < this.#ranges.length && (this.#ranges[after] as Ranged<V>).start <= end) after++;
+    const touched = this.#ranges.slice(first, after);
+    for (const range of touched) if (range.start < start) add({ ...range, end: min(range.end, start) });
     if (put) add(put);
-    for (const range of this.#ranges) if (range.end > end) add({ ...range, start: max(range.start, end) });
-    this.#ranges = next;
+    for (const range of touched) if (range.end > end) add({ ...range, start: max(range.start, end) });
+    this.#ranges = this.#ranges.toSpliced(first, touched.length, ...next);
   }
 }
 

@@ -203,8 +203,7 @@ export class LockTable {
   }
 
   isInTheWay(owner: LockOwner): boolean {
-    const locks = this.heldBy(owner);
-    return this.#waiting.some((request) => locks.some((lock) => conflict(lock, request)));
+    return this.#waiting.some((request) => this.#conflictOf(owner, request) !== undefined);
   }
 
   // --- within
@@ -217,15 +216,20 @@ export class LockTable {
     return isDeadlock(request) ? 'deadlock' : undefined;
   }
 
+  /** Of each owner the first lock that is in the way of `wanted`. */
   *#inTheWayOf(wanted: HeldLock): Generator<HeldLock> {
-    for (const [owner, { ranges }] of this.#held) {
-      if (owner === wanted.owner) continue;
-      for (const { start, end, value: mode } of ranges) {
-        if (start >= wanted.end) break;
-        const lock = { owner, mode, start, end };
-        if (conflict(lock, wanted)) yield lock;
-      }
+    for (const owner of this.#held.keys()) {
+      const lock = this.#conflictOf(owner, wanted);
+      if (lock) yield lock;
     }
+  }
+
+  #conflictOf(owner: LockOwner, wanted: HeldLock): HeldLock | undefined {
+    for (const { start, end, value: mode } of this.#held.get(owner)?.overlapping(wanted) ?? []) {
+      const lock = { owner, mode, start, end };
+      if (conflict(lock, wanted)) return lock;
+    }
+    return undefined;
   }
 
   /** Nothing that is held is in its way, but somebody was here before: one of the first `count` that wait. */
