@@ -4,7 +4,7 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { join } from 'node:path';
-import { beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { runCommand } from '../../../client-fuse/mount/command.ts';
 import { limits } from '../../../shared/limits.ts';
 import { exitOf, LeaseExport, programs } from '../lease-mounts.ts';
@@ -51,14 +51,18 @@ async function rounds<T>(exported: LeaseExport, what: string, count: number, arg
 type Reports = Record<string, Report>;
 
 describe('cached data', { timeout: 120_000 }, () => {
+  let exported: LeaseExport;
+  beforeAll(async () => {
+    exported = await LeaseExport.open(2);
+  }, 60_000);
+  afterAll(() => exported[Symbol.asyncDispose]());
+
   it('is never old on another mount: the next read of an open file, of a new handle and of a mapping', async () => {
-    await using exported = await LeaseExport.open(2);
     const reports = await rounds<Reports>(exported, 'stale', ROUNDS, JSON.stringify(CHANGES));
     for (const kind of CHANGES) expect(reports[kind], kind).toMatchObject({ rounds: ROUNDS, stale: 0, examples: [] });
   });
 
   it('is never old after a local program on the server has written to the file', async () => {
-    await using exported = await LeaseExport.open(2);
     // Names are seen after the fact.
     const kinds = CHANGES.filter((kind) => kind !== 'rename-over');
     const reports = await rounds<Reports>(exported, 'local', ROUNDS, JSON.stringify(kinds));
@@ -66,14 +70,13 @@ describe('cached data', { timeout: 120_000 }, () => {
   });
 
   it('is never old on the mount that changes it', async () => {
-    await using exported = await LeaseExport.open(1);
+    await using alone = await LeaseExport.open(1);
     const count = Math.ceil(ROUNDS / 3);
-    const reports = await rounds<Reports>(exported, 'own', count, JSON.stringify(CHANGES));
+    const reports = await rounds<Reports>(alone, 'own', count, JSON.stringify(CHANGES));
     for (const kind of CHANGES) expect(reports[kind], kind).toMatchObject({ rounds: count, stale: 0, examples: [] });
   });
 
   it('is never old while other processes keep reading it on both mounts', async () => {
-    await using exported = await LeaseExport.open(2);
     await exported.shell('mkdir $X/mixed');
     const reading = [1, 2].map(() => rounds<Report>(exported, 'reread', 4000));
     expect(await rounds<Report>(exported, 'mixed', 2 * ROUNDS)).toMatchObject({ stale: 0, examples: [] });
