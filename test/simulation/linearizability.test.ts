@@ -152,3 +152,9 @@ test('each file is checked alone, and the guilty one is named', () => {
   }));
   expect(violations(rangeObject, [...good, ...bad], ({ file }) => file)).toEqual(['y']);
 });
+
+test('reads without an answer, however many, do not make the search longer', () => {
+  const unanswered = Array.from({ length: 40 }, (): Row => [3, NEVER, read, undefined]);
+  const row: Row[] = [[1, 2, 1, 'written'], ...unanswered, [4, 5, read, 2]];
+  expect(isLinearizable(rangeObject, calls(row))).toBe(false);
+});

@@ -54,6 +54,8 @@ export function isLinearizable<State, Argument, Result>(
       if (done[index] || call.ended < latest) continue;
       const next = object.apply(state, call.argument, call.result);
       if (next === undefined) continue;
+      // What need not have happened, and would have changed nothing: it would only double the ways to look at.
+      if (!isCertain(call) && object.keyOf(next) === object.keyOf(state)) continue;
       const counts = isCertain(call) ? 1 : 0;
       done[index] = 1;
       certain -= counts;

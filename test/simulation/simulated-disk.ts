@@ -201,6 +201,9 @@ export class SimulatedStore {
   /** A file of this disk needs no descriptor. */
   nameRemoved(): void {}
   closeUnused(): void {}
+  descriptorOf(): number {
+    return -1;
+  }
 
   access(): void {}
   killSuidgid(): void {}
@@ -270,6 +273,11 @@ export class SimulatedStore {
     const file = this.#file(inode);
     if (flags & O.TRUNC) file.data = Buffer.alloc(0);
     return this.#descriptor(file, false);
+  }
+
+  /** Names can be looked up here, and not listed: what a listing is read from is the kernel's. */
+  openDirectory(): number {
+    throw new FsError(errno.EACCES, 'opendir');
   }
 
   sync(): Promise<void> {

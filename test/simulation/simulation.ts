@@ -149,7 +149,13 @@ class Run {
     const boot = Buffer.alloc(16, this.#machineStarts);
     const journal = new RequestJournal(this.#journal, boot, Date.now());
     const clients = new ClientList(this.#kept);
-    const options = { exports: [exported], listen, log: silent, pollUs: 0, journal, clients, boot };
+    // Whatever it does not expect is a defect, of the server or of what is simulated here: its clients are told EIO.
+    const write = (line: string) => {
+      const { msg, err } = JSON.parse(line) as { msg: string; err?: Error };
+      this.#history.broke(`the server says: ${msg}: ${err?.message}`);
+    };
+    const log = pino({ level: 'error' }, { write });
+    const options = { exports: [exported], listen, log, pollUs: 0, journal, clients, boot };
     const server = await Server.start(options, this.#network.listen);
     this.#sabotage(server, leases);
   }
