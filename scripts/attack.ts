@@ -158,6 +158,7 @@ async function work(session: ServerSession, handle: number, isOver: () => boolea
           size: READ_BYTES,
           knownVersion: undefined,
           wantsLease: false,
+          wantsBlock: false,
         });
     }
   };

@@ -90,13 +90,15 @@ export class Server implements ConnectionHost {
       ...(options.clients ? { clients: options.clients } : {}),
       ...(options.sessionLeaseMs === undefined ? {} : { leaseMs: options.sessionLeaseMs }),
     });
+    // A client that has not noticed the end of the last process uses what that let it keep no longer than this.
+    setTimeout(() => this.sessions.endEarlierReaders(), limits.leaseUseMs).unref();
     const { grace, writersGrace } = this.sessions;
     if (!grace.isOver)
       this.log.info({ clients: grace.awaited.length }, 'grace period: clients may reclaim their locks');
     if (!writersGrace.isOver)
       this.log.info(
         { clients: writersGrace.awaited.length },
-        'clients that wrote are awaited: no file is cached by the page',
+        'clients that wrote or kept data are awaited: no file is cached by the page',
       );
     this.sessions.onGraceOver = (late) =>
       this.log.info(

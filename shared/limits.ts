@@ -8,6 +8,9 @@ export const MiB = 1024 * KiB;
 /** The unit of page-range locks: the page size of every machine weft runs on. */
 export const PAGE_SIZE = 4096;
 
+/** The unit in which clients keep data of files that are open for writing: one message of the small lane. */
+export const BLOCK_BYTES = 64 * KiB;
+
 export const limits = {
   /** One write(2) or read(2) that stays whole. 16 MiB: the largest that a raised fs.fuse.max_pages_limit is useful for. */
   maxDataBytes: 16 * MiB,
@@ -56,6 +59,8 @@ export const limits = {
   maxRecallPeriods: 4,
   /** Inodes one session may hold leases on; beyond, the oldest goes. About 1 KiB each, and as much in the kernel. */
   maxLeases: 50_000,
+  /** Blocks of files' data that one session may hold: more than a client keeps. Beyond, the oldest go. Some 100 bytes each. */
+  maxHeldBlocks: 2_048,
   /** Clients that hold a lease on one inode; more look it up on demand. A change waits for so many answers, all at once. */
   maxHolders: 128,
   /** Leases that a client gives back with one answer: about 45 bytes each. */
@@ -91,8 +96,15 @@ export const limits = {
   maxDirtyBytes: 64 * MiB,
   /** Of them, of one file: what keeps a fast line busy. More is fresh memory, with its page faults, and no faster. */
   maxDirtyBytesOfFile: 16 * MiB,
-  /** Blocks of 64 KiB that a mount keeps of files that it holds exclusively: 16 MiB. */
-  maxCachedBlocks: 256,
+  /** Blocks of 64 KiB that a mount keeps of files that are open for writing: 64 MiB. */
+  maxCachedBlocks: 1_024,
+  /**
+   * How long one is kept at most. Its recall comes when somebody changes it; this is for what nobody can see on the server's
+   * machine: stores through a mapping there, or a local write in the microseconds of a client's.
+   */
+  blockUseMs: 5_000,
+  /** Blocks of one file of which a client remembers that they were read from, before it keeps them. */
+  maxTouchedBlocks: 1_024,
   /** Pages of one file, and of a mount, that are remembered as the kernel was given them: 1 MiB and 4 MiB. Beyond, pages are written back whole. */
   maxTwinsOfFile: 256,
   maxTwins: 1024,

@@ -15,8 +15,9 @@ import {
   PROTOCOL_VERSION,
   type ReplyOf,
   recalled,
+  recalledBlocks,
 } from '../../shared/protocol/messages.ts';
-import { counter, optional, ProtocolError, u32 } from '../../shared/protocol/schema.ts';
+import { counter, inodeHandle, optional, ProtocolError, u32 } from '../../shared/protocol/schema.ts';
 import { PayloadReader } from '../../shared/transport/payload-reader.ts';
 import type { Transport, TransportEvents } from '../../shared/transport/transport.ts';
 import { WebSocketTransport, webSocketOptions } from '../../shared/transport/websocket-transport.ts';
@@ -36,6 +37,8 @@ export interface LinkEvents {
   reply(frame: unknown[]): void;
   /** Leases are to be given back; null: all of them. Answered by `recalled`. */
   recall(link: Link, id: number, inodes: readonly Uint8Array[] | null): void;
+  /** Blocks of a file's data are to be given back; null: all of them. Answered by `recalled`. */
+  recallBlocks(link: Link, id: number, inode: Uint8Array, blocks: readonly number[] | null): void;
   /** A lock that was waited for is decided: 0, or an errno. Answered by GRANT_TAKEN. */
   granted(link: Link, ticket: number, errno: number): void;
   /** New locks may be asked for. */
@@ -105,6 +108,9 @@ export class Link {
             if (frame[0] === frameKind.BYE) bye = String(frame[1]);
             else if (frame[0] === frameKind.RECALL && link) {
               events.recall(link, counter.decode(frame[1]), optional(recalled).decode(frame[2]) ?? null);
+            } else if (frame[0] === frameKind.RECALL_BLOCKS && link) {
+              const blocks = optional(recalledBlocks).decode(frame[3]) ?? null;
+              events.recallBlocks(link, counter.decode(frame[1]), inodeHandle.decode(frame[2]), blocks);
             } else if (frame[0] === frameKind.GRANTED && link) {
               events.granted(link, counter.decode(frame[1]), u32.decode(frame[2]));
             } else if (frame[0] === frameKind.GRACE_OVER && link) {

@@ -109,6 +109,8 @@ export class ServerSession {
   onGranted: (ticket: number, errno: number) => void = () => {};
   /** Leases are not to be used from now on; null: none is. */
   onRecall: (inodes: readonly Uint8Array[] | null) => Recall = () => ({ ready: undefined, finish: () => [] });
+  /** Blocks of a file's data are not to be used from now on; null: none is. */
+  onRecallBlocks: (inode: Uint8Array, blocks: readonly number[] | null) => void = () => {};
   #denial: Denial | undefined;
   /** End the pauses between attempts: when one lane is opened, the other has no reason to wait. */
   readonly #paused = new Set<() => void>();
@@ -352,6 +354,10 @@ export class ServerSession {
         const answer = () => on.send([frameKind.RECALLED, id, finish()]);
         if (ready) void ready.then(answer);
         else answer();
+      },
+      recallBlocks: (on, id, inode, blocks) => {
+        this.onRecallBlocks(inode, blocks);
+        on.send([frameKind.RECALLED, id, []]);
       },
       granted: (on, ticket, code) => {
         this.onGranted(ticket, code);

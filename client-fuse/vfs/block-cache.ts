@@ -5,9 +5,7 @@
  *
  * Invariant: a block holds what the server will hold of it when everything written is there.
  */
-import { KiB } from '../../shared/limits.ts';
-
-export const BLOCK_BYTES = 64 * KiB;
+import { BLOCK_BYTES } from '../../shared/limits.ts';
 
 /** Bytes from the server, as of all that was written before the call; fewer only at the end of the file. */
 export type FetchBytes = (offset: number, size: number) => Promise<Uint8Array>;

@@ -5,24 +5,26 @@
  */
 import type { Attributes } from '../../shared/attributes.ts';
 import { errno, errnoOf, FsError } from '../../shared/errno.ts';
-import { limits, MiB } from '../../shared/limits.ts';
+import type { Eventually } from '../../shared/eventually.ts';
+import { BLOCK_BYTES, KiB, MiB } from '../../shared/limits.ts';
 import { O } from '../../shared/linux/constants.ts';
-import { BlockBudget, BlockCache } from './block-cache.ts';
+import { BlockCache } from './block-cache.ts';
 import type { GatheredChanges } from './gathered-attributes.ts';
-import type { OpenHandle } from './node.ts';
+import type { Node, OpenHandle } from './node.ts';
 import { ReadAhead, ReadAheadBudget, type VersionedData } from './read-ahead.ts';
 import type { RemoteContext } from './remote-context.ts';
 import { SharedReads } from './shared-reads.ts';
 import { DirtyMemory, type SendWrite, WriteBehind } from './write-behind.ts';
 
 const READ_AHEAD_BYTES = 64 * MiB;
+/** Reads from front to back of this size are faster by reading ahead than by blocks; smaller ones are not. */
+const LARGE_BYTES = 16 * KiB;
 
 export class FileData {
   readonly #context: RemoteContext;
   readonly #shared = new SharedReads();
   readonly #budget = new ReadAheadBudget(READ_AHEAD_BYTES);
   readonly #dirty = new DirtyMemory();
-  readonly #blocks = new BlockBudget(limits.maxCachedBlocks);
 
   constructor(context: RemoteContext) {
     this.#context = context;
@@ -58,10 +60,63 @@ export class FileData {
   ): Promise<VersionedData> {
     const { leases, session } = this.#context;
     const asOf = leases.clock;
-    const request = { handle: open.server, offset, size, knownVersion, wantsLease: false };
+    const request = { handle: open.server, offset, size, knownVersion, wantsLease: false, wantsBlock: false };
     const { reply, bulk } = await session.callForBulk('read', open.opener, request);
     if (!reply.unchanged) leases.wasRead(open.node, reply.atime, asOf);
     return { version: reply.version, unchanged: reply.unchanged, data: bulk };
+  }
+
+  // --- reading blocks that this client keeps
+
+  /** From blocks that are kept, or brought for it. Undefined: it is to be one request of its own. */
+  readKept(handle: number, open: OpenHandle, offset: number, size: number): Eventually<Uint8Array> | undefined {
+    if (size >= LARGE_BYTES && open.readAhead?.continues(offset)) return undefined;
+    const { blocks, session } = this.#context;
+    const { node } = open;
+    const isOpen = open.epoch === session.epoch && !open.hasLostLocks;
+    const known = isOpen ? blocks.read(node, offset, size) : undefined;
+    if (known) return known;
+    const wanted = blocks.wanted(node, offset, size);
+    return wanted && this.#readWanted(handle, node, offset, size, wanted);
+  }
+
+  async #readWanted(
+    handle: number,
+    node: Node,
+    offset: number,
+    size: number,
+    wanted: readonly number[],
+  ): Promise<Uint8Array> {
+    const [brought] = await Promise.all(
+      wanted.map((index) => this.#context.withOpen(handle, (opened) => this.#readSharedBlock(opened, index))),
+    );
+    const from = offset % BLOCK_BYTES;
+    // One request has brought all of it; else all must be of one moment.
+    if (brought && from + size <= BLOCK_BYTES) return brought.subarray(from, from + size);
+    return (
+      this.#context.blocks.read(node, offset, size) ??
+      this.#context.withOpen(handle, (opened) => this.read(opened, offset, size))
+    );
+  }
+
+  /** One whole block, kept if the server lets it. Its bytes are as of after the call, like those of `read`. */
+  #readSharedBlock(open: OpenHandle, index: number): Promise<Uint8Array> {
+    return this.#shared.read(`${open.node.id} ${open.epoch} block ${index}`, () => this.#readBlock(open, index));
+  }
+
+  async #readBlock(open: OpenHandle, index: number): Promise<Uint8Array> {
+    const { blocks, session, leases } = this.#context;
+    const { node, server: handle } = open;
+    const asOf = blocks.asOf(node);
+    const attributesAsOf = leases.clock;
+    const where = { handle, offset: index * BLOCK_BYTES, size: BLOCK_BYTES };
+    const request = { ...where, knownVersion: undefined, wantsLease: false, wantsBlock: true };
+    // On the lane of recalls: what comes before this reply is older.
+    const { reply, bulk } = await session.callForBulk('read', open.opener, request, { lane: 'small' });
+    if (reply.leased) blocks.keep(node, index, bulk, asOf);
+    else blocks.refused(node, index);
+    leases.wasRead(node, reply.atime, attributesAsOf);
+    return bulk;
   }
 
   // --- reading pages that the kernel keeps
@@ -71,7 +126,7 @@ export class FileData {
     const { leases, session, kernel } = this.#context;
     if (leases.coversData(open.node)) return this.read(open, offset, size);
     const asOf = leases.clock;
-    const request = { handle: open.server, offset, size, knownVersion: undefined, wantsLease: true };
+    const request = { handle: open.server, offset, size, knownVersion: undefined, wantsLease: true, wantsBlock: false };
     // On the lane on which recalls are acknowledged: the server must know that this lease is not held any more.
     const { reply, bulk } = await session.callForBulk('read', open.opener, request, { lane: 'small' });
     leases.learnHeld(open.node, reply.leased, asOf);
@@ -125,7 +180,7 @@ export class FileData {
       const { inode } = open.node;
       return (await this.#context.session.call('getattr', open.opener, { inode, handle: 0 })).attributes.size;
     };
-    return new BlockCache(fetch, fetchSize, this.#blocks);
+    return new BlockCache(fetch, fetchSize, this.#context.blockBudget);
   }
 
   /** A server that was started anew knows of no lease, and takes it as long as nobody else has changed the file. */

@@ -108,6 +108,7 @@ export class NodeTable {
       unopened: undefined,
       cached: undefined,
       mapped: undefined,
+      blocks: undefined,
       gatherer: undefined,
       writers: 0,
       foundIn: undefined,

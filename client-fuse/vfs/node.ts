@@ -10,6 +10,7 @@ import type { BlockCache } from './block-cache.ts';
 import type { ExpectedAttributes } from './expected-attributes.ts';
 import type { NodeId } from './filesystem.ts';
 import type { HeldLocks } from './held-locks.ts';
+import type { NodeBlocks } from './node-blocks.ts';
 import type { PageTwins } from './page-twins.ts';
 import type { ReadAhead } from './read-ahead.ts';
 import type { WriteBehind } from './write-behind.ts';
@@ -82,6 +83,8 @@ export interface Node {
   cached: Set<OpenHandle> | undefined;
   /** Pages that the kernel has read since it knows the file: of mappings, above all. */
   mapped: MappedFile | undefined;
+  /** Blocks of its data that the server lets this mount keep while others may write: set by SharedBlocks alone. */
+  blocks: NodeBlocks | undefined;
   /** The handle that holds the exclusive lease, and gathers writes; until all of them are at the server. */
   gatherer: OpenHandle | undefined;
   /** Open handles that may write. */
@@ -148,6 +151,8 @@ export interface OpenHandle {
   readAhead: ReadAhead | undefined;
   /** Reads fill the kernel's page cache, under a lease. */
   isCached: boolean;
+  /** Opened with O_DIRECT: each read asks the server. */
+  isDirect: boolean;
   /** The whole file, as it came with the reply to the open; good until it is read once or the lease is recalled. */
   first: Uint8Array | undefined;
   /** Writes are gathered here, under an exclusive lease. */

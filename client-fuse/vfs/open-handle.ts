@@ -22,6 +22,7 @@ export function newHandle(
     hasLostWrites: false,
     readAhead: undefined,
     isCached: false,
+    isDirect: false,
     first: undefined,
     behind: undefined,
     expected: undefined,

@@ -82,6 +82,11 @@ export class ReadAhead {
     return chunk && this.#confirmed(chunk, offset, size);
   }
 
+  /** A read there is the next one from front to back. */
+  continues(offset: number): boolean {
+    return offset === this.#expectedOffset;
+  }
+
   /** Forgets what was read ahead. */
   drop(): void {
     for (const chunk of this.#chunks.splice(0)) this.#budget.giveBack(chunk.size);

@@ -9,12 +9,14 @@ import type { OperationName, ReplyOf, RequestOf } from '../../shared/protocol/me
 import { KernelCaches } from '../leases/kernel-caches.ts';
 import { LeaseCache } from '../leases/lease-cache.ts';
 import type { CallerIdentity, ServerSession } from '../transport/server-session.ts';
+import { BlockBudget } from './block-cache.ts';
 import type { AbsentName, AttributesReply, Caller, Entry, NodeId } from './filesystem.ts';
 import { ForgetQueue } from './forget-queue.ts';
 import { MappedPages } from './mapped-pages.ts';
 import type { Node, OpenHandle } from './node.ts';
 import { NodeTable } from './node-table.ts';
 import { ensureOpen, HandleTable } from './open-handle.ts';
+import { SharedBlocks } from './shared-blocks.ts';
 import { Unsynced } from './unsynced.ts';
 
 /** How attributes are shown on this mount, whatever the server says (`-o uid=,gid=,umask=`). */
@@ -34,6 +36,8 @@ export class RemoteContext {
   readonly leases: LeaseCache;
   readonly kernel: KernelCaches;
   readonly mapped: MappedPages;
+  readonly blockBudget = new BlockBudget(limits.maxCachedBlocks);
+  readonly blocks: SharedBlocks;
   readonly unsynced = new Unsynced();
   readonly #presentation: Presentation;
   readonly #forgotten: ForgetQueue | undefined;
@@ -46,6 +50,10 @@ export class RemoteContext {
     this.kernel = new KernelCaches(() => {
       session.leaseUsed();
       return session.leasesUsableMs;
+    });
+    this.blocks = new SharedBlocks(this.blockBudget, () => {
+      session.leaseUsed();
+      return session.mayUseLeases;
     });
     this.mapped = new MappedPages(this.kernel);
     if (session.hello.wantsForget) this.#forgotten = new ForgetQueue(session);

@@ -6,10 +6,9 @@
 import type { U64 } from '../../shared/attributes.ts';
 import { errno, FsError } from '../../shared/errno.ts';
 import type { Eventually } from '../../shared/eventually.ts';
-import { limits } from '../../shared/limits.ts';
+import { BLOCK_BYTES, limits } from '../../shared/limits.ts';
 import { FALLOC, O } from '../../shared/linux/constants.ts';
 import type { ReplyOf, RequestOf } from '../../shared/protocol/messages.ts';
-import { BLOCK_BYTES } from './block-cache.ts';
 import { FileData, WRITTEN_THROUGH } from './file-data.ts';
 import type { Caller, Entry, NodeId, OpenedFile } from './filesystem.ts';
 import { expectedOf, gatherWrite } from './gathering.ts';
@@ -130,6 +129,7 @@ export class RemoteFiles {
   #handle(node: Node, flags: number, opener: OpenHandle['opener'], server: number, epoch: number): OpenHandle {
     const kept = flags & SENT_FLAGS & ~ONCE_FLAGS;
     const open = newHandle({ node, isDirectory: false, flags: kept, opener, server, epoch });
+    open.isDirect = (flags & O.DIRECT) !== 0;
     open.readAhead = this.#data.readAheadFor(open);
     if (canWrite(open)) node.writers++;
     return open;
@@ -144,11 +144,14 @@ export class RemoteFiles {
   }
 
   #plain(open: OpenHandle, lease: ReplyOf<'open'>['lease'], asOf: number): OpenedFile {
+    const { blocks } = this.#context;
+    blocks.opened(open);
     const isAlone = !open.node.cached?.size && !this.#context.leases.wasRecalled(open.node, asOf);
     if (lease === 'exclusive' && isAlone) {
       open.behind = this.#data.writeBehindFor(open);
       open.blocks = this.#data.blocksFor(open);
       open.node.gatherer = open;
+      blocks.clear(open.node);
     }
     return { handle: this.#context.handles.add(open), directIo: true, keepCache: false };
   }
@@ -212,7 +215,8 @@ export class RemoteFiles {
     open.readAhead?.drop();
     open.node.unopened?.delete(open);
     if (!open.node.unopened?.size) this.#context.withUnopened.delete(open.node);
-    open.node.cached?.delete(open);
+    if (open.isCached) open.node.cached?.delete(open);
+    else if (!open.isDirectory) this.#context.blocks.closed(open, this.#context.session.epoch);
     const mayWait = open.behind?.isStopped === false && open.node.locks === undefined;
     const hasEnded = open.behind && this.#endGathering(open);
     // At once when nothing is to be written: the next request may be for a lock that goes with this handle.
@@ -267,8 +271,11 @@ export class RemoteFiles {
 
   async #readPlain(handle: number, open: OpenHandle, offset: number, size: number): Promise<Uint8Array> {
     const { blocks, behind, node } = open;
-    if (blocks && !behind?.isStopped && size <= BLOCK_BYTES && this.#context.session.mayUseLeases) {
-      return blocks.read(offset, size);
+    const mayUse = this.#context.session.mayUseLeases;
+    if (blocks && !behind?.isStopped && size <= BLOCK_BYTES && mayUse) return blocks.read(offset, size);
+    if (size <= BLOCK_BYTES && size > 0 && !open.isDirect && !node.gatherer) {
+      const read = this.#data.readKept(handle, open, offset, size);
+      if (read) return read;
     }
     await this.#context.written(node);
     return this.#context.withOpen(handle, (opened) => this.#data.read(opened, offset, size));
@@ -313,8 +320,12 @@ export class RemoteFiles {
     open.killsSuidgid = killSuidgid;
     this.#dropAhead(node);
     if (isWriteback) return this.#writeBack(handle, node, offset, data, flags);
-    const written = await this.#context.withOpen(handle, (opened) =>
-      this.#context.changing(node, () => this.#data.write(opened, offset, data, flags)),
+    const { blocks } = this.#context;
+    const start = flags & O.APPEND ? Number.POSITIVE_INFINITY : offset;
+    const written = await blocks.writing(node, start, data, () =>
+      this.#context.withOpen(handle, (opened) =>
+        this.#context.changing(node, () => this.#data.write(opened, offset, data, flags)),
+      ),
     );
     await this.#changedPages(node, offset, flags & O.APPEND ? 0 : data.length);
     return written;
@@ -322,11 +333,13 @@ export class RemoteFiles {
 
   /** The pages are what the file is now; and to drop them would be to wait for this very answer. */
   async #writeBack(handle: number, node: Node, offset: number, data: Uint8Array, flags: number): Promise<number> {
-    const { mapped } = this.#context;
-    await this.#context.withOpen(handle, (open) => {
-      const send = (at: number, part: Uint8Array) => this.#data.write(open, at, part, flags);
-      return this.#context.changing(node, () => mapped.writeBack(node, offset, data, send));
-    });
+    const { mapped, blocks } = this.#context;
+    await blocks.writing(node, offset, data, () =>
+      this.#context.withOpen(handle, (open) => {
+        const send = (at: number, part: Uint8Array) => this.#data.write(open, at, part, flags);
+        return this.#context.changing(node, () => mapped.writeBack(node, offset, data, send));
+      }),
+    );
     this.#changedData(node);
     return data.length;
   }

@@ -48,8 +48,13 @@ export class RemoteFilesystem implements Filesystem {
     this.#files = new RemoteFiles(this.#context, this.#names, this.#locks);
     this.#directories = new RemoteDirectories(this.#context, this.#names);
     session.onRecall = (inodes) => (inodes === null ? this.#revoked() : this.#giveBack(inodes));
+    session.onRecallBlocks = (inode, blocks) => {
+      const node = this.#context.nodeOf(inode);
+      if (node) this.#context.blocks.recalled(node, blocks);
+    };
     session.onLost = () => this.#loseShared();
     session.onForgotten = (isSameServer, isSameMachine) => {
+      this.#context.blocks.clearAll();
       if (!isSameMachine) this.#tellOfLost();
       this.#files.stopGathering(isSameServer);
       void reclaim(this.#context, this.#locks.forgotten(isSameServer));
@@ -106,8 +111,9 @@ export class RemoteFilesystem implements Filesystem {
   }
 
   #loseShared(): void {
-    const { leases, kernel, nodes } = this.#context;
+    const { leases, kernel, nodes, blocks } = this.#context;
     leases.clear();
+    blocks.clearAll();
     const given = [...nodes.all].filter((node) => node.given !== undefined);
     this.#files.dropAhead([...nodes.all].filter((node) => node.cached?.size));
     void kernel.takeBackAll(given);

@@ -48,6 +48,7 @@ class ServerFile implements OverlapFile {
       size: into.length,
       knownVersion: undefined,
       wantsLease: false,
+      wantsBlock: false,
     };
     const { bulk } = await this.#session.callForBulk('read', callerIdentity(), request);
     into.set(bulk);

@@ -5,6 +5,7 @@ import type { Eventually } from '../../shared/eventually.ts';
 import { O } from '../../shared/linux/constants.ts';
 import type { LocalAttributes } from '../../shared/linux/libc.ts';
 import type { ReplyOf, RequestOf } from '../../shared/protocol/messages.ts';
+import { ALL_BLOCKS } from '../state/block-leases.ts';
 import { pagesFrom } from '../state/page-range-lock-queue.ts';
 import type { Inode } from '../store/inode.ts';
 import { pastForeignLeases } from './foreign-leases.ts';
@@ -84,10 +85,9 @@ function setattr(context: RequestContext, request: SetattrRequest): Eventually<R
   const opens = size !== undefined && !request.handle;
   const waits = opens ? leases.recallExclusive(inode) : undefined;
   if (waits) return waits.then(() => setattr(context, request));
-  const change = () =>
-    leases.during(session, [inode], () =>
-      size === undefined ? changeMetadata(context, inode, request) : setSize(context, inode, request, size),
-    );
+  const work = () =>
+    size === undefined ? changeMetadata(context, inode, request) : setSize(context, inode, request, size);
+  const change = () => leases.during(session, [inode], work, size === undefined ? undefined : ALL_BLOCKS);
   // From the start each time: nobody waits for what others of this machine hold with a change under way.
   const changed: Eventually<void> = opens ? pastForeignLeases(context.request, change) : change();
   const reply = () => attributesReply(context, inode, attributesNow(context, inode, request.handle));

@@ -5,13 +5,15 @@
 import { BufferPool } from '../../shared/buffer-pool.ts';
 import { errno, errnoOf, FsError } from '../../shared/errno.ts';
 import type { Eventually } from '../../shared/eventually.ts';
-import { limits, MiB } from '../../shared/limits.ts';
+import { BLOCK_BYTES, limits, MiB } from '../../shared/limits.ts';
 import { FALLOC, SEEK } from '../../shared/linux/constants.ts';
 import { copyFileRangeAsync, fallocateAsync, lseek } from '../../shared/linux/libc.ts';
 import type { ReplyOf, RequestOf } from '../../shared/protocol/messages.ts';
 import type { Change } from '../leases/lease-manager.ts';
+import { ALL_BLOCKS, type BlockRange, END_OF_FILE } from '../state/block-leases.ts';
 import { type Cancellable, type Grant, pagesFrom, pagesOf } from '../state/page-range-lock-queue.ts';
 import type { OpenFile } from '../store/open-file.ts';
+import { INLINE_BYTES } from '../store/whole-transfers.ts';
 import { wrongKind } from './attributes.ts';
 import { accessTimeAfterRead, BulkReply, DONE, dataChanged, type Handlers, type RequestContext } from './handler.ts';
 
@@ -28,7 +30,8 @@ export const dataHandlers: Handlers<'read' | 'write' | 'fsync' | 'fallocate' | '
     mutates: true,
     handle: (context, request, data) => {
       const { inode } = context.session.file(request.handle);
-      return context.leases.during(context.session, [inode], (change) => write(context, request, data, change));
+      const work = (change: Change) => write(context, request, data, change);
+      return context.leases.during(context.session, [inode], work, blocksOf(request, data.length));
     },
   },
   fsync: {
@@ -44,7 +47,7 @@ export const dataHandlers: Handlers<'read' | 'write' | 'fsync' | 'fallocate' | '
     mutates: true,
     handle: (context, request) => {
       const { inode } = context.session.file(request.handle);
-      return context.leases.during(context.session, [inode], () => fallocate(context, request));
+      return context.leases.during(context.session, [inode], () => fallocate(context, request), ALL_BLOCKS);
     },
   },
   lseek: {
@@ -64,7 +67,7 @@ export const dataHandlers: Handlers<'read' | 'write' | 'fsync' | 'fallocate' | '
     handle: (context, request) => {
       const { session, leases } = context;
       const { inode } = session.file(request.handleOut);
-      const copy = () => leases.during(session, [inode], () => copyFileRange(context, request));
+      const copy = () => leases.during(session, [inode], () => copyFileRange(context, request), ALL_BLOCKS);
       const waits = leases.settled(session, session.file(request.handleIn).inode);
       return waits ? waits.then(copy) : copy();
     },
@@ -83,6 +86,13 @@ function regular(file: OpenFile): OpenFile {
   return file;
 }
 
+/** Which are changed: in one turn of the event loop, or else all, and nobody has to tell this change from a local program's. */
+function blocksOf({ append, offset }: RequestOf<'write'>, length: number): BlockRange {
+  if (length > INLINE_BYTES) return ALL_BLOCKS;
+  if (append) return END_OF_FILE;
+  return { start: Math.floor(offset / BLOCK_BYTES), end: Math.ceil((offset + length) / BLOCK_BYTES) };
+}
+
 type GatheredChanges = NonNullable<RequestOf<'write'>['attributes']>;
 type ReadReply = BulkReply<ReplyOf<'read'>>;
 
@@ -91,6 +101,9 @@ function read(context: RequestContext, request: RequestOf<'read'>): Eventually<R
   const { session, leases } = context;
   const file = regular(session.file(request.handle));
   if (request.size > limits.maxDataBytes) throw new FsError(errno.EINVAL, 'read');
+  if (request.wantsBlock && (request.size !== BLOCK_BYTES || request.offset % BLOCK_BYTES !== 0)) {
+    throw new FsError(errno.EINVAL, 'read');
+  }
   const waits = leases.settled(session, file.inode) ?? (request.wantsLease ? quiet(context, file) : undefined);
   if (waits) return waits.then(() => read(context, request));
   const leased = request.wantsLease && leases.grantData(session, file.inode);
@@ -136,10 +149,10 @@ function readLocked(
   let version = UNVERSIONED;
   const buffer = buffers.take(request.size);
   const target = buffer.subarray(0, request.size);
-  const reply = (count: number): ReadReply => {
+  const reply = (count: number, isKept = leased): ReadReply => {
     context.session.bytesRead += count;
     const atime = accessTimeAfterRead(context.session, file);
-    return new BulkReply({ version, unchanged: false, leased, atime }, target.subarray(0, count), () =>
+    return new BulkReply({ version, unchanged: false, leased: isKept, atime }, target.subarray(0, count), () =>
       buffers.giveBack(buffer),
     );
   };
@@ -152,9 +165,9 @@ function readLocked(
         return new BulkReply({ version, unchanged: true, leased, atime: undefined }, target.subarray(0, 0), () => {});
       }
     }
-    const count = file.calls.read(file.fd, target, request.offset);
+    const { count, isKept } = readNow(context, file, request, target);
     if (typeof count === 'number') {
-      const answer = reply(count);
+      const answer = reply(count, leased || isKept);
       release();
       return answer;
     }
@@ -163,7 +176,29 @@ function readLocked(
     release();
     throw error;
   }
-  return pending.then(reply).finally(release);
+  const answer = async () => {
+    const count = await pending;
+    if (!request.wantsBlock) return reply(count);
+    // The page cache has it now: once more, in one turn.
+    const again = readNow(context, file, request, target);
+    return reply(await again.count, again.isKept);
+  };
+  return answer().finally(release);
+}
+
+/** In this turn of the event loop, if the page cache has all of it; only then a block may be kept. */
+function readNow(
+  { session, leases: { blocks } }: RequestContext,
+  file: OpenFile,
+  { offset, size, wantsBlock }: RequestOf<'read'>,
+  target: Buffer,
+): { readonly count: Eventually<number>; readonly isKept: boolean } {
+  const fileSize = wantsBlock ? blocks.prepare(session, file) : undefined;
+  // What is there is read at once if it is cached: to find the end of the file takes a trip to the pool.
+  const left = fileSize === undefined ? size : Math.max(0, Math.min(size, fileSize - offset));
+  const count = left === 0 ? 0 : file.calls.read(file.fd, target.subarray(0, left), offset);
+  const isRead = typeof count === 'number' && fileSize !== undefined;
+  return { count, isKept: isRead && blocks.grant(session, file.inode, offset / BLOCK_BYTES, count < size) };
 }
 
 /** A local program's change shows in the size or the change time. */
@@ -223,10 +258,14 @@ async function writeData(
   { append, offset, sync, killSuidgid }: RequestOf<'write'>,
   data: Uint8Array,
 ): Promise<number> {
+  const { blocks } = context.leases;
+  blocks.beforeWrite(file);
   if (killSuidgid) context.store.killSuidgid(file.inode);
-  const written = append
-    ? await file.calls.write(file.appendDescriptor(), data, null)
-    : await file.calls.write(file.fd, data, offset);
+  const result = append
+    ? file.calls.write(file.appendDescriptor(), data, null, file.inode.hasHeldBlocks)
+    : file.calls.write(file.fd, data, offset, file.inode.hasHeldBlocks);
+  blocks.afterWrite(file);
+  const written = await result;
   context.request.count = written;
   if (!append) file.wrote(offset, written);
   dataChanged(context, file.inode);

@@ -5,6 +5,7 @@ import type { Eventually } from '../../shared/eventually.ts';
 import { limits } from '../../shared/limits.ts';
 import { O } from '../../shared/linux/constants.ts';
 import type { ReplyOf, RequestOf } from '../../shared/protocol/messages.ts';
+import { ALL_BLOCKS } from '../state/block-leases.ts';
 import { pagesFrom } from '../state/page-range-lock-queue.ts';
 import type { Inode } from '../store/inode.ts';
 import { OpenFile } from '../store/open-file.ts';
@@ -70,13 +71,14 @@ function openSettled(context: RequestContext, inode: Inode, request: OpenRequest
   const truncates = (flags & O.TRUNC) !== 0;
   const answer = (file: OpenFile) => openReply(context, file, request);
   if (!killSuidgid && !changes(flags)) return answer(openNow(context, inode, request));
-  const opened = leases.during(session, [inode], () => {
+  const work = (): Eventually<OpenFile> => {
     if (!truncates) return openNow(context, inode, request);
     return (async () => {
       using _grant = await inode.rangeLocks.acquire('exclusive', pagesFrom(0), context.request);
       return openNow(context, inode, request);
     })();
-  });
+  };
+  const opened = leases.during(session, [inode], work, truncates ? ALL_BLOCKS : undefined);
   return opened instanceof Promise ? opened.then(answer) : answer(opened);
 }
 

@@ -7,6 +7,7 @@ import type { Eventually } from '../../shared/eventually.ts';
 import { O } from '../../shared/linux/constants.ts';
 import type { OperationName, ReplyOf, RequestOf } from '../../shared/protocol/messages.ts';
 import type { InterruptedWrite } from '../session/interrupted-writes.ts';
+import { ALL_BLOCKS } from '../state/block-leases.ts';
 import { pagesOf } from '../state/page-range-lock-queue.ts';
 import { SERVER } from '../store/identity.ts';
 import { OpenFile } from '../store/open-file.ts';
@@ -25,7 +26,7 @@ export function finished(
   const { start, end } = operation === 'write' ? pagesOf(request.offset, data.length) : { start: -1, end: -1 };
   if (start !== pages.start || end !== pages.end || request.append) throw new FsError(errno.EIO, 'interrupted write');
   const { store, session, leases } = context;
-  return leases.during(session, [inode], async () => {
+  const work = async () => {
     context.request.applyingAgain();
     leases.opensToWrite(inode);
     // With the server's own rights, as its handle is of the last process: it was open for writing.
@@ -36,5 +37,6 @@ export function finished(
     } finally {
       file.release();
     }
-  });
+  };
+  return leases.during(session, [inode], work, ALL_BLOCKS);
 }

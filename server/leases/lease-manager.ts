@@ -9,29 +9,43 @@ import { errno, FsError } from '../../shared/errno.ts';
 import type { Eventually } from '../../shared/eventually.ts';
 import { limits } from '../../shared/limits.ts';
 import type { LocalAttributes } from '../../shared/linux/libc.ts';
+import { ALL_BLOCKS, type BlockRange } from '../state/block-leases.ts';
 import type { Inode, LeaseHolder } from '../store/inode.ts';
 import type { OpenFile } from '../store/open-file.ts';
 import type { Store } from '../store/store.ts';
 import { ExclusiveLeases } from './exclusive-leases.ts';
+import { type BlockChange, LeasedBlocks } from './leased-blocks.ts';
 import type { LocalChanges } from './local-changes.ts';
 import { ReadLeases } from './read-leases.ts';
+import { isInTime } from './recall-time.ts';
 
+const NO_BLOCKS: readonly BlockChange[] = [];
 const DIRECTORY = { mode: mode.S_IFDIR };
 
 /** A change of some inodes: nobody else holds a lease on them until it is disposed. */
 export class Change implements Disposable {
   readonly #inodes: readonly Inode[];
+  readonly #blocks: readonly BlockChange[];
   /** Leases were recalled for it: what was looked at before may be different now. */
   readonly hasWaited: boolean;
+  /** It took more than one turn of the event loop. */
+  isLong = false;
   /** What its author is told of inodes as they are after it. */
   readonly said = new Map<Inode, LocalAttributes>();
 
-  constructor(inodes: readonly Inode[], hasWaited: boolean) {
+  constructor(inodes: readonly Inode[], hasWaited: boolean, blocks: readonly BlockChange[] = NO_BLOCKS) {
     this.#inodes = inodes;
+    this.#blocks = blocks;
     this.hasWaited = hasWaited;
   }
 
+  /** It is one of data, which clients hold blocks of. */
+  get hasBlocks(): boolean {
+    return this.#blocks.length > 0;
+  }
+
   [Symbol.dispose](): void {
+    for (const blocks of this.#blocks) blocks.end();
     for (const inode of this.#inodes) inode.leases.endChange();
   }
 }
@@ -42,6 +56,8 @@ export class LeaseManager {
   readonly #local: LocalChanges;
   readonly #exclusive = new ExclusiveLeases((inode) => void this.recallExclusive(inode));
   readonly #reads: ReadLeases;
+  /** Of files' data that others may write. */
+  readonly blocks: LeasedBlocks;
   /** Recalls that were sent and not answered: one a holder and inode, whoever waits for it. */
   readonly #recalls = new Map<LeaseHolder, Map<Inode, Promise<void>>>();
   #recallsSent = 0;
@@ -59,15 +75,21 @@ export class LeaseManager {
       (inode) => this.#letWriterIn(inode),
       (inodes) => this.#takeBack(inodes),
     );
+    this.blocks = new LeasedBlocks(local, {
+      keepsData: (inode) => this.keepsData(inode),
+      isFree: (inode) => this.#reads.end(inode),
+      isLate: (holder) => this.#revoke(holder),
+    });
     local.onChange = (inode) => this.changedLocally(inode);
   }
 
   /** For status. */
   get counts() {
-    let recallsPending = 0;
+    const blocks = this.blocks.counts;
+    let { recallsPending } = blocks;
     for (const ofHolder of this.#recalls.values()) recallsPending += ofHolder.size;
     return {
-      recallsSent: this.#recallsSent,
+      recallsSent: this.#recallsSent + blocks.recallsSent,
       recallsPending,
       revocations: this.#revocations,
       exclusive: this.#exclusive.size,
@@ -161,6 +183,8 @@ export class LeaseManager {
       return false;
     }
     session.holdLease(inode);
+    // It is the only handle: who held blocks has closed it, or is this client.
+    this.blocks.dropAll(inode);
     // No local program has it open.
     inode.isWrittenLocally = false;
     // The event of its truncation is still to come.
@@ -170,7 +194,7 @@ export class LeaseManager {
 
   #grant(session: LeaseHolder, inode: Inode, isCovered: boolean, mustKeep = false): boolean {
     if (!isCovered || session.isClosed || !inode.leases.grant(session, performance.now(), mustKeep)) {
-      if (inode.leases.holders.size === 0) this.#reads.end(inode);
+      if (!inode.isLeased) this.#reads.end(inode);
       return false;
     }
     session.holdLease(inode);
@@ -205,7 +229,7 @@ export class LeaseManager {
     if (inode.leases.exclusive === holder) this.#exclusive.end(inode);
     inode.leases.drop(holder);
     holder.dropLease(inode);
-    if (inode.leases.holders.size === 0) this.#reads.end(inode);
+    if (!inode.isLeased) this.#reads.end(inode);
   }
 
   /** The client holds more leases than it may: the one it was granted first goes. */
@@ -218,10 +242,16 @@ export class LeaseManager {
 
   /**
    * Does `work`, which changes `inodes` for `author`, when nobody else holds a lease on them; none is granted until it is
-   * done. Holds no lock while it waits. The author keeps its leases: it applies its own change to what it knows.
+   * done. Holds no lock while it waits. The author keeps its leases: it applies its own change to what it knows. `blocks`: of the
+   * inodes' data, where these are changed.
    */
-  during<T>(author: LeaseHolder, inodes: readonly Inode[], work: (change: Change) => Eventually<T>): Eventually<T> {
-    const change = this.change(author, inodes);
+  during<T>(
+    author: LeaseHolder,
+    inodes: readonly Inode[],
+    work: (change: Change) => Eventually<T>,
+    blocks?: BlockRange,
+  ): Eventually<T> {
+    const change = this.change(author, inodes, blocks);
     if (!(change instanceof Promise)) return this.#carryOut(author, inodes, change, work);
     return change.then((begun) => this.#carryOut(author, inodes, begun, work));
   }
@@ -242,20 +272,24 @@ export class LeaseManager {
       change[Symbol.dispose]();
     };
     let result: Eventually<T>;
+    if (!change.hasBlocks) for (const inode of inodes) if (inode.hasHeldBlocks) this.#lookAt(inode);
     try {
       result = work(change);
     } catch (error) {
       end();
       throw error;
     }
-    if (result instanceof Promise) return result.finally(end);
+    if (result instanceof Promise) {
+      change.isLong = true;
+      return result.finally(end);
+    }
     end();
     return result;
   }
 
   /** The author stays a holder: until it has the reply, it may not know that it changed this inode (a name's old one). */
   #afterOwnChange(inode: Inode, change: Change): void {
-    if (inode.leases.holders.size === 0) return;
+    if (!inode.isLeased) return;
     if (inode.isGone) return this.#dropAll(inode);
     try {
       this.attributesAfter(change, inode);
@@ -266,9 +300,20 @@ export class LeaseManager {
     }
   }
 
+  /** Who holds blocks of it keeps them while it is changed: what a local program did is not to pass for this change. */
+  #lookAt(inode: Inode): void {
+    try {
+      this.#local.saidAttributes(inode, this.#store.attributes(inode));
+    } catch (error) {
+      if (!(error instanceof FsError)) throw error;
+      this.changedLocally(inode);
+    }
+  }
+
   /** Of an inode that is gone: to recall would be to ask for what is of no use to anybody. */
   #dropAll(inode: Inode): void {
     if (inode.leases.exclusive !== undefined) return;
+    this.blocks.dropAll(inode);
     for (const holder of [...inode.leases.holders]) this.drop(holder, inode);
   }
 
@@ -277,7 +322,9 @@ export class LeaseManager {
     const known = change.said.get(inode);
     if (known) return known;
     const attributes = this.#store.attributes(inode);
-    this.#local.ownChange(inode, attributes);
+    // A local program may have changed the file since it was made; one of data has told of itself at once.
+    if ((change.hasBlocks || change.isLong) && inode.hasHeldBlocks) this.#local.saidAttributes(inode, attributes);
+    else this.#local.ownChange(inode, attributes);
     change.said.set(inode, attributes);
     return attributes;
   }
@@ -291,9 +338,10 @@ export class LeaseManager {
    * Resolves when nobody but `author` holds a lease on `inodes`, and none is granted until the change is disposed.
    * Synchronous when nothing must be recalled. Wait for it without holding any lock.
    */
-  change(author: LeaseHolder | undefined, inodes: readonly Inode[]): Change | Promise<Change> {
+  change(author: LeaseHolder | undefined, inodes: readonly Inode[], blocks?: BlockRange): Change | Promise<Change> {
     const nowMs = performance.now();
     let held: Map<LeaseHolder, Inode[]> | undefined;
+    const changes = blocks ? this.#beginBlocks(author, inodes, blocks) : NO_BLOCKS;
     for (const inode of inodes) {
       for (const holder of inode.leases.beginChange(author, nowMs)) {
         held ??= new Map();
@@ -302,9 +350,16 @@ export class LeaseManager {
         else held.set(holder, [inode]);
       }
     }
-    const change = new Change(inodes, held !== undefined);
-    if (held === undefined) return change;
-    return Promise.all([...held].map(([holder, ofHolder]) => this.#recall(holder, ofHolder))).then(() => change);
+    const waits = changes.flatMap((one) => one.waits);
+    if (blocks && author?.earlierReaders) waits.push(author.earlierReaders);
+    for (const [holder, ofHolder] of held ?? []) waits.push(this.#recall(holder, ofHolder));
+    const change = new Change(inodes, waits.length > 0, changes);
+    return waits.length > 0 ? Promise.all(waits).then(() => change) : change;
+  }
+
+  #beginBlocks(author: LeaseHolder | undefined, inodes: readonly Inode[], blocks: BlockRange): readonly BlockChange[] {
+    if (inodes.every((inode) => inode.blocks === undefined)) return NO_BLOCKS;
+    return inodes.map((inode) => this.blocks.begin(author, inode, blocks)).filter((one) => one !== undefined);
   }
 
   close(): void {
@@ -331,7 +386,7 @@ export class LeaseManager {
       for (const inode of inodes) this.#reads.end(inode);
       change[Symbol.dispose]();
     };
-    const change = this.change(undefined, inodes);
+    const change = this.change(undefined, inodes, ALL_BLOCKS);
     if (change instanceof Promise) void change.then(end);
     else end(change);
   }
@@ -366,28 +421,12 @@ export class LeaseManager {
   async #ask(holder: LeaseHolder, inodes: readonly Inode[]): Promise<void> {
     if (await isInTime(holder, holder.recall(inodes))) {
       for (const inode of inodes) this.drop(holder, inode);
-    } else {
-      this.#revocations++;
-      this.#log.warn({ client: holder.client }, 'leases revoked: the client did not answer a recall');
-      holder.revokeLeases();
-    }
+    } else this.#revoke(holder);
   }
-}
 
-/** False: the holder is silent, or has been slow for too long. How long it was away already counts. */
-async function isInTime(holder: LeaseHolder, answered: Promise<void>): Promise<boolean> {
-  let periodMs = limits.recallMs;
-  if (holder.absentSinceMs !== undefined) periodMs -= performance.now() - holder.absentSinceMs;
-  for (let period = 0; period < limits.maxRecallPeriods; period++, periodMs = limits.recallMs) {
-    const { heard } = holder;
-    let timer: NodeJS.Timeout | undefined;
-    const late = new Promise<'late'>((resolve) => {
-      timer = setTimeout(() => resolve('late'), Math.max(0, periodMs));
-    });
-    const outcome = await Promise.race([answered, late]);
-    clearTimeout(timer);
-    if (outcome !== 'late') return true;
-    if (holder.heard === heard) return false;
+  #revoke(holder: LeaseHolder): void {
+    this.#revocations++;
+    this.#log.warn({ client: holder.client }, 'leases revoked: the client did not answer a recall');
+    holder.revokeLeases();
   }
-  return false;
 }

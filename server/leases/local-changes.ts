@@ -122,10 +122,17 @@ export class LocalChanges {
   /** Clients are told these attributes. Other holders that know older ones, from before a local change, lose them. */
   saidAttributes(inode: Inode, attributes: LocalAttributes): void {
     const stamp = stampOf(attributes);
-    const isOld = inode.saidStamp !== stamp && inode.saidStamp !== '' && inode.leases.holders.size > 0;
-    // In a change of ours, everybody who might know older ones is giving the lease back.
-    if (isOld && !inode.leases.isChanging) this.onChange(inode);
+    const isOld = inode.saidStamp !== stamp && inode.saidStamp !== '';
     inode.saidStamp = stamp;
+    if (isOld && this.#mayKnowOld(inode)) this.onChange(inode);
+  }
+
+  /**
+   * In a change of ours, everybody who might know older attributes is giving the lease back. Not so who holds blocks elsewhere
+   * in the file; therefore each change that leaves them says at once what it has made of the attributes (`ownChange`).
+   */
+  #mayKnowOld({ leases, hasHeldBlocks }: Inode): boolean {
+    return hasHeldBlocks || (leases.holders.size > 0 && !leases.isChanging);
   }
 
   /** Nothing changed between two looks. */
@@ -145,7 +152,7 @@ export class LocalChanges {
     for (const [wd, watch] of this.#watches) {
       if (++looked > MAX_LOOKED_AT) return false;
       this.#watches.delete(wd);
-      if (watch.inode.leases.holders.size > 0) {
+      if (watch.inode.isLeased) {
         this.#watches.set(wd, watch); // to the young end
         continue;
       }
@@ -211,7 +218,7 @@ export class LocalChanges {
     if (mask & IN.IGNORED) {
       this.#watches.delete(wd);
       watch.inode.watch = undefined;
-      if (watch.inode.leases.holders.size > 0) this.onChange(watch.inode);
+      if (watch.inode.isLeased) this.onChange(watch.inode);
     } else if (name.length === 0) {
       this.#checkAttributes(watch.inode);
     } else if (times > (own.get(watch.inode)?.get(keyOfName(name)) ?? 0)) {
@@ -237,8 +244,7 @@ export class LocalChanges {
   }
 
   #checkAttributes(inode: Inode): void {
-    // In a change of ours everybody else gives the lease back, and its author knows nothing of the attributes.
-    if (inode.leases.holders.size === 0 || inode.leases.isChanging) return this.#store.nameRemoved(inode);
+    if (!this.#mayKnowOld(inode)) return this.#store.nameRemoved(inode);
     let stamp = 'gone';
     let isRemoved = false;
     try {

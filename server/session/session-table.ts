@@ -45,6 +45,8 @@ export class SessionTable implements SessionHost {
   readonly #journal: RequestJournal | undefined;
   readonly #interrupted: InterruptedWrites;
   readonly #graceEndsMs: number;
+  #earlierReaders: Promise<void> | undefined;
+  #noEarlierReaders = () => {};
   readonly #sessions = new Map<string, Session>();
   /** Ended because its client stayed away. */
   onExpired: (session: Session) => void = () => {};
@@ -70,6 +72,16 @@ export class SessionTable implements SessionHost {
     };
     this.grace = graceOf(({ locks }) => locks);
     this.writersGrace = graceOf(() => true);
+    if (this.writersGrace.isOver) return;
+    this.#earlierReaders = new Promise((resolve) => {
+      this.#noEarlierReaders = resolve;
+    });
+  }
+
+  /** Called when their leases have ended, or earlier. */
+  endEarlierReaders(): void {
+    this.#noEarlierReaders();
+    this.#earlierReaders = undefined;
   }
 
   get all(): Iterable<Session> {
@@ -188,9 +200,12 @@ export class SessionTable implements SessionHost {
     if (!this.#clients.add(listed)) throw new FsError(errno.ENOLCK, 'list of clients');
   }
 
-  /** A list that cannot be written stops nobody: after a crash now, others may keep pages of what this one writes. */
-  writes({ key, exported, client, credential }: Session): void {
-    this.#clients.add({ id: key, export: exported.name, client, credential: credential.id, locks: false });
+  enter({ key, exported, client, credential }: Session): boolean {
+    return this.#clients.add({ id: key, export: exported.name, client, credential: credential.id, locks: false });
+  }
+
+  get earlierReaders(): Promise<void> | undefined {
+    return this.#earlierReaders;
   }
 
   get awaitsWriters(): boolean {
@@ -208,6 +223,7 @@ export class SessionTable implements SessionHost {
   #done(key: string): void {
     this.grace.done(key);
     this.writersGrace.done(key);
+    if (this.writersGrace.awaited.length === 0) this.endEarlierReaders();
     this.#endGraceIfDue();
     this.#endWritersGraceIfDue();
   }

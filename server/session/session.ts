@@ -27,9 +27,16 @@ export type KeptReply = readonly unknown[];
 /** The connection on which recalls and decisions about locks are sent. */
 export interface RecallChannel {
   sendRecall(id: number, inodes: readonly Uint8Array[] | null): void;
+  sendRecallBlocks(id: number, inode: Uint8Array, blocks: readonly number[] | null): void;
   sendGranted(ticket: number, errno: number): void;
   /** `late`: how many clients have lost their locks. */
   sendGraceOver(late: number): void;
+}
+
+interface BlockRecall {
+  readonly inode: Inode;
+  readonly blocks: readonly number[] | null;
+  readonly resolve: () => void;
 }
 
 /** What a session needs of the table that it is in. */
@@ -38,8 +45,9 @@ export interface SessionHost {
   contested(session: Session): void;
   /** It is to be given a lock: throws FsError when it may not be now. */
   admitLock(session: Session, isReclaim: boolean): void;
-  /** It is to be given a file open for writing, its first. */
-  writes(session: Session): void;
+  /** The next process of the server is to know of it. True: that is durable. */
+  enter(session: Session): boolean;
+  readonly earlierReaders: Promise<void> | undefined;
   /** Clients that had files open for writing, before the server was started anew, may not be back yet. */
   readonly awaitsWriters: boolean;
   /** A request of it has come: the write that an earlier process had begun as this request, if there is one. */
@@ -77,7 +85,8 @@ export class Session implements LeaseHolder {
   bytesWritten = 0;
   readonly locks: SessionLocks;
   readonly #files = new Map<number, OpenFile>();
-  #hasWritten = false;
+  /** Undefined: it was not tried. */
+  #isListed: boolean | undefined;
   #lastHandle = randomInt(FIRST_HANDLE_BELOW);
   readonly #inFlight = new Map<number, InFlightRequest>();
   readonly #idle: (() => void)[] = [];
@@ -87,6 +96,9 @@ export class Session implements LeaseHolder {
   readonly #remembered = new Map<Inode, number>();
   readonly #leases = new Map<Inode, number>();
   readonly #recalls = new Map<number, { readonly inodes: readonly Inode[]; readonly resolve: () => void }>();
+  readonly blockFiles = new Set<Inode>();
+  heldBlocks = 0;
+  readonly #blockRecalls = new Map<number, BlockRecall>();
   #lastRecall = 0;
   /** All leases were taken from the client, which has not said that it knows. */
   #untoldRevocation: number | undefined;
@@ -137,10 +149,8 @@ export class Session implements LeaseHolder {
       file.release();
       throw new FsError(this.isClosed ? errno.ESHUTDOWN : errno.EMFILE, 'open');
     }
-    if (file.canWrite && !this.#hasWritten) {
-      this.#hasWritten = true;
-      this.#host.writes(this);
-    }
+    // A list that cannot be written stops nobody: after a crash now, others may keep pages of what this one writes.
+    if (file.canWrite) this.enter();
     this.#files.set(++this.#lastHandle, file);
     return this.#lastHandle;
   }
@@ -152,8 +162,16 @@ export class Session implements LeaseHolder {
   }
 
   releaseFile(handle: number): void {
+    const { inode } = this.file(handle);
     this.file(handle).release();
     this.#files.delete(handle);
+    // Its client has dropped them before the last handle.
+    if (this.blockFiles.has(inode) && !this.#hasOpen(inode)) this.exported.leases.blocks.drop(this, inode, null);
+  }
+
+  #hasOpen(inode: Inode): boolean {
+    for (const file of this.#files.values()) if (file.inode === inode) return true;
+    return false;
   }
 
   // requests
@@ -223,6 +241,15 @@ export class Session implements LeaseHolder {
 
   admitLock(isReclaim: boolean): void {
     this.#host.admitLock(this, isReclaim);
+  }
+
+  enter(): boolean {
+    this.#isListed ??= this.#host.enter(this);
+    return this.#isListed;
+  }
+
+  get earlierReaders(): Promise<void> | undefined {
+    return this.#host.earlierReaders;
   }
 
   get awaitsWriters(): boolean {
@@ -301,10 +328,24 @@ export class Session implements LeaseHolder {
     });
   }
 
+  recallBlocks(inode: Inode, blocks: readonly number[] | null): Promise<void> {
+    return new Promise((resolve) => {
+      const id = ++this.#lastRecall;
+      this.#blockRecalls.set(id, { inode, blocks, resolve });
+      this.#recallChannel?.sendRecallBlocks(id, inode.handle, blocks);
+    });
+  }
+
   /** The client answered a recall, and gave back the leases on other inodes with it. */
   recalled(id: number, others: readonly Uint8Array[]): void {
     if (this.#untoldRevocation === id) this.#untoldRevocation = undefined;
     const recall = this.#recalls.get(id);
+    const ofBlocks = this.#blockRecalls.get(id);
+    if (ofBlocks) {
+      this.#blockRecalls.delete(id);
+      this.exported.leases.blocks.drop(this, ofBlocks.inode, ofBlocks.blocks);
+      ofBlocks.resolve();
+    }
     // Too late: all its leases were revoked, and these may have been granted again since.
     if (recall === undefined) return;
     this.#recalls.delete(id);
@@ -331,6 +372,9 @@ export class Session implements LeaseHolder {
       resolve();
     }
     for (const inode of dropped) this.exported.leases.drop(this, inode);
+    for (const inode of [...this.blockFiles]) this.exported.leases.blocks.drop(this, inode, null);
+    for (const { resolve } of this.#blockRecalls.values()) resolve();
+    this.#blockRecalls.clear();
   }
 
   // inodes named to this client (only for servers without kernel handles)

@@ -25,7 +25,7 @@ export interface DescriptorCalls {
   /** Fills `buffer` from `offset` on; fewer bytes only at the end of the file. */
   read(fd: number, buffer: Buffer, offset: number): number | Promise<number>;
   /** Writes `data` at `offset` (null: where the descriptor appends); fewer bytes when the disk fills up in the middle. */
-  write(fd: number, data: Uint8Array, offset: number | null): number | Promise<number>;
+  write(fd: number, data: Uint8Array, offset: number | null, inTurn?: boolean): number | Promise<number>;
   /** Durable when it resolves. */
   synchronize(fd: number, what: 'data' | 'all'): Promise<void>;
   truncate(fd: number, size: number): Promise<void>;

@@ -2,6 +2,8 @@
  * An inode of an export, as the server holds it in memory: the place of everything that belongs to the file and not to
  * a name or a handle. Owned by the InodeTable, which forgets it when it is idle; pinned while a handle is open.
  */
+
+import type { BlockLeases } from '../state/block-leases.ts';
 import { type LockKind, LockTable } from '../state/file-locks.ts';
 import { InodeLeases } from '../state/inode-leases.ts';
 import { PageRangeLockQueue } from '../state/page-range-lock-queue.ts';
@@ -33,6 +35,10 @@ export interface LeaseHolder {
   readonly heard: number;
   /** It has ended: what a request of it that was waiting asks for now, nobody would give back. */
   readonly isClosed: boolean;
+  /** It is to be known to the next process of the server, from the list of clients. False: it would not be. */
+  enter(): boolean;
+  /** Resolves when no client uses data that an earlier process of the server let it keep; undefined: none does. */
+  readonly earlierReaders: Promise<void> | undefined;
   readonly leaseCount: number;
   /** The lease that it was granted first. */
   readonly oldestLease: Inode | undefined;
@@ -43,6 +49,12 @@ export interface LeaseHolder {
   leaseSinceMs(inode: Inode): number | undefined;
   /** Asks for these leases back. Resolves when they are not used any more; never, when the client does not answer. */
   recall(inodes: readonly Inode[]): Promise<void>;
+  /** Files of whose data it holds blocks. */
+  readonly blockFiles: Set<Inode>;
+  /** How many blocks, of all these together. Counted by LeasedBlocks. */
+  heldBlocks: number;
+  /** The same for blocks of a file's data, which are dropped then; null: all that it has of it. */
+  recallBlocks(inode: Inode, blocks: readonly number[] | null): Promise<void>;
   /** Takes all leases away from a client that did not answer, and tells it. */
   revokeLeases(): void;
 }
@@ -63,6 +75,8 @@ export class Inode {
   readonly ino: number | bigint;
   readonly rangeLocks = new PageRangeLockQueue();
   readonly leases = new InodeLeases<LeaseHolder>();
+  /** Blocks of its data that clients keep while others may write; made when the first is granted. */
+  blocks: BlockLeases<LeaseHolder> | undefined;
   /** Locks of programs; made when they are first asked for. */
   readonly #lockTables = new Map<LockKind, LockTable>();
   watch: InodeWatch | undefined;
@@ -101,7 +115,22 @@ export class Inode {
   }
 
   get isIdle(): boolean {
-    return this.pins === 0 && this.leases.isIdle && this.rangeLocks.locks.isIdle && !this.#isLocked;
+    return (
+      this.pins === 0 &&
+      this.leases.isIdle &&
+      this.blocks?.isIdle !== false &&
+      this.rangeLocks.locks.isIdle &&
+      !this.#isLocked
+    );
+  }
+
+  /** Some client would answer for it without asking. */
+  get isLeased(): boolean {
+    return this.leases.holders.size > 0 || this.hasHeldBlocks;
+  }
+
+  get hasHeldBlocks(): boolean {
+    return this.blocks?.isHeld === true;
   }
 
   get #isLocked(): boolean {

@@ -28,19 +28,29 @@ function readRest(fd: number, buffer: Buffer, offset: number, done: number): Pro
 }
 
 /** So much is written at once: the page cache takes it in less time than a trip to the pool. */
-const INLINE_BYTES = 16 * KiB;
+export const INLINE_BYTES = 16 * KiB;
 /** Unless a write took longer than this: the kernel makes writers wait for the disk. Then the pool has them for a while. */
 const SLOW_MS = 2;
 const POOLED_FOR_MS = 2_000;
 let pooledUntilMs = 0;
+/** The same where it matters that a write is made in the turn in which it is asked for: the machine may just have been busy. */
+const STALLED_MS = 10;
+let stalledUntilMs = 0;
 
 /**
  * Writes all of `data` at `offset` (null: where the descriptor appends). Returns or resolves to the bytes written: fewer
- * when the disk fills up in the middle, as write(2) would say; an error when nothing was written.
+ * when the disk fills up in the middle, as write(2) would say; an error when nothing was written. `inTurn`: at once, if it is
+ * small and the disk takes it.
  */
-export function writeFully(fd: number, data: Uint8Array, offset: number | null): number | Promise<number> {
+export function writeFully(
+  fd: number,
+  data: Uint8Array,
+  offset: number | null,
+  inTurn = false,
+): number | Promise<number> {
   const nowMs = performance.now();
-  if (data.length > INLINE_BYTES || nowMs < pooledUntilMs) return writePooledFully(fd, data, offset);
+  if (data.length > INLINE_BYTES || nowMs < (inTurn ? stalledUntilMs : pooledUntilMs))
+    return writePooledFully(fd, data, offset);
   let written: number;
   try {
     written = writeSync(fd, data, 0, data.length, offset);
@@ -49,6 +59,7 @@ export function writeFully(fd: number, data: Uint8Array, offset: number | null):
   }
   const doneMs = performance.now();
   if (doneMs - nowMs > SLOW_MS) pooledUntilMs = doneMs + POOLED_FOR_MS;
+  if (doneMs - nowMs > STALLED_MS) stalledUntilMs = doneMs + POOLED_FOR_MS;
   // The pool says why the rest cannot be written.
   return written === data.length ? written : writePooledFully(fd, data, offset, written);
 }

@@ -139,6 +139,10 @@ export class Connection implements TransportEvents, RecallChannel, LaneConnectio
     this.#replies.send(encodeFrame([frameKind.RECALL, id, inodes]).head);
   }
 
+  sendRecallBlocks(id: number, inode: Uint8Array, blocks: readonly number[] | null): void {
+    this.#replies.send(encodeFrame([frameKind.RECALL_BLOCKS, id, inode, blocks]).head);
+  }
+
   sendGranted(ticket: number, code: number): void {
     this.#replies.send(encodeFrame([frameKind.GRANTED, ticket, code]).head);
   }

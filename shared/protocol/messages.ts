@@ -10,6 +10,7 @@
  *                      [BYE, reason]                                         before the server closes a connection
  *                      [RECALL, id, inodes | nil]                            give back the leases on these (nil: all)
  *   client -> server   [RECALLED, id, inodes]                                they are not used any more, nor are these others
+ *   server -> client   [RECALL_BLOCKS, id, inode, blocks | nil]              give back these blocks of its data (nil: all); answered by RECALLED
  *   server -> client   [GRANTED, ticket, errno]                              how a lock that was waited for was decided
  *   client -> server   [GRANT_TAKEN, ticket]                                 it is known, and need not be said again
  *   server -> client   [GRACE_OVER, late]                                    new locks may be asked for; so many have lost theirs
@@ -41,7 +42,7 @@ import {
 } from './schema.ts';
 
 /** Counts up with every change that an older peer would not understand. */
-export const PROTOCOL_VERSION = 8;
+export const PROTOCOL_VERSION = 9;
 
 export const frameKind = {
   REQUEST: 1,
@@ -53,6 +54,7 @@ export const frameKind = {
   GRANTED: 7,
   GRANT_TAKEN: 8,
   GRACE_OVER: 9,
+  RECALL_BLOCKS: 10,
 } as const;
 
 /** The reason with which a client closes its connections when it will not come back. */
@@ -146,6 +148,8 @@ const grantedLease = word('none', 'shared', 'exclusive');
 const created = record({ entry, handle: counter, lease: grantedLease, directory: optional(attributes) });
 /** What stands in the way of one change: at most two directories, and what two of their names mean. */
 export const recalled = list(inodeHandle, 4);
+/** Blocks of one file's data: numbers of aligned 64 KiB. */
+export const recalledBlocks = list(counter, limits.maxHeldBlocks);
 /** What a client gives back with that. */
 export const givenBack = list(inodeHandle, limits.maxLeasesGivenBack);
 
@@ -291,11 +295,12 @@ export const operations = {
    * version of the file's data, which changes with every change of them; when it equals `knownVersion`, `unchanged` is
    * true and no bytes are sent. 0 is never a version; without `knownVersion` the reply says 0. `wantsLease`: the bytes
    * will be kept, so a change that is under way is waited for, unless this client holds a lease that it gives back.
+   * `wantsBlock`: this is one whole block of 64 KiB, to be kept until RECALL_BLOCKS. `leased`: what was wanted may be kept.
    * `atime`: the access time after the first read through a handle, for a client that holds the file's lease.
    */
   read: operation(
     54,
-    record({ handle: counter, offset, size: u32, knownVersion: optional(counter), wantsLease: bool }),
+    record({ handle: counter, offset, size: u32, knownVersion: optional(counter), wantsLease: bool, wantsBlock: bool }),
     record({ version: counter, unchanged: bool, leased: bool, atime: optional(timespec) }),
     { idempotent: true, bulk: 'reply' },
   ),

@@ -4,7 +4,8 @@
  */
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { BLOCK_BYTES, BlockBudget, BlockCache } from '../../client-fuse/vfs/block-cache.ts';
+import { BlockBudget, BlockCache } from '../../client-fuse/vfs/block-cache.ts';
+import { BLOCK_BYTES } from '../../shared/limits.ts';
 
 const FILE_BLOCKS = 3;
 const offset = fc.oneof(

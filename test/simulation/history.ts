@@ -13,7 +13,8 @@
  * done before the end, or not, and again by the next server: the call is given to the checker a second time, as one that
  * may have happened until the server's end. Writes may be there in part, and an append once more for each such end. A call
  * that begins after the end, or was answered before it, is held to the full.
- * It also takes what is not synchronized, page by page. The checker goes on from what is on the
+ * Until the next server is there, what is answered is from what clients know, as if it had been asked right before the end.
+ * The end also takes what is not synchronized, page by page. The checker goes on from what is on the
  * disk, of which no page may be older than a write that was synchronized: also when the end came between the write and
  * its fsync. An increment that was under way then is believed to be done at any time, or not, whatever was there.
  */
@@ -68,6 +69,8 @@ export class History {
   /** Changes whose callers were told nothing so far; those of clients that crashed stay. */
   readonly #underWay = new Set<Observed<unknown, unknown>>();
   #events = 0;
+  /** There is no server since this event. */
+  #downSince: number | undefined;
 
   note(what: string): void {
     this.lines.push(`${Math.round(performance.now())} ${what}`);
@@ -126,6 +129,7 @@ export class History {
     if (result === undefined) return;
     call.result = result;
     call.isUncertain = false;
+    if (this.#downSince !== undefined) call.began = Math.min(call.began, this.#downSince);
     if (call.ended === NEVER) call.ended = ++this.#events;
   }
 
@@ -134,6 +138,7 @@ export class History {
   /** `withMachine`: `machineEnded` is called next. */
   serverEnded(withMachine: boolean): void {
     const at = ++this.#events;
+    this.#downSince = at;
     if (withMachine) for (const append of this.#appends.values()) if (append.isUnderWay) append.ends++;
     for (const call of this.#underWay) {
       call.ends++;
@@ -149,6 +154,10 @@ export class History {
       if (withMachine) this.#data.push({ ...call, ...before }, torn);
       else this.#perhapsTorn.push({ torn, call });
     }
+  }
+
+  serverStarted(): void {
+    this.#downSince = undefined;
   }
 
   /** Called after `serverEnded`, with the files of which something was not synchronized. */

@@ -1,8 +1,10 @@
 /** The simulation can fail: each defect that is planted is found within 1,000 seeds. */
 import { expect, test } from 'vitest';
 import { GatheredAttributes } from '../../client-fuse/vfs/gathered-attributes.ts';
+import { SharedBlocks } from '../../client-fuse/vfs/shared-blocks.ts';
 import { ExclusiveLeases } from '../../server/leases/exclusive-leases.ts';
 import { Change, type LeaseManager } from '../../server/leases/lease-manager.ts';
+import { LeasedBlocks } from '../../server/leases/leased-blocks.ts';
 import type { Server } from '../../server/server.ts';
 import { Session } from '../../server/session/session.ts';
 import { PageRangeLockQueue } from '../../server/state/page-range-lock-queue.ts';
@@ -13,9 +15,12 @@ import { type Sabotage, simulate } from './simulation.ts';
 
 const SEEDS = 1_000;
 
+const readingOnce = (seed: number): Scenario => ({ ...scenarioOf(seed), readsAgain: false });
+const readingAgain = (seed: number): Scenario => ({ ...scenarioOf(seed), readsAgain: true });
+
 async function firstViolation(
   sabotage: Sabotage,
-  ofSeed: (seed: number) => Scenario = scenarioOf,
+  ofSeed: (seed: number) => Scenario = readingOnce,
 ): Promise<{ seed: number; violations: string[] } | undefined> {
   for (let seed = 1; seed <= SEEDS; seed++) {
     const { violations } = await simulate(ofSeed(seed), sabotage);
@@ -165,4 +170,61 @@ test('attributes that are applied before the data that they came after', async (
     };
   });
   expect(found?.violations.join()).toMatch(/attributes of a closed file/);
+});
+
+test('blocks that clients keep, and that are not recalled before they are written', async () => {
+  const { begin } = LeasedBlocks.prototype;
+  LeasedBlocks.prototype.begin = () => undefined;
+  try {
+    const found = await firstViolation(() => {}, readingAgain);
+    expect(found?.violations.join()).toMatch(/file . is not linearizable/);
+  } finally {
+    LeasedBlocks.prototype.begin = begin;
+  }
+});
+
+test('blocks that are recalled, and written before they have been given back', async () => {
+  const { begin } = LeasedBlocks.prototype;
+  LeasedBlocks.prototype.begin = function (author, inode, blocks) {
+    const change = begin.call(this, author, inode, blocks);
+    return change && { waits: [], end: change.end };
+  };
+  try {
+    const found = await firstViolation(() => {}, readingAgain);
+    expect(found?.violations.join()).toMatch(/file . is not linearizable/);
+  } finally {
+    LeasedBlocks.prototype.begin = begin;
+  }
+});
+
+test('blocks that a client keeps as they were before its own write', async () => {
+  const { beginWrite } = SharedBlocks.prototype;
+  SharedBlocks.prototype.beginWrite = function (node) {
+    return beginWrite.call(this, node, -2, -1);
+  };
+  try {
+    const found = await firstViolation(() => {}, readingAgain);
+    expect(found?.violations.join()).toMatch(/not linearizable/);
+  } finally {
+    SharedBlocks.prototype.beginWrite = beginWrite;
+  }
+});
+
+test('data that are changed while a client does not know that the server which let it keep them has ended', async () => {
+  const found = await firstViolation(
+    ({ sessions }) => sessions.endEarlierReaders(),
+    (seed) => ({
+      seed,
+      clients: 3,
+      processes: 2,
+      operations: 40,
+      hasKernel: false,
+      faults: [
+        { kind: 'partition', atMs: 295, forMs: 6_000, client: 0 },
+        { kind: 'crashServer', atMs: 300, forMs: 100, client: 1 },
+      ],
+      readsAgain: true,
+    }),
+  );
+  expect(found?.violations.join()).toMatch(/file . is not linearizable/);
 });

@@ -39,6 +39,8 @@ export interface Scenario {
   readonly lateAfterKillMs?: number;
   /** So many files are made by one more process of each client (stamps.ts). */
   readonly stamps?: number;
+  /** Files are read again and again by one handle, from pages that the server's machine has; one of them where two blocks meet. */
+  readonly readsAgain?: boolean;
 }
 
 /** Longer than a session waits for its client. */
@@ -59,6 +61,8 @@ export function scenarioOf(seed: number): Scenario {
   const lateAfterKill = isLate ? { lateAfterKillMs: 300 + kill.below(kill.chance(0.2) ? LONG_MS : 8_000) } : {};
   const more = new Random(seed ^ 0x57a4);
   const stamps = more.chance(0.3) ? { stamps: 1 + more.below(8) } : {};
+  const again = new Random(seed ^ 0xb10c);
+  const readsAgain = again.chance(0.5) ? { readsAgain: true } : {};
   const faults = Array.from({ length: random.below(5) }, fault);
   return {
     seed,
@@ -70,5 +74,6 @@ export function scenarioOf(seed: number): Scenario {
     ...killAtNote,
     ...lateAfterKill,
     ...stamps,
+    ...readsAgain,
   };
 }

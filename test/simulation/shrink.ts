@@ -23,7 +23,7 @@ export async function shrink(
 }
 
 function smallerThan(scenario: Scenario): Scenario[] {
-  const { faults, operations, stamps = 0 } = scenario;
+  const { faults, operations, stamps = 0, readsAgain } = scenario;
   const withoutOne = faults.map((_fault, index) => ({
     ...scenario,
     faults: faults.filter((_one, at) => at !== index),
@@ -36,5 +36,6 @@ function smallerThan(scenario: Scenario): Scenario[] {
         ]
       : [];
   const fewerStamps = stamps > 0 ? [{ ...scenario, stamps: stamps - 1 }] : [];
-  return [...withoutOne, ...fewer, ...fewerStamps];
+  const once = readsAgain ? [{ ...scenario, readsAgain: false }] : [];
+  return [...withoutOne, ...fewer, ...fewerStamps, ...once];
 }

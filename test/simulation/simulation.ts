@@ -14,6 +14,7 @@ import { Server } from '../../server/server.ts';
 import { ClientList } from '../../server/session/client-list.ts';
 import { RequestJournal } from '../../server/session/request-journal.ts';
 import type { Inode } from '../../server/store/inode.ts';
+import { limits } from '../../shared/limits.ts';
 import { FORGETFUL_KERNEL } from '../support/fixture.ts';
 import { KeptClients, KeptJournal } from '../support/kept-state.ts';
 import { type Content, History } from './history.ts';
@@ -24,11 +25,20 @@ import { type DiskFile, SimulatedDisk, SimulatedStore } from './simulated-disk.t
 import { type Machine, SimulatedNetwork } from './simulated-network.ts';
 import { Stamps } from './stamps.ts';
 import { settle, VirtualTime } from './virtual-time.ts';
-import { COUNTER, COUNTER_BYTES, FILES, LOG, NAMES, pause, RANGE_BYTES, tagsOf, Workload } from './workload.ts';
+import {
+  COUNTER,
+  COUNTER_BYTES,
+  FILES,
+  LOG,
+  NAMES,
+  pause,
+  RANGE_BYTES,
+  rangeStart,
+  tagsOf,
+  Workload,
+} from './workload.ts';
 
 const silent = pino({ level: 'silent' });
-/** Bytes in the beginning. */
-const SIZES = [...FILES.map((name) => [name, RANGE_BYTES] as const), [LOG, 0], [COUNTER, COUNTER_BYTES]] as const;
 /** Longer than every patience of client and server together. */
 const LONGEST_MS = 20 * 60_000;
 const KILLED_FOR_MS = 300;
@@ -89,9 +99,11 @@ class Run {
     this.#random = new Random(scenario.seed);
     this.#disk = new SimulatedDisk(this.#random);
     this.#network = new SimulatedNetwork(this.#random);
-    this.#workload = new Workload(this.#random, this.#history);
+    this.#workload = new Workload(this.#random, this.#history, scenario);
     this.#stamps = new Stamps(this.#random, this.#history);
-    for (const [name, bytes] of SIZES) {
+    this.#disk.hasPageCache = scenario.readsAgain === true;
+    const ranges = FILES.map((name) => [name, rangeStart(name, scenario) + RANGE_BYTES] as const);
+    for (const [name, bytes] of [...ranges, [LOG, 0] as const, [COUNTER, COUNTER_BYTES] as const]) {
       const file = this.#disk.add(false);
       file.data = Buffer.alloc(bytes);
       file.durable = Buffer.alloc(bytes);
@@ -128,6 +140,7 @@ class Run {
 
   async #startServer(): Promise<void> {
     this.#isServerDown = false;
+    this.#history.serverStarted();
     this.#store = new SimulatedStore(this.#disk);
     const store = this.#store.asStore;
     const leases = new LeaseManager(store, noLocalChanges(), silent);
@@ -180,7 +193,9 @@ class Run {
     this.#history.serverEnded(isMachine);
     if (isMachine) this.#crashDisk();
     if (isMachine) this.#machineStarts++;
-    setTimeout(() => void this.#startServer(), forMs);
+    // No machine starts before the leases that it gave have ended.
+    const downMs = isMachine && this.#scenario.readsAgain ? Math.max(forMs, limits.leaseUseMs) : forMs;
+    setTimeout(() => void this.#startServer(), downMs);
   }
 
   #crashDisk(): void {
@@ -321,7 +336,7 @@ class Run {
   }
 
   #content(name: string): Content {
-    return { file: name, tags: tagsOf(this.#file(name).data) };
+    return { file: name, tags: tagsOf(this.#file(name).data.subarray(rangeStart(name, this.#scenario))) };
   }
 }
 

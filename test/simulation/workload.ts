@@ -4,12 +4,13 @@ import type { Caller } from '../../client-fuse/vfs/filesystem.ts';
 import { ROOT_NODE } from '../../client-fuse/vfs/filesystem.ts';
 import type { RemoteFilesystem } from '../../client-fuse/vfs/remote-filesystem.ts';
 import { errno, FsError } from '../../shared/errno.ts';
-import { PAGE_SIZE } from '../../shared/limits.ts';
+import { BLOCK_BYTES, PAGE_SIZE } from '../../shared/limits.ts';
 import { O } from '../../shared/linux/constants.ts';
 import { ALL_BYTES } from '../../shared/range-map.ts';
 import type { History } from './history.ts';
 import type { DataCall, DataResult, NameCall, NameResult } from './objects.ts';
 import type { Random } from './random.ts';
+import type { Scenario } from './scenario.ts';
 
 export const NAMES = ['a', 'b', 'c'];
 export const FILES = ['x', 'y'];
@@ -21,6 +22,8 @@ export const COUNTER_BYTES = 4;
 const RECORD_BYTES = 4;
 /** So long is gathered what is not synchronized at once: longer than some faults. */
 const LATE_MS = 6_000;
+const MOST_READS = 12;
+const LATE_READ_MS = 400;
 
 /** Its signal is listened to by every call of a run. */
 const CALLER: Caller = { uid: 0, gid: 0, pid: 1, groups: [], signal: new AbortController().signal };
@@ -34,14 +37,21 @@ export interface Program {
   hasCrashed(): boolean;
 }
 
+/** Where in a file of FILES its range begins: in the second one in one block, and in the next one. */
+export function rangeStart(file: string, { readsAgain }: Pick<Scenario, 'readsAgain'>): number {
+  return readsAgain && file === FILES[1] ? BLOCK_BYTES - PAGE_SIZE : 0;
+}
+
 export class Workload {
   readonly #random: Random;
   readonly #history: History;
+  readonly #scenario: Scenario;
   #lastTag = 0;
 
-  constructor(random: Random, history: History) {
+  constructor(random: Random, history: History, scenario: Scenario) {
     this.#random = random;
     this.#history = history;
+    this.#scenario = scenario;
   }
 
   operate(program: Program): Promise<void> {
@@ -95,15 +105,27 @@ export class Workload {
     });
   }
 
+  /** Once; or again and again by one handle, which lets the client keep what was read. */
   async #read(program: Program, argument: DataCall): Promise<void> {
+    const times = this.#scenario.readsAgain ? 1 + this.#random.below(MOST_READS) : 1;
     const call = this.#history.data(program.id, argument);
     await this.#told(program, argument, call, () =>
       this.#withFile(program, argument.file, O.RDONLY, async (handle): Promise<DataResult> => {
-        const tags = tagsOf(await program.filesystem.read(CALLER, handle, 0, RANGE_BYTES));
-        const [tag = 0] = tags;
-        return tags.length * PAGE_SIZE === RANGE_BYTES && tags.every((one) => one === tag) ? tag : 'torn';
+        for (let again = 1; again < times && !program.hasCrashed(); again++) {
+          const one = this.#history.data(program.id, argument);
+          await this.#told(program, argument, one, () => this.#readRange(program, argument.file, handle));
+          if (this.#random.chance(0.3)) await pause(this.#random.below(LATE_READ_MS));
+        }
+        return this.#readRange(program, argument.file, handle);
       }),
     );
+  }
+
+  async #readRange({ filesystem }: Program, file: string, handle: number): Promise<DataResult> {
+    const start = rangeStart(file, this.#scenario);
+    const tags = tagsOf(await filesystem.read(CALLER, handle, start, RANGE_BYTES));
+    const [tag = 0] = tags;
+    return tags.length * PAGE_SIZE === RANGE_BYTES && tags.every((one) => one === tag) ? tag : 'torn';
   }
 
   /** Synchronized at once, or after a while in which others may come. */
@@ -113,7 +135,8 @@ export class Workload {
     await this.#told(program, argument, call, () =>
       this.#withFile(program, argument.file, O.WRONLY, async (handle): Promise<DataResult> => {
         const data = words(argument.tag, RANGE_BYTES);
-        const written = await filesystem.write(CALLER, handle, 0, data, O.WRONLY, false);
+        const start = rangeStart(argument.file, this.#scenario);
+        const written = await filesystem.write(CALLER, handle, start, data, O.WRONLY, false);
         if (written !== data.length) throw new FsError(errno.ENOSPC, 'write');
         if (!program.hasCrashed()) this.#history.wrote(call);
         if (this.#random.chance(0.5)) await pause(this.#random.below(LATE_MS));

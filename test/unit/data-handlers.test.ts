@@ -53,7 +53,14 @@ async function open(session: ServerSession, name: string, flags = RDWR): Promise
 const first = () => sessions[0] as ServerSession;
 
 function read(session: ServerSession, handle: number, offset: number, size: number, knownVersion?: number) {
-  return session.callForBulk('read', ROOT, { handle, offset, size, knownVersion, wantsLease: false });
+  return session.callForBulk('read', ROOT, {
+    handle,
+    offset,
+    size,
+    knownVersion,
+    wantsLease: false,
+    wantsBlock: false,
+  });
 }
 
 function write(session: ServerSession, handle: number, offset: number, bulk: Buffer) {
@@ -528,7 +535,7 @@ test('a client that asks for much and takes nothing costs the server little, and
   const READS = 500;
   client.socket.pause();
   for (let seq = 2; seq < 2 + READS; seq++) {
-    const body = [mine, (seq - 2) * MiB, MiB, null, false];
+    const body = [mine, (seq - 2) * MiB, MiB, null, false, false];
     client.send([frameKind.REQUEST, seq, 1, operations.read.code, [0, 0], body]);
   }
   const [greedy] = [...server.server.sessions.all].filter(({ id }) => id.equals(hello.session));

@@ -190,7 +190,7 @@ describe('other requests wait until what was gathered is written', () => {
       async (inode) => {
         const request = { inode, flags: O.RDONLY, killSuidgid: false, wants: 'none', firstBytes: 0 } as const;
         const { handle } = await other.call('open', ROOT, request);
-        const read = { handle, offset: 0, size: 100, knownVersion: undefined, wantsLease: false };
+        const read = { handle, offset: 0, size: 100, knownVersion: undefined, wantsLease: false, wantsBlock: false };
         return Buffer.from((await other.callForBulk('read', ROOT, read)).bulk).toString();
       },
       'behind\n',

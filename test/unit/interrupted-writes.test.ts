@@ -95,7 +95,13 @@ class Client {
   }
 
   sendRead(seq: number, index: number, handle: number): void {
-    const range = { offset: index * PAGE_SIZE, size: PAGE_SIZE, knownVersion: undefined, wantsLease: false };
+    const range = {
+      offset: index * PAGE_SIZE,
+      size: PAGE_SIZE,
+      knownVersion: undefined,
+      wantsLease: false,
+      wantsBlock: false,
+    };
     this.send(seq, 'read', { handle, ...range });
   }
 

@@ -227,6 +227,7 @@ describe('changes by another client', () => {
           size: 10,
           knownVersion: undefined,
           wantsLease: false,
+          wantsBlock: false,
         });
       },
     ],

@@ -19,6 +19,9 @@ const DESCRIPTORS = 8;
 
 /** Gives back at once, and remembers what. */
 class Holder implements LeaseHolder {
+  readonly blockFiles = new Set<Inode>();
+  heldBlocks = 0;
+  readonly earlierReaders = undefined;
   readonly client = 'test';
   readonly absentSinceMs = undefined;
   readonly heard = 0;
@@ -41,6 +44,14 @@ class Holder implements LeaseHolder {
   holdsLease(inode: Inode) {
     return this.leases.has(inode);
   }
+  enter(): boolean {
+    return true;
+  }
+
+  recallBlocks(): Promise<void> {
+    throw new Error('it holds none');
+  }
+
   recall(inodes: readonly Inode[]) {
     this.recalled.push(...inodes);
     return Promise.resolve();

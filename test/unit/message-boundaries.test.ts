@@ -40,7 +40,7 @@ async function workload(session: ServerSession): Promise<void> {
   await session.call('setxattr', ROOT, { inode, name, value: Buffer.from('w'), flags: 1, killSgid: false });
   await session.call('create', ROOT, { ...at('short'), ...exclusive });
   await session.call('unlink', ROOT, at('short'));
-  const read = { handle, offset: 0, size: 1 << 20, knownVersion: undefined, wantsLease: false };
+  const read = { handle, offset: 0, size: 1 << 20, knownVersion: undefined, wantsLease: false, wantsBlock: false };
   expect((await session.callForBulk('read', ROOT, read)).bulk.length).toBe(6 + LARGE.length);
   await session.call('release', ROOT, { handles: [handle] });
   await session.call('release', ROOT, { handles: [other.handle] });

@@ -55,8 +55,16 @@ const found = (session: ServerSession, name: string) =>
 const openWith = (session: ServerSession, inode: Uint8Array, flags: number, wants: 'none' | 'shared' | 'exclusive') =>
   session.call('open', ROOT, { inode, flags, killSuidgid: false, wants, firstBytes: 0 });
 const readPages = async (session: ServerSession, handle: number) =>
-  (await session.callForBulk('read', ROOT, { handle, offset: 0, size: 100, knownVersion: undefined, wantsLease: true }))
-    .reply.leased;
+  (
+    await session.callForBulk('read', ROOT, {
+      handle,
+      offset: 0,
+      size: 100,
+      knownVersion: undefined,
+      wantsLease: true,
+      wantsBlock: false,
+    })
+  ).reply.leased;
 const setSize = (session: ServerSession, inode: Uint8Array, size: number) => {
   const rest = { mode: undefined, uid: undefined, gid: undefined, atime: undefined, mtime: undefined };
   return session.call('setattr', ROOT, { inode, handle: 0, size, ...rest, killSuidgid: false });

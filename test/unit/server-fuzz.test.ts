@@ -55,7 +55,7 @@ async function expectUnharmed(): Promise<void> {
     wants: 'none',
     firstBytes: 0,
   });
-  const read = { handle, offset: 0, size: 100, knownVersion: undefined, wantsLease: false };
+  const read = { handle, offset: 0, size: 100, knownVersion: undefined, wantsLease: false, wantsBlock: false };
   expect(Buffer.from((await bystander.callForBulk('read', ROOT, read)).bulk).toString()).toBe('inside');
   await bystander.call('release', ROOT, { handles: [handle] });
   expect(readdirSync(outside.path).sort()).toEqual(['export', 'secret']);
@@ -220,7 +220,14 @@ describe('bytes', () => {
     const write = { handle, offset: 0, ...PLAIN_WRITE } as const;
     const bulk = Buffer.alloc(limits.maxDataBytes + 1);
     await expect(session.call('write', ROOT, write, { bulk })).rejects.toMatchObject({ code: errno.EINVAL });
-    const read = { handle, offset: 0, size: limits.maxDataBytes + 1, knownVersion: undefined, wantsLease: false };
+    const read = {
+      handle,
+      offset: 0,
+      size: limits.maxDataBytes + 1,
+      knownVersion: undefined,
+      wantsLease: false,
+      wantsBlock: false,
+    };
     await expect(session.callForBulk('read', ROOT, read)).rejects.toMatchObject({ code: errno.EINVAL });
     session.close();
   });
@@ -308,7 +315,7 @@ describe('sequence numbers', () => {
     const { handle, entry } = operations.create.reply.decode(reply);
     const held = await store.resolve(entry.inode).rangeLocks.acquire('exclusive', { start: 0, end: 1 });
     for (let seq = 2; seq < 2 + limits.maxRequestsInFlight + 1; seq++) {
-      client.send([REQUEST, seq, 1, code.read, [0, 0], [handle, 0, 1, null, false]]);
+      client.send([REQUEST, seq, 1, code.read, [0, 0], [handle, 0, 1, null, false, false]]);
     }
     expect(await client.closed).toMatch(/too many requests in flight/);
     held[Symbol.dispose]();

@@ -36,7 +36,14 @@ test('what one session writes, the disk and another session have', async () => {
     firstBytes: 0,
   });
   const read = (offset: number, size: number) =>
-    reader.callForBulk('read', ROOT, { handle, offset, size, knownVersion: undefined, wantsLease: false });
+    reader.callForBulk('read', ROOT, {
+      handle,
+      offset,
+      size,
+      knownVersion: undefined,
+      wantsLease: false,
+      wantsBlock: false,
+    });
   expect(Buffer.from((await read(4, 1 << 20)).bulk).equals(data.subarray(4))).toBe(true);
   expect((await read(1 << 20, 4096)).bulk.length).toBe(0);
   expect((await read(0, 0)).bulk.length).toBe(0);
@@ -191,6 +198,7 @@ test('a read-only export refuses every change and serves every read', async () =
     size: 99,
     knownVersion: undefined,
     wantsLease: false,
+    wantsBlock: false,
   });
   expect(Buffer.from(bulk).toString()).toBe('content');
   session.close();

@@ -114,6 +114,7 @@ describe('exactly once', () => {
       size: 1 << 20,
       knownVersion: undefined,
       wantsLease: false,
+      wantsBlock: false,
     });
     const [serverSession] = server.server.sessions.all;
     await until(() => serverSession?.inFlight === 2);
@@ -195,7 +196,7 @@ describe('exactly once', () => {
     const { handle, entry } = await session.call('create', ROOT, created);
     using _held = await store.resolve(entry.inode).rangeLocks.acquire('exclusive', { start: 0, end: Infinity });
     const controller = new AbortController();
-    const request = { handle, offset: 0, size: 10, knownVersion: undefined, wantsLease: false };
+    const request = { handle, offset: 0, size: 10, knownVersion: undefined, wantsLease: false, wantsBlock: false };
     const read = session.callForBulk('read', ROOT, request, { signal: controller.signal });
     const [serverSession] = server.server.sessions.all;
     await until(() => serverSession?.inFlight === 1);
@@ -227,7 +228,7 @@ describe('a soft mount', () => {
     const created = { parent, name: Buffer.from('f'), mode: 0o644, umask: 0, flags: RDWR, wants: 'none' } as const;
     const { handle, entry } = await session.call('create', ROOT, created);
     const held = await store.resolve(entry.inode).rangeLocks.acquire('exclusive', { start: 0, end: Infinity });
-    const read = { handle, offset: 0, size: 10, knownVersion: undefined, wantsLease: false };
+    const read = { handle, offset: 0, size: 10, knownVersion: undefined, wantsLease: false, wantsBlock: false };
     let isAnswered = false;
     const waiting = session.callForBulk('read', ROOT, read).finally(() => (isAnswered = true));
     const startMs = performance.now();
@@ -322,7 +323,14 @@ describe('a server that was restarted', () => {
           .handle,
       );
       const [stale] = handles;
-      const read = { handle: stale as number, offset: 0, size: 1, knownVersion: undefined, wantsLease: false };
+      const read = {
+        handle: stale as number,
+        offset: 0,
+        size: 1,
+        knownVersion: undefined,
+        wantsLease: false,
+        wantsBlock: false,
+      };
       if (start === 1)
         await expect(session.callForBulk('read', ROOT, read)).rejects.toMatchObject({ code: errno.EBADF });
       session.close();
