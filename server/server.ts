@@ -13,9 +13,11 @@ import { mayUse } from './access/credential.ts';
 import type { TlsMaterial } from './access/tls-files.ts';
 import { statusOf } from './admin/status.ts';
 import { Dispatcher } from './dispatch/dispatcher.ts';
+import { SinceStart } from './dispatch/since-start.ts';
 import { closeExports, type Export } from './export.ts';
 import type { ClientList } from './session/client-list.ts';
 import { InterruptedWrites } from './session/interrupted-writes.ts';
+import type { KeptChanges } from './session/kept-changes.ts';
 import type { RequestJournal } from './session/request-journal.ts';
 import type { Session } from './session/session.ts';
 import { SessionTable } from './session/session-table.ts';
@@ -45,6 +47,8 @@ export interface ServerOptions {
   readonly clients?: ClientList;
   /** Where it is kept which requests were applied; absent: this is not known after a restart. */
   readonly journal?: RequestJournal | undefined;
+  /** Where it is kept what clients change, for those that are away; absent: the next process does not know. */
+  readonly changes?: KeptChanges;
   /** Which start of the machine it is; absent: as Linux says. */
   readonly boot?: Buffer;
 }
@@ -64,6 +68,7 @@ export class Server implements ConnectionHost {
   readonly exports: ReadonlyMap<string, Export>;
   readonly dispatcher: Dispatcher;
   readonly log: Logger;
+  readonly #sinceStart: SinceStart;
   readonly #access: AccessControl;
   readonly #grantCheck: NodeJS.Timeout | undefined;
   readonly #connections = new Set<Connection>();
@@ -79,7 +84,13 @@ export class Server implements ConnectionHost {
     if (!this.#access.isOpen) this.#grantCheck = setInterval(() => this.#checkGrants(), limits.grantCheckMs).unref();
     this.exports = new Map(options.exports.map((one) => [one.name, one]));
     this.#poll = new LoopPoll(options.pollUs);
-    this.dispatcher = new Dispatcher(() => JSON.stringify(statusOf(this)), options.log, this.instance);
+    this.#sinceStart = new SinceStart(options.changes, options.clients?.isEmpty === false);
+    this.dispatcher = new Dispatcher(
+      () => JSON.stringify(statusOf(this)),
+      options.log,
+      this.instance,
+      this.#sinceStart,
+    );
     const interrupted = new InterruptedWrites(options.journal, options.exports);
     if (interrupted.size > 0)
       this.log.info({ writes: interrupted.size }, 'interrupted writes: nobody gets there before they are finished');
@@ -105,6 +116,7 @@ export class Server implements ConnectionHost {
         { late: late.map(({ client }) => client) },
         'grace period over; late clients have lost their locks',
       );
+    this.sessions.onFenced = (inode, holder) => this.#sinceStart.fenced(inode, holder);
     this.sessions.onExpired = ({ client, openFiles, locks: { lockCount: locks } }) =>
       this.log.warn({ client, openFiles, locks }, 'session ended: its client stayed away');
     this.#expiry = setInterval(() => this.#expire(), EXPIRY_CHECK_MS);
@@ -188,6 +200,7 @@ export class Server implements ConnectionHost {
 
   #expire(): void {
     this.sessions.expire(performance.now());
+    this.#sinceStart.expire();
     const used = new Set([...this.sessions.all].map(({ exported }) => exported));
     for (const exported of this.exports.values()) if (!used.has(exported)) exported.store.closeUnused();
   }

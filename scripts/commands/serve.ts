@@ -10,6 +10,7 @@ import { Server, type ServerOptions } from '../../server/server.ts';
 import { ClientList } from '../../server/session/client-list.ts';
 import { ClientListFile } from '../../server/session/client-list-file.ts';
 import { openJournal } from '../../server/session/journal-file.ts';
+import { KeptChangesFile } from '../../server/session/kept-changes.ts';
 import { defaultStateDirectory, loadHandleKey } from '../../server/store/handle-key.ts';
 import { actsAsCallers, type Squash } from '../../server/store/identity.ts';
 import type { ListenAddress } from '../../server/transport/listener.ts';
@@ -181,9 +182,12 @@ async function start(
 }
 
 /** What survives a restart, beside keys and grants. */
-function openSessionState(state: string, log: Logger): Pick<ServerOptions, 'clients' | 'journal'> {
+function openSessionState(state: string, log: Logger): Pick<ServerOptions, 'clients' | 'journal' | 'changes'> {
   const file = ClientListFile.open(state);
-  if (file) return { clients: new ClientList(file, log), journal: openJournal(state, log) };
+  if (file) {
+    const clients = new ClientList(file, log);
+    return { clients, journal: openJournal(state, log), changes: new KeptChangesFile(state, log) };
+  }
   const advice = 'locks, and requests under way, do not survive a restart; name another with --state';
   log.warn({ state }, `another server uses this directory: ${advice}`);
   return {};

@@ -283,7 +283,8 @@ function changeGathered(
   { inode, isExclusive }: OpenFile,
   { mode, atime, mtime }: GatheredChanges,
 ): void {
-  if (!isExclusive && sinceStart.mayBeChangedByOthers(inode, session, 'attributes')) {
+  const isLate = !isExclusive;
+  if (isLate && (!session.mayWriteLate || sinceStart.mayBeChangedByOthers(inode, session, 'attributes'))) {
     throw new FsError(errno.ESTALE, 'attributes behind');
   }
   const isAsBefore = mode !== undefined && (store.attributes(inode).mode & PERMISSIONS) === mode.from;
@@ -302,7 +303,7 @@ function changeGathered(
  * lease was of this one, and was revoked while its holder was away: others have looked at the file since.
  */
 function isFromBefore({ sinceStart, session }: RequestContext, file: OpenFile): boolean {
-  return !file.wasExclusive && !sinceStart.mayBeChangedByOthers(file.inode, session);
+  return session.mayWriteLate && !file.wasExclusive && !sinceStart.mayBeChangedByOthers(file.inode, session);
 }
 
 /**

@@ -42,12 +42,18 @@ export class Dispatcher {
   readonly #handlers: Handlers<DispatchedOperation>;
   readonly #log: Logger;
   readonly #instance: Buffer;
-  readonly #sinceStart = new SinceStart();
+  readonly #sinceStart: SinceStart;
   /** By operation, for status: requests and failures other than the ordinary. */
   readonly counts = new Map<string, number>();
   unexpectedErrors = 0;
 
-  constructor(statusJson: () => string, log: Logger, instance: Buffer = randomBytes(16)) {
+  constructor(
+    statusJson: () => string,
+    log: Logger,
+    instance: Buffer = randomBytes(16),
+    sinceStart: SinceStart = new SinceStart(),
+  ) {
+    this.#sinceStart = sinceStart;
     this.#log = log;
     this.#instance = instance;
     this.#handlers = {

@@ -2,21 +2,44 @@
  * What clients have done since this server was started that decides about what comes late, from before: names that they
  * removed, one of which an earlier process may have made for a request whose end it did not note; and files that they
  * wrote, over which nothing is written that another client had gathered before. Kept for as long as clients need to come
- * back; afterwards everything may have been done. Owned by the Dispatcher.
+ * back; afterwards everything may have been done. Changes are left to the next process too (KeptChanges), which meets clients
+ * that have missed this one. Owned by the Dispatcher.
  */
 import { limits } from '../../shared/limits.ts';
-import type { Inode, LeaseHolder } from '../store/inode.ts';
+import type { KeptChanges } from '../session/kept-changes.ts';
+import type { Inode } from '../store/inode.ts';
 
 export type Changed = 'data' | 'attributes';
+
+/** A client, by what stays the same over a restart: the id of its session. */
+export interface Author {
+  readonly key: string;
+}
+
+const SEVERAL = 'several';
+/** Of a client whose lease was taken away: what it had gathered is void. */
+const FENCED = 'fenced';
 
 export class SinceStart {
   /** When that was, in milliseconds since 1970. */
   readonly startedMs = Date.now();
   readonly #untilMs = performance.now() + limits.sessionLeaseMs;
+  readonly #kept: KeptChanges | undefined;
+  /** Clients of earlier processes may come back. */
+  readonly #awaitsClients: boolean;
   /** Undefined: it is not known any more. */
   #removed: Set<string> | undefined = new Set();
   /** By what was changed of an inode: the only client that changed it, or that there are several. */
-  #changed: Map<string, LeaseHolder | 'several'> | undefined = new Map();
+  #changed: Map<string, string> | undefined = new Map();
+  /** For the next process. */
+  readonly #fenced = new Set<string>();
+  #isCleared = false;
+
+  constructor(kept?: KeptChanges, awaitsClients = false) {
+    this.#kept = kept;
+    this.#awaitsClients = awaitsClients;
+    for (const [about, by] of kept?.read() ?? []) this.#note(about, by);
+  }
 
   removed(directory: Inode, name: Uint8Array): void {
     this.#removed?.add(keyOf(directory, name));
@@ -27,16 +50,44 @@ export class SinceStart {
     return this.#removed === undefined || this.#removed.has(keyOf(directory, name));
   }
 
-  changed({ key }: Inode, by: LeaseHolder, what: Changed = 'data'): void {
+  /** Before it is answered. */
+  changed({ key }: Inode, by: Author, what: Changed = 'data'): void {
     if (this.#changed === undefined) return;
     const about = `${what} ${key}`;
-    const before = this.#changed.get(about) ?? by;
-    this.#changed.set(about, before === by ? by : 'several');
+    if (this.#note(about, by.key) && this.#awaitsClients) this.#kept?.add([about, by.key]);
     if (this.#isOver(this.#changed)) this.#changed = undefined;
   }
 
-  mayBeChangedByOthers({ key }: Inode, than: LeaseHolder, what: Changed = 'data'): boolean {
-    return this.#isOver(this.#changed) || (this.#changed?.get(`${what} ${key}`) ?? than) !== than;
+  /** The lease under which `holder` gathers was taken from it. It may be away, and hear of it from the next process. */
+  fenced({ key }: Inode, holder: Author): void {
+    const about = fenceOf(key, holder);
+    if (this.#kept === undefined || this.#fenced.has(about)) return;
+    this.#fenced.add(about);
+    const [oldest] = this.#fenced.size > limits.maxKnownSinceStart ? this.#fenced : [];
+    if (oldest !== undefined) this.#fenced.delete(oldest);
+    this.#kept.add([about, FENCED]);
+  }
+
+  mayBeChangedByOthers({ key }: Inode, than: Author, what: Changed = 'data'): boolean {
+    if (this.#isOver(this.#changed) || this.#changed?.has(fenceOf(key, than))) return true;
+    return (this.#changed?.get(`${what} ${key}`) ?? than.key) !== than.key;
+  }
+
+  /** Called now and then. Nobody comes late any more, to the next process neither; but for whom this one has fenced. */
+  expire(): void {
+    if (this.#isCleared || performance.now() <= this.#untilMs) return;
+    this.#isCleared = true;
+    this.#changed = undefined;
+    this.#kept?.clear();
+    for (const about of this.#fenced) this.#kept?.add([about, FENCED]);
+  }
+
+  /** True: that is new. */
+  #note(about: string, by: string): boolean {
+    const before = this.#changed?.get(about);
+    if (before === by || before === SEVERAL) return false;
+    this.#changed?.set(about, before === undefined ? by : SEVERAL);
+    return true;
   }
 
   #isOver(known: { readonly size: number } | undefined): boolean {
@@ -46,4 +97,8 @@ export class SinceStart {
 
 function keyOf({ key }: Inode, name: Uint8Array): string {
   return `${key}/${Buffer.from(name).toString('latin1')}`;
+}
+
+function fenceOf(key: string, { key: client }: Author): string {
+  return `${FENCED} ${client} ${key}`;
 }

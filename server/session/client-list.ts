@@ -38,6 +38,15 @@ export class ClientList {
     this.#clients = new Map(durable?.read().map((one) => [one.id, one]));
   }
 
+  /** Who is in it is known after a restart. */
+  get isDurable(): boolean {
+    return this.#durable !== undefined;
+  }
+
+  get isEmpty(): boolean {
+    return this.#clients.size === 0;
+  }
+
   get all(): Iterable<ListedClient> {
     return this.#clients.values();
   }

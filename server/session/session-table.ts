@@ -10,6 +10,7 @@ import { limits } from '../../shared/limits.ts';
 import { ANYONE } from '../access/credential.ts';
 import type { Export } from '../export.ts';
 import { GracePeriod } from '../state/grace-period.ts';
+import type { Inode } from '../store/inode.ts';
 import { ClientList, type ListedClient } from './client-list.ts';
 import { type InterruptedWrite, InterruptedWrites } from './interrupted-writes.ts';
 import type { RequestJournal } from './request-journal.ts';
@@ -50,6 +51,8 @@ export class SessionTable implements SessionHost {
   readonly #sessions = new Map<string, Session>();
   /** Ended because its client stayed away. */
   onExpired: (session: Session) => void = () => {};
+  /** The lease under which a client gathers was taken from it. */
+  onFenced: (inode: Inode, session: Session) => void = () => {};
   /** The grace period of locks is over; these clients have not come back, or not taken all their locks. */
   onGraceOver: (late: readonly ListedClient[]) => void = () => {};
 
@@ -119,6 +122,7 @@ export class SessionTable implements SessionHost {
     const sameId = isBack || remembers ? id : undefined;
     const session = new Session(this, exported, client, nowMs, credential, sameId, openJournal);
     session.remembers = remembers;
+    session.mayWriteLate = isBack || !this.#clients.isDurable;
     if (isBack) for (const grace of [this.grace, this.writersGrace]) grace.returned(key);
     session.connections = 1;
     this.#sessions.set(session.key, session);
@@ -190,6 +194,10 @@ export class SessionTable implements SessionHost {
 
   contested(session: Session): void {
     if (session.isCourtesy) this.#expired(session);
+  }
+
+  fenced(session: Session, inode: Inode): void {
+    this.onFenced(inode, session);
   }
 
   admitLock({ key, exported, client, credential }: Session, isReclaim: boolean): void {

@@ -43,6 +43,8 @@ interface BlockRecall {
 export interface SessionHost {
   /** A lock of it is in somebody's way. */
   contested(session: Session): void;
+  /** The lease under which it gathers is taken from it. */
+  fenced(session: Session, inode: Inode): void;
   /** It is to be given a lock: throws FsError when it may not be now. */
   admitLock(session: Session, isReclaim: boolean): void;
   /** The next process of the server is to know of it. True: that is durable. */
@@ -85,6 +87,8 @@ export class Session implements LeaseHolder {
   bytesWritten = 0;
   readonly locks: SessionLocks;
   readonly #files = new Map<number, OpenFile>();
+  /** What it gathered before the server was started is taken: it has not been given up since. */
+  mayWriteLate = true;
   /** Undefined: it was not tried. */
   #isListed: boolean | undefined;
   #lastHandle = randomInt(FIRST_HANDLE_BELOW);
@@ -359,6 +363,7 @@ export class Session implements LeaseHolder {
   }
 
   revokeLeases(): void {
+    for (const inode of this.#leases.keys()) if (inode.leases.exclusive === this) this.#host.fenced(this, inode);
     this.#untoldRevocation = ++this.#lastRecall;
     this.#recallChannel?.sendRecall(this.#untoldRevocation, null);
     this.#giveUpLeases(() => true);

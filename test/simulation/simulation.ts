@@ -16,7 +16,7 @@ import { RequestJournal } from '../../server/session/request-journal.ts';
 import type { Inode } from '../../server/store/inode.ts';
 import { limits } from '../../shared/limits.ts';
 import { FORGETFUL_KERNEL } from '../support/fixture.ts';
-import { KeptClients, KeptJournal } from '../support/kept-state.ts';
+import { KeptChangesInMemory, KeptClients, KeptJournal } from '../support/kept-state.ts';
 import { type Content, History } from './history.ts';
 import { Random } from './random.ts';
 import type { Fault, Scenario } from './scenario.ts';
@@ -88,6 +88,7 @@ class Run {
   #machineStarts = 1;
   #journal = new KeptJournal();
   readonly #kept = new KeptClients();
+  #changes = new KeptChangesInMemory();
   #notes = 0;
   #isServerDown = false;
   #openProcesses = 0;
@@ -155,6 +156,7 @@ class Run {
       usesKernelHandles: true,
     };
     const listen = { host: 'simulated', port: 1 };
+    this.#changes = this.#changes.ofNextProcess();
     this.#journal = this.#journal.ofNextProcess();
     this.#journal.onNote = (session) => {
       if (++this.#notes === this.#scenario.killAtNote) this.#killAtNote(session);
@@ -168,7 +170,7 @@ class Run {
       this.#history.broke(`the server says: ${msg}: ${err?.message}`);
     };
     const log = pino({ level: 'error' }, { write });
-    const options = { exports: [exported], listen, log, pollUs: 0, journal, clients, boot };
+    const options = { exports: [exported], listen, log, pollUs: 0, journal, clients, changes: this.#changes, boot };
     const server = await Server.start(options, this.#network.listen);
     this.#sabotage(server, leases);
   }
@@ -186,7 +188,7 @@ class Run {
     if (this.#isServerDown) return;
     this.#isServerDown = true;
     this.#history.note(isMachine ? 'the server machine ends' : 'the server process ends');
-    this.#journal.hasEnded = true;
+    this.#journal.hasEnded = this.#changes.hasEnded = true;
     this.#network.crashServer();
     this.#store.crash();
     this.#leases?.close();

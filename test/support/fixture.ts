@@ -13,6 +13,7 @@ import { type CallerIdentity, ServerSession } from '../../client-fuse/transport/
 import { openExports } from '../../server/open-exports.ts';
 import { Server } from '../../server/server.ts';
 import { ClientList, type DurableClients } from '../../server/session/client-list.ts';
+import type { KeptChanges } from '../../server/session/kept-changes.ts';
 import { type JournalFile, RequestJournal } from '../../server/session/request-journal.ts';
 import type { Squash } from '../../server/store/identity.ts';
 import { decodeFrame, encodeFrame } from '../../shared/protocol/frame.ts';
@@ -71,17 +72,18 @@ export class TestServer implements AsyncDisposable {
       log?: Logger;
       clients?: DurableClients;
       journal?: JournalFile;
+      changes?: KeptChanges;
       boot?: Buffer;
     } = {},
   ): Promise<TestServer> {
     const requests = [{ name: '/', directory, readOnly: options.readOnly ?? false }];
     const exports = openExports(requests, options.squash ?? 'none', options.key ?? KEY, silent);
     const listen = { host: options.host ?? '127.0.0.1', port: options.port ?? 0 };
-    const { grantFile, log = silent, boot = BOOT } = options;
-    const asks = grantFile === undefined ? {} : { grantFile };
+    const { grantFile, log = silent, boot = BOOT, changes } = options;
+    const more = { ...(grantFile === undefined ? {} : { grantFile }), ...(changes ? { changes } : {}) };
     const clients = new ClientList(options.clients);
     const journal = options.journal && new RequestJournal(options.journal, boot, Date.now());
-    return new TestServer(await Server.start({ exports, listen, log, pollUs: 0, clients, journal, boot, ...asks }));
+    return new TestServer(await Server.start({ exports, listen, log, pollUs: 0, clients, journal, boot, ...more }));
   }
 
   get address(): ServerAddress {

@@ -1,5 +1,6 @@
 /** What a server keeps of its sessions for the next one, in memory: for one server after the other. */
 import type { DurableClients, ListedClient } from '../../server/session/client-list.ts';
+import type { KeptChange, KeptChanges } from '../../server/session/kept-changes.ts';
 import type { JournalFile } from '../../server/session/request-journal.ts';
 
 export class KeptClients implements DurableClients {
@@ -15,6 +16,33 @@ export class KeptClients implements DurableClients {
     if (this.isFull) throw new Error('no space left');
     this.writes++;
     this.clients = [...clients];
+  }
+}
+
+export class KeptChangesInMemory implements KeptChanges {
+  readonly #changes: KeptChange[];
+  /** Its process has: what it still says is not heard. */
+  hasEnded = false;
+
+  constructor(changes: KeptChange[] = []) {
+    this.#changes = changes;
+  }
+
+  ofNextProcess(): KeptChangesInMemory {
+    this.hasEnded = true;
+    return new KeptChangesInMemory(this.#changes);
+  }
+
+  read(): readonly KeptChange[] {
+    return [...this.#changes];
+  }
+
+  add(change: KeptChange): void {
+    if (!this.hasEnded) this.#changes.push(change);
+  }
+
+  clear(): void {
+    if (!this.hasEnded) this.#changes.length = 0;
   }
 }
 

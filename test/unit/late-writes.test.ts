@@ -1,6 +1,6 @@
 /** What a client has gathered when the server is started anew: sent late, and never over what others have written since. */
 import { readFileSync, writeFileSync } from 'node:fs';
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { parseServerAddress } from '../../client-fuse/transport/server-address.ts';
 import { ServerSession } from '../../client-fuse/transport/server-session.ts';
 import { type Caller, ROOT_NODE } from '../../client-fuse/vfs/filesystem.ts';
@@ -10,8 +10,9 @@ import { limits } from '../../shared/limits.ts';
 import { O } from '../../shared/linux/constants.ts';
 import { CuttingProxy } from '../support/cutting-proxy.ts';
 import { silent, TemporaryDirectory, TestServer } from '../support/fixture.ts';
+import { KeptChangesInMemory, KeptClients } from '../support/kept-state.ts';
 
-const { maxKnownSinceStart } = limits;
+const { maxKnownSinceStart, recallMs } = limits;
 const caller: Caller = { uid: 0, gid: 0, pid: 1, groups: [], signal: new AbortController().signal };
 const b = (text: string) => Buffer.from(text);
 const nothing = () => Promise.resolve();
@@ -36,7 +37,7 @@ beforeEach(async () => {
   sessions = [];
 });
 afterEach(async () => {
-  Object.assign(limits, { maxKnownSinceStart });
+  Object.assign(limits, { maxKnownSinceStart, recallMs });
   for (const session of sessions) session.close();
   await proxy[Symbol.asyncDispose]();
   await server[Symbol.asyncDispose]();
@@ -117,4 +118,77 @@ test('its writer was killed, and the server has ended the session: not over what
   proxy.refusing = false;
   await late.filesystem.drain();
   expect(readFileSync(directory.join('f'), 'utf8')).toBe('newer!');
+});
+
+describe('what the server keeps for its next start', () => {
+  let clients: KeptClients;
+  let changes: KeptChangesInMemory;
+
+  /** With what the last process kept. */
+  async function restart(): Promise<void> {
+    const { port } = server.server;
+    const ended = server[Symbol.asyncDispose]();
+    changes = changes.ofNextProcess();
+    await ended;
+    server = await TestServer.start(directory.path, { port, clients, changes });
+  }
+
+  /** Has gathered `late`, and does not hear of what comes then. */
+  async function cutOff(): Promise<Writer> {
+    const late = await opened(parseServerAddress(`ws://127.0.0.1:${proxy.port}/`));
+    await late.filesystem.write(caller, late.handle, 0, b('late'), O.RDWR, false);
+    proxy.refusing = true;
+    proxy.cutNow();
+    return late;
+  }
+
+  const change = async () => {
+    const other = await opened();
+    await other.filesystem.write(caller, other.handle, 0, b('newer!'), O.RDWR | O.SYNC, false);
+  };
+  const content = () => readFileSync(directory.join('f'), 'utf8');
+
+  beforeEach(async () => {
+    Object.assign(limits, { recallMs: 200 });
+    clients = new KeptClients();
+    changes = new KeptChangesInMemory();
+    await restart();
+  });
+
+  test('a start that the client has missed: nobody has changed the file, and it is written', async () => {
+    const late = await cutOff();
+    await restart();
+    await restart();
+    proxy.refusing = false;
+    await fsync(late);
+    expect(content()).toBe('latere');
+  });
+
+  test('a start that the client has missed, in which another has written: refused', async () => {
+    const late = await cutOff();
+    await restart();
+    await change();
+    await restart();
+    proxy.refusing = false;
+    await expect(fsync(late)).rejects.toMatchObject({ code: errno.ESTALE });
+    expect(content()).toBe('newer!');
+  });
+
+  test('a lease that was revoked while the client was away, and another has written then: refused', async () => {
+    const late = await cutOff();
+    await change();
+    await restart();
+    proxy.refusing = false;
+    await expect(fsync(late)).rejects.toMatchObject({ code: errno.ESTALE });
+    expect(content()).toBe('newer!');
+  });
+
+  test('a client that the server has given up before: refused', async () => {
+    const late = await cutOff();
+    clients.clients = [];
+    await restart();
+    proxy.refusing = false;
+    await expect(fsync(late)).rejects.toMatchObject({ code: errno.ESTALE });
+    expect(content()).toBe('before');
+  });
 });
