@@ -117,6 +117,7 @@ export class Server implements ConnectionHost {
         'grace period over; late clients have lost their locks',
       );
     this.sessions.onFenced = (inode, holder) => this.#sinceStart.fenced(inode, holder);
+    this.sessions.onTold = (holder) => this.#sinceStart.told(holder);
     this.sessions.onExpired = ({ client, openFiles, locks: { lockCount: locks } }) =>
       this.log.warn({ client, openFiles, locks }, 'session ended: its client stayed away');
     this.#expiry = setInterval(() => this.#expire(), EXPIRY_CHECK_MS);

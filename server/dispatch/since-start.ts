@@ -17,8 +17,9 @@ export interface Author {
 }
 
 const SEVERAL = 'several';
-/** Of a client whose lease was taken away: what it had gathered is void. */
+/** Of a client whose lease was taken away: what it had gathered is void. Until it says that it knows. */
 const FENCED = 'fenced';
+const TOLD = 'told';
 
 export class SinceStart {
   /** When that was, in milliseconds since 1970. */
@@ -30,7 +31,7 @@ export class SinceStart {
   /** Undefined: it is not known any more. */
   #removed: Set<string> | undefined = new Set();
   /** By what was changed of an inode: the only client that changed it, or that there are several. */
-  #changed: Map<string, string> | undefined = new Map();
+  #changed: Map<string, string> | undefined;
   /** For the next process. */
   readonly #fenced = new Set<string>();
   #isCleared = false;
@@ -38,7 +39,11 @@ export class SinceStart {
   constructor(kept?: KeptChanges, awaitsClients = false) {
     this.#kept = kept;
     this.#awaitsClients = awaitsClients;
-    for (const [about, by] of kept?.read() ?? []) this.#note(about, by);
+    this.#changed = new Map();
+    for (const [about, by] of kept?.read() ?? []) {
+      if (by === TOLD) this.#changed.delete(about);
+      else this.#note(about, by);
+    }
   }
 
   removed(directory: Inode, name: Uint8Array): void {
@@ -66,6 +71,15 @@ export class SinceStart {
     const [oldest] = this.#fenced.size > limits.maxKnownSinceStart ? this.#fenced : [];
     if (oldest !== undefined) this.#fenced.delete(oldest);
     this.#kept.add([about, FENCED]);
+  }
+
+  /** It knows of all the leases that were taken from it, and gathers anew. */
+  told(holder: Author): void {
+    for (const about of this.#fenced) {
+      if (!about.startsWith(fenceOf('', holder))) continue;
+      this.#fenced.delete(about);
+      this.#kept?.add([about, TOLD]);
+    }
   }
 
   mayBeChangedByOthers({ key }: Inode, than: Author, what: Changed = 'data'): boolean {

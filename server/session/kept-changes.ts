@@ -3,7 +3,7 @@
  * over it late what they had gathered before: see SinceStart. Appended without synchronization: a process that is killed loses
  * nothing of it; after a start of the machine it may be missing, with the changes themselves.
  */
-import { appendFileSync, readFileSync, truncateSync } from 'node:fs';
+import { appendFileSync, existsSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Logger } from 'pino';
 
@@ -31,7 +31,7 @@ export class KeptChangesFile implements KeptChanges {
   read(): readonly KeptChange[] {
     let text = '';
     this.#attempt(() => {
-      text = readFileSync(this.#path, { encoding: 'utf8', flag: 'a+' });
+      if (existsSync(this.#path)) text = readFileSync(this.#path, 'utf8');
     });
     const lines = text.split('\n');
     if (lines.at(-1) !== '') this.#append('\n'); // what is added next begins a line
@@ -50,9 +50,10 @@ export class KeptChangesFile implements KeptChanges {
   }
 
   clear(): void {
-    this.#attempt(() => truncateSync(this.#path));
+    this.#attempt(() => rmSync(this.#path, { force: true }));
   }
 
+  /** By nobody else to be read: who knows a session's id may go on with it. */
   #append(text: string): void {
     this.#attempt(() => appendFileSync(this.#path, text, { mode: 0o600 }));
   }

@@ -53,6 +53,8 @@ export class SessionTable implements SessionHost {
   onExpired: (session: Session) => void = () => {};
   /** The lease under which a client gathers was taken from it. */
   onFenced: (inode: Inode, session: Session) => void = () => {};
+  /** It has said that it knows. */
+  onTold: (session: Session) => void = () => {};
   /** The grace period of locks is over; these clients have not come back, or not taken all their locks. */
   onGraceOver: (late: readonly ListedClient[]) => void = () => {};
 
@@ -198,6 +200,10 @@ export class SessionTable implements SessionHost {
 
   fenced(session: Session, inode: Inode): void {
     this.onFenced(inode, session);
+  }
+
+  told(session: Session): void {
+    this.onTold(session);
   }
 
   admitLock({ key, exported, client, credential }: Session, isReclaim: boolean): void {

@@ -45,6 +45,8 @@ export interface SessionHost {
   contested(session: Session): void;
   /** The lease under which it gathers is taken from it. */
   fenced(session: Session, inode: Inode): void;
+  /** It knows of all that were. */
+  told(session: Session): void;
   /** It is to be given a lock: throws FsError when it may not be now. */
   admitLock(session: Session, isReclaim: boolean): void;
   /** The next process of the server is to know of it. True: that is durable. */
@@ -342,7 +344,10 @@ export class Session implements LeaseHolder {
 
   /** The client answered a recall, and gave back the leases on other inodes with it. */
   recalled(id: number, others: readonly Uint8Array[]): void {
-    if (this.#untoldRevocation === id) this.#untoldRevocation = undefined;
+    if (this.#untoldRevocation === id) {
+      this.#untoldRevocation = undefined;
+      this.#host.told(this);
+    }
     const recall = this.#recalls.get(id);
     const ofBlocks = this.#blockRecalls.get(id);
     if (ofBlocks) {

@@ -1,5 +1,5 @@
 /** Changes that the next process of the server reads: whole, after whatever end of the one before. */
-import { appendFileSync, readFileSync, truncateSync, writeFileSync } from 'node:fs';
+import { appendFileSync, readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { KeptChangesFile } from '../../server/session/kept-changes.ts';
 import { silent, TemporaryDirectory } from '../support/fixture.ts';
@@ -26,6 +26,12 @@ test('what was added is read again, any bytes among it, until it is cleared', ()
   ]);
   kept().clear();
   expect(kept().read()).toEqual([]);
+});
+
+test('nobody else may read whose sessions they are', () => {
+  kept().read();
+  kept().add(['data a', 'one']);
+  expect(statSync(path).mode & 0o777).toBe(0o600);
 });
 
 test('a line that was cut short is left out, and no other', () => {

@@ -5,6 +5,9 @@ import { parseServerAddress } from '../../client-fuse/transport/server-address.t
 import { ServerSession } from '../../client-fuse/transport/server-session.ts';
 import { type Caller, ROOT_NODE } from '../../client-fuse/vfs/filesystem.ts';
 import { RemoteFilesystem } from '../../client-fuse/vfs/remote-filesystem.ts';
+import { SinceStart } from '../../server/dispatch/since-start.ts';
+import type { Session } from '../../server/session/session.ts';
+import type { Inode } from '../../server/store/inode.ts';
 import { errno } from '../../shared/errno.ts';
 import { limits } from '../../shared/limits.ts';
 import { O } from '../../shared/linux/constants.ts';
@@ -25,6 +28,7 @@ let sessions: ServerSession[];
 
 interface Writer {
   readonly filesystem: RemoteFilesystem;
+  readonly inode: Uint8Array;
   readonly handle: number;
 }
 
@@ -64,7 +68,9 @@ async function opened(address = server.address): Promise<Writer> {
   const filesystem = new RemoteFilesystem(session);
   filesystem.attachKernel({ notifier, epochs: true, hasMountsInside: async () => false });
   const { node } = await filesystem.lookup(caller, ROOT_NODE, b('f'));
-  return { filesystem, handle: (await filesystem.open(caller, node, O.RDWR, false)).handle };
+  const { handle } = await filesystem.open(caller, node, O.RDWR, false);
+  const { found } = await session.call('lookup', [0, 0], { parent: session.hello.root.inode, name: b('f') });
+  return { filesystem, inode: found?.inode as Buffer, handle };
 }
 
 const fsync = ({ filesystem, handle }: Writer) => filesystem.fsync(caller, handle, false);
@@ -181,6 +187,20 @@ describe('what the server keeps for its next start', () => {
     proxy.refusing = false;
     await expect(fsync(late)).rejects.toMatchObject({ code: errno.ESTALE });
     expect(content()).toBe('newer!');
+  });
+
+  test('a lease that was revoked, as the client knows: what it gathers from then on is not refused', async () => {
+    const late = await opened(parseServerAddress(`ws://127.0.0.1:${proxy.port}/`));
+    const [atServer] = [...server.server.sessions.all];
+    await late.filesystem.write(caller, late.handle, 0, b('late'), O.RDWR, false);
+    const speak = proxy.silence();
+    await opened();
+    const inode = server.server.exports.get('/')?.store.resolve(late.inode) as Inode;
+    const isRefused = () => new SinceStart(changes).mayBeChangedByOthers(inode, atServer as Session);
+    expect(isRefused()).toBe(true);
+    speak();
+    await expect(fsync(late)).rejects.toMatchObject({ code: errno.ESTALE });
+    expect(isRefused()).toBe(false);
   });
 
   test('a client that the server has given up before: refused', async () => {
