@@ -231,8 +231,8 @@ export class KernelCaches {
     kernel: KernelAccess,
   ): Promise<void> {
     const lastMs = Math.max(...names.map(([, { untilMs }]) => untilMs));
-    if (given.changes > 0 || names.length > MOST_SINGLE_NAMES) return this.#forgetAllNames(lastMs, kernel);
-    if (this.#awaitedLocks >= MOST_AWAITED_LOCKS) return this.#forgetAllNames(lastMs, kernel);
+    const isBusy = given.changes > 0 || this.#awaitedLocks >= MOST_AWAITED_LOCKS;
+    if (isBusy || names.length > MOST_SINGLE_NAMES) return this.#forgetAllNames(lastMs, kernel);
     const { moves } = given;
     const patience = new AbortController();
     const single = this.#takeBackOneByOne(directory, names, kernel.notifier, patience.signal);

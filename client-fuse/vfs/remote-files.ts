@@ -9,13 +9,13 @@ import type { Eventually } from '../../shared/eventually.ts';
 import { BLOCK_BYTES, limits } from '../../shared/limits.ts';
 import { FALLOC, O } from '../../shared/linux/constants.ts';
 import type { ReplyOf, RequestOf } from '../../shared/protocol/messages.ts';
+import { ClosingFiles } from './closing-files.ts';
 import { FileData, WRITTEN_THROUGH } from './file-data.ts';
 import type { Caller, Entry, NodeId, OpenedFile } from './filesystem.ts';
 import { expectedOf, gatherWrite } from './gathering.ts';
 import type { Node, OpenHandle } from './node.ts';
 import { pathOf } from './node-path.ts';
 import { canWrite, ensureOpen, NOT_OPENED, newHandle } from './open-handle.ts';
-import { ReleaseQueue } from './release-queue.ts';
 import { checkName, type RemoteContext } from './remote-context.ts';
 import type { RemoteLocks } from './remote-locks.ts';
 import type { RemoteNames } from './remote-names.ts';
@@ -32,16 +32,14 @@ export class RemoteFiles {
   readonly #names: RemoteNames;
   readonly #locks: RemoteLocks;
   readonly #data: FileData;
-  readonly #releases: ReleaseQueue;
-  /** Handles that nobody has any more, and what they wrote is still on its way: their writer was killed. */
-  readonly #ending = new Map<OpenHandle, Promise<void>>();
+  readonly #closing: ClosingFiles;
 
   constructor(context: RemoteContext, names: RemoteNames, locks: RemoteLocks) {
     this.#context = context;
     this.#names = names;
     this.#locks = locks;
     this.#data = new FileData(context);
-    this.#releases = new ReleaseQueue(context.session);
+    this.#closing = new ClosingFiles(context, locks);
   }
 
   get dirtyBytes(): number {
@@ -87,7 +85,7 @@ export class RemoteFiles {
   ): Promise<OpenedFile> {
     const { leases, session } = this.#context;
     // The server would recall it, for this handle is one more.
-    if (this.#releases.has(node)) this.#releases.send();
+    if (this.#closing.has(node)) this.#closing.releaseNow();
     await this.#context.written(node);
     const { epoch } = session;
     const opener = this.#context.identity(caller);
@@ -219,38 +217,12 @@ export class RemoteFiles {
     else if (!open.isDirectory) this.#context.blocks.closed(open, this.#context.session.epoch);
     const mayWait = open.behind?.isStopped === false && open.node.locks === undefined;
     const hasEnded = open.behind && this.#endGathering(open);
-    // At once when nothing is to be written: the next request may be for a lock that goes with this handle.
-    if (hasEnded === undefined || open.behind?.isClean) this.#releaseAtServer(open, mayWait);
-    else this.#ending.set(open, this.#ended(open, hasEnded, mayWait));
-  }
-
-  async #ended(open: OpenHandle, hasEnded: Promise<void>, mayWait: boolean): Promise<void> {
-    await hasEnded;
-    this.#ending.delete(open);
-    const { untold } = open.behind ?? {};
-    if (untold !== undefined) {
-      const what = { file: pathOf(open.node), reason: String(untold) };
-      this.#context.session.log.error(what, 'what was written could not be stored, and its writer is gone');
-    }
-    this.#releaseAtServer(open, mayWait);
-  }
-
-  #releaseAtServer(open: OpenHandle, mayWait: boolean): void {
-    if (open.reopening) {
-      const again = () => this.#releaseAtServer(open, mayWait);
-      void open.reopening.then(again, again);
-      return;
-    }
-    this.#context.unsynced.released(open);
-    this.#locks.released(open);
-    if (open.epoch !== this.#context.session.epoch) return;
-    this.#releases.add(open);
-    if (!mayWait) this.#releases.send();
+    this.#closing.close(open, hasEnded, mayWait);
   }
 
   /** Before a lease is given back: the server closes nothing itself. */
   releaseNow(): void {
-    this.#releases.send();
+    this.#closing.releaseNow();
   }
 
   // --- data
@@ -381,7 +353,7 @@ export class RemoteFiles {
 
   /** No exclusive lease holds any more. `isFenced`: others may have had it, so what was gathered is refused. */
   stopGathering(isFenced: boolean): void {
-    for (const open of [...this.#context.handles.all, ...this.#ending.keys()]) {
+    for (const open of [...this.#context.handles.all, ...this.#closing.unfinished]) {
       if (open.behind === undefined) continue;
       if (isFenced && !open.behind.isClean) open.behind.isFenced = true;
       void this.#endGathering(open);
@@ -476,13 +448,13 @@ export class RemoteFiles {
   /** Resolves when the server has everything that was written through this mount. */
   async drain(): Promise<void> {
     const open = [...this.#context.handles.all].map(({ behind }) => behind?.drain());
-    await Promise.all([...open, ...this.#ending.values()]);
+    await Promise.all([...open, this.#closing.finished()]);
   }
 
   /** For people: files of which the server has not everything. */
   get unwritten(): string[] {
     const open = [...this.#context.handles.all].filter(({ behind }) => behind?.isClean === false);
-    return [...new Set([...open, ...this.#ending.keys()].map(({ node }) => pathOf(node)))];
+    return [...new Set([...open, ...this.#closing.unfinished].map(({ node }) => pathOf(node)))];
   }
 
   // --- recalls

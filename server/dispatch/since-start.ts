@@ -92,8 +92,7 @@ export class SinceStart {
     if (this.#isCleared || performance.now() <= this.#untilMs) return;
     this.#isCleared = true;
     this.#changed = undefined;
-    this.#kept?.clear();
-    for (const about of this.#fenced) this.#kept?.add([about, FENCED]);
+    this.#kept?.replace([...this.#fenced].map((about) => [about, FENCED] as const));
   }
 
   /** True: that is new. */

@@ -3,7 +3,7 @@
  * over it late what they had gathered before: see SinceStart. Appended without synchronization: a process that is killed loses
  * nothing of it; after a start of the machine it may be missing, with the changes themselves.
  */
-import { appendFileSync, existsSync, readFileSync, rmSync } from 'node:fs';
+import { appendFileSync, existsSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Logger } from 'pino';
 
@@ -13,7 +13,8 @@ export type KeptChange = readonly [about: string, by: string];
 export interface KeptChanges {
   read(): readonly KeptChange[];
   add(change: KeptChange): void;
-  clear(): void;
+  /** These, and nothing else any more. */
+  replace(changes: readonly KeptChange[]): void;
 }
 
 /** A line each in the state directory, which is this server's: see ClientListFile. */
@@ -46,11 +47,15 @@ export class KeptChangesFile implements KeptChanges {
   }
 
   add(change: KeptChange): void {
-    this.#append(`${JSON.stringify(change)}\n`);
+    this.#append(lineOf(change));
   }
 
-  clear(): void {
-    this.#attempt(() => rmSync(this.#path, { force: true }));
+  replace(changes: readonly KeptChange[]): void {
+    const changed = `${this.#path}.new`;
+    this.#attempt(() => {
+      writeFileSync(changed, changes.map(lineOf).join(''), { mode: 0o600 });
+      renameSync(changed, this.#path);
+    });
   }
 
   /** By nobody else to be read: who knows a session's id may go on with it. */
@@ -68,4 +73,8 @@ export class KeptChangesFile implements KeptChanges {
       this.#hasFailed = true;
     }
   }
+}
+
+function lineOf(change: KeptChange): string {
+  return `${JSON.stringify(change)}\n`;
 }

@@ -41,8 +41,8 @@ export class KeptChangesInMemory implements KeptChanges {
     if (!this.hasEnded) this.#changes.push(change);
   }
 
-  clear(): void {
-    if (!this.hasEnded) this.#changes.length = 0;
+  replace(changes: readonly KeptChange[]): void {
+    if (!this.hasEnded) this.#changes.splice(0, this.#changes.length, ...changes);
   }
 }
 

@@ -16,7 +16,7 @@ beforeEach(() => {
 });
 afterEach(() => directory[Symbol.dispose]());
 
-test('what was added is read again, any bytes among it, until it is cleared', () => {
+test('what was added is read again, any bytes among it, until others take its place', () => {
   expect(kept().read()).toEqual([]);
   kept().add([`data ${INODE}`, 'one']);
   kept().add(['data b', 'two']);
@@ -24,8 +24,8 @@ test('what was added is read again, any bytes among it, until it is cleared', ()
     [`data ${INODE}`, 'one'],
     ['data b', 'two'],
   ]);
-  kept().clear();
-  expect(kept().read()).toEqual([]);
+  kept().replace([['data c', 'three']]);
+  expect(kept().read()).toEqual([['data c', 'three']]);
 });
 
 test('nobody else may read whose sessions they are', () => {
@@ -57,6 +57,6 @@ test('what is no change is left out', () => {
 test('a place that cannot be written is no error of whoever changes something', () => {
   const nowhere = kept(directory.join('missing'));
   nowhere.add(['data a', 'one']);
-  nowhere.clear();
+  nowhere.replace([]);
   expect(nowhere.read()).toEqual([]);
 });
