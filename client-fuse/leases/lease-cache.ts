@@ -277,6 +277,11 @@ export class LeaseCache {
     return known.changedAt;
   }
 
+  /** The same of one that this client cannot name yet: the reply that names it is on its way, and of before the change. */
+  changedUnknown(): void {
+    this.#unknownRecallAt = ++this.#clock;
+  }
+
   /** The same for a name in a directory, whose other names stay known. */
   changingName(directory: Node, key: string): number {
     this.#unknowName(this.#knowledge(directory), key);

@@ -249,7 +249,10 @@ export class RemoteNames {
       leases.endChange(node, mark, entry?.attributes, entry?.leased);
       if (node) changed.delete(node);
     }
-    for (const node of changed.keys()) if (node) leases.changed(node);
+    for (const node of changed.keys()) {
+      if (node) leases.changed(node);
+      else leases.changedUnknown();
+    }
   }
 
   /**

@@ -252,6 +252,39 @@ test.each([
   900_000,
 );
 
+/** A removal is answered before the creation of what it removes, as of two callers of one client. */
+test('what is changed before the reply that names it is here, is not believed as that reply says', async () => {
+  const steps: Step[] = [
+    { kind: 'mknod', client: 0, pick: 0, name: 'b' },
+    { kind: 'getattr', client: 1, pick: 0 },
+    { kind: 'setattr', client: 0, pick: 0, isWrite: false, slow: true },
+    { kind: 'deliver', client: 1, lane: 'small', toServer: true, count: 1 },
+    { kind: 'deliverAll', client: 0 },
+    { kind: 'deliverAll', client: 1 },
+    { kind: 'rename', client: 0, pick: 0, name: 'a', to: 0, newName: 'a' },
+    { kind: 'deliver', client: 0, lane: 'small', toServer: false, count: 1 },
+    { kind: 'setattr', client: 1, pick: 0, isWrite: false, slow: true },
+    { kind: 'lookup', client: 0, pick: 0, name: 'a' },
+    { kind: 'deliverAll', client: 0 },
+    { kind: 'deliver', client: 0, lane: 'small', toServer: false, count: 1 },
+    { kind: 'comeBack' },
+    { kind: 'deliver', client: 0, lane: 'small', toServer: false, count: 1 },
+    { kind: 'link', client: 0, pick: 0, to: 0, name: 'a' },
+    { kind: 'deliver', client: 0, lane: 'small', toServer: false, count: 1 },
+    { kind: 'rename', client: 0, pick: 0, name: 'a', to: 0, newName: 'a' },
+    { kind: 'lookup', client: 0, pick: 0, name: 'a' },
+    { kind: 'deliver', client: 0, lane: 'small', toServer: false, count: 1 },
+    { kind: 'deliver', client: 0, lane: 'small', toServer: false, count: 1 },
+    { kind: 'deliver', client: 0, lane: 'small', toServer: false, count: 1 },
+    { kind: 'deliver', client: 0, lane: 'small', toServer: false, count: 1 },
+    { kind: 'unlink', client: 0, pick: 0, name: 'b' },
+    { kind: 'getattr', client: 0, pick: 0 },
+    { kind: 'deliverAll', client: 0 },
+    { kind: 'deliverAll', client: 0 },
+  ];
+  await explore(steps, 2);
+});
+
 /** Interleavings that random steps meet seldom; each was a planted fault that they missed. */
 test('answers on the bulk lane prolong no lease: recalls come on the small one', async () => {
   const world = await World.open(2);
