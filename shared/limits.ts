@@ -96,6 +96,8 @@ export const limits = {
   maxDirtyBytes: 64 * MiB,
   /** Of them, of one file: what keeps a fast line busy. More is fresh memory, with its page faults, and no faster. */
   maxDirtyBytesOfFile: 16 * MiB,
+  /** Places in a file that one request writes to: a MiB of pages. Each costs the server a system call. */
+  maxExtents: 256,
   /** Blocks of 64 KiB that a mount keeps of files that are open for writing: 64 MiB. */
   maxCachedBlocks: 1_024,
   /**

@@ -7,8 +7,14 @@
  */
 import { BLOCK_BYTES } from '../../shared/limits.ts';
 
-/** Bytes from the server, as of all that was written before the call; fewer only at the end of the file. */
-export type FetchBytes = (offset: number, size: number) => Promise<Uint8Array>;
+export interface BlockSource {
+  /** Bytes from the server, as of all that was written before the call; fewer only at the end of the file. */
+  read(offset: number, size: number): Promise<Uint8Array>;
+  /** The same of what was written there; what was written elsewhere may be on its way, so the file may end earlier at the server. */
+  readThere(offset: number, size: number): Promise<Uint8Array>;
+  /** As of all that was written. */
+  size(): Promise<number>;
+}
 
 /** How many blocks the handles of a mount may keep. */
 export class BlockBudget {
@@ -30,8 +36,7 @@ export class BlockBudget {
 }
 
 export class BlockCache {
-  readonly #fetch: FetchBytes;
-  readonly #fetchSize: () => Promise<number>;
+  readonly #source: BlockSource;
   readonly #budget: BlockBudget;
   /** Whole blocks, zeros beyond the end of the file, in the order of their arrival. */
   readonly #blocks = new Map<number, Buffer>();
@@ -40,9 +45,8 @@ export class BlockCache {
   /** Counts writes and `clear`: what was fetched meanwhile may be of before. */
   #changes = 0;
 
-  constructor(fetch: FetchBytes, fetchSize: () => Promise<number>, budget: BlockBudget) {
-    this.#fetch = fetch;
-    this.#fetchSize = fetchSize;
+  constructor(source: BlockSource, budget: BlockBudget) {
+    this.#source = source;
     this.#budget = budget;
   }
 
@@ -50,7 +54,7 @@ export class BlockCache {
   async read(offset: number, size: number): Promise<Uint8Array> {
     while (this.#fileSize === undefined) {
       const changes = this.#changes;
-      const fileSize = await this.#fetchSize();
+      const fileSize = await this.#source.size();
       if (changes === this.#changes) this.#fileSize = fileSize;
     }
     const first = Math.floor(offset / BLOCK_BYTES);
@@ -58,7 +62,8 @@ export class BlockCache {
     const before = this.#blocks.get(first) ?? (await this.#bring(first));
     const after = last === first ? before : (this.#blocks.get(last) ?? (await this.#bring(last)));
     // Written to while they were brought: the server has it now.
-    if (before === undefined || after === undefined || this.#fileSize === undefined) return this.#fetch(offset, size);
+    if (before === undefined || after === undefined || this.#fileSize === undefined)
+      return this.#source.read(offset, size);
     const end = Math.min(offset + size, this.#fileSize);
     if (end <= offset) return before.subarray(0, 0);
     const from = offset - first * BLOCK_BYTES;
@@ -69,7 +74,7 @@ export class BlockCache {
   /** Undefined: the file was written to meanwhile. */
   async #bring(index: number): Promise<Buffer | undefined> {
     const changes = this.#changes;
-    const bytes = await this.#fetch(index * BLOCK_BYTES, BLOCK_BYTES);
+    const bytes = await this.#source.readThere(index * BLOCK_BYTES, BLOCK_BYTES);
     if (changes !== this.#changes) return undefined;
     const block = Buffer.alloc(BLOCK_BYTES);
     block.set(bytes);

@@ -8,13 +8,12 @@ import { errno, errnoOf, FsError } from '../../shared/errno.ts';
 import type { Eventually } from '../../shared/eventually.ts';
 import { BLOCK_BYTES, KiB, MiB } from '../../shared/limits.ts';
 import { O } from '../../shared/linux/constants.ts';
-import { BlockCache } from './block-cache.ts';
-import type { GatheredChanges } from './gathered-attributes.ts';
+import { BlockCache, type BlockSource } from './block-cache.ts';
 import type { Node, OpenHandle } from './node.ts';
 import { ReadAhead, ReadAheadBudget, type VersionedData } from './read-ahead.ts';
 import type { RemoteContext } from './remote-context.ts';
 import { SharedReads } from './shared-reads.ts';
-import { DirtyMemory, type SendWrite, WriteBehind } from './write-behind.ts';
+import { DirtyMemory, type GatheredWrite, type SendWrite, WriteBehind } from './write-behind.ts';
 
 const READ_AHEAD_BYTES = 64 * MiB;
 /** Reads from front to back of this size are faster by reading ahead than by blocks; smaller ones are not. */
@@ -142,7 +141,8 @@ export class FileData {
   async write(open: OpenHandle, offset: number, data: Uint8Array, flags: number): Promise<number> {
     const append = (flags & O.APPEND) !== 0;
     const { server: handle, killsSuidgid: killSuidgid } = open;
-    const request = { handle, offset, append, sync: syncOf(flags), killSuidgid, behind: false, attributes: undefined };
+    const how = { append, sync: syncOf(flags), killSuidgid, behind: false, extents: undefined, attributes: undefined };
+    const request = { handle, offset, ...how };
     const { written } = await this.#context.session.call('write', open.opener, request, { bulk: data });
     if (request.sync === 'none') this.#context.unsynced.wrote(open);
     return written;
@@ -150,12 +150,12 @@ export class FileData {
 
   /** For the one handle that holds the exclusive lease on its file, until it is recalled or the server restarted. */
   writeBehindFor(open: OpenHandle): WriteBehind {
-    const send: SendWrite = async (offset, data, attributes) => {
+    const send: SendWrite = async (write) => {
       try {
         return await this.#context.withHandle(open, () => {
           // It was on its way when the session ended.
           if (behind.isFenced) throw new FsError(errno.ESTALE, 'write behind');
-          return this.#writeBehind(open, offset, data, attributes);
+          return this.#writeBehind(open, write);
         });
       } catch (error) {
         // What is kept is not what the server has.
@@ -171,35 +171,41 @@ export class FileData {
 
   /** For the same handle, and as long. */
   blocksFor(open: OpenHandle): BlockCache {
-    const fetch = async (offset: number, size: number) => {
-      await this.#context.written(open.node);
-      return this.#context.withHandle(open, () => this.#read(open, offset, size));
+    const { node, behind } = open;
+    const read = (offset: number, size: number) => this.#context.withHandle(open, () => this.#read(open, offset, size));
+    const source: BlockSource = {
+      read: async (offset, size) => {
+        await this.#context.written(node);
+        return read(offset, size);
+      },
+      readThere: async (offset, size) => {
+        await behind?.drainRange({ offset, length: size });
+        return read(offset, size);
+      },
+      size: async () => {
+        await this.#context.written(node);
+        const { inode } = node;
+        return (await this.#context.session.call('getattr', open.opener, { inode, handle: 0 })).attributes.size;
+      },
     };
-    const fetchSize = async () => {
-      await this.#context.written(open.node);
-      const { inode } = open.node;
-      return (await this.#context.session.call('getattr', open.opener, { inode, handle: 0 })).attributes.size;
-    };
-    return new BlockCache(fetch, fetchSize, this.#context.blockBudget);
+    return new BlockCache(source, this.#context.blockBudget);
   }
 
   /** A server that was started anew knows of no lease, and takes it as long as nobody else has changed the file. */
-  async #writeBehind(
-    open: OpenHandle,
-    offset: number,
-    data: Uint8Array,
-    attributes: GatheredChanges | undefined,
-  ): Promise<number> {
-    const { leases, session } = this.#context;
+  async #writeBehind(open: OpenHandle, { extents, data, attributes, sync }: GatheredWrite): Promise<number> {
+    const { leases, session, unsynced } = this.#context;
     const { server: handle, killsSuidgid: killSuidgid, expected, node } = open;
-    const request = { handle, offset, append: false, sync: 'none', killSuidgid, behind: true, attributes } as const;
+    const where = { offset: extents[0]?.offset ?? 0, extents: extents.length > 1 ? extents : undefined };
+    const request = { handle, ...where, append: false, sync, killSuidgid, behind: true, attributes } as const;
+    const asOf = unsynced.clock;
     const keep = <T>(step: () => T) => (expected ? expected.keep(step) : step());
     const mark = keep(() => leases.beginChange(node));
     let after: Attributes | undefined;
     try {
       const reply = await session.call('write', open.opener, request, { bulk: data });
       after = reply.attributes;
-      if (data.length > 0) this.#context.unsynced.wrote(open);
+      if (sync !== 'none') unsynced.synchronized(node, asOf);
+      else if (data.length > 0) unsynced.wrote(open);
       return reply.written;
     } finally {
       keep(() => leases.endChange(node, mark, after, true));

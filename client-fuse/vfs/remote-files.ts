@@ -375,14 +375,15 @@ export class RemoteFiles {
   async fsync(caller: Caller, handle: number, dataOnly: boolean): Promise<void> {
     const open = this.#context.handles.get(handle);
     const { unsynced } = this.#context;
-    await open.behind?.flush();
-    const asOf = unsynced.clock;
-    await this.#context.withHandle(open, ({ server }) =>
-      this.#context.call('fsync', caller, { handle: server, dataOnly }),
-    );
+    if (!(await open.behind?.synchronize(dataOnly ? 'data' : 'all'))) {
+      const asOf = unsynced.clock;
+      await this.#context.withHandle(open, ({ server: handle }) =>
+        this.#context.call('fsync', caller, { handle, dataOnly }),
+      );
+      unsynced.synchronized(open.node, asOf);
+    }
     // The server that did it may have been started on the way.
     tellLost(open);
-    unsynced.synchronized(open.node, asOf);
   }
 
   async fallocate(caller: Caller, handle: number, mode: number, offset: number, length: number): Promise<void> {

@@ -1,7 +1,7 @@
 /**
- * Gathers the writes of the one handle that holds the exclusive lease on its file: acknowledged at once, joined where they
- * touch, sent when they are many, when they have waited for a while, and on `flush`; and with them changes of attributes.
- * An error is told once, to the next flush. Owned by the handle; bytes are bounded by a budget of its own within one that
+ * Gathers the writes of the one handle that holds the exclusive lease on its file: acknowledged at once, many of them sent with
+ * one request (`write-batch.ts`), when it is full, when they have waited for a while, and on `flush`; and with them changes of
+ * attributes. An error is told once, to the next flush. Owned by the handle; bytes are bounded by a budget of its own within one that
  * the mount's handles share.
  *
  * Invariant: of requests that overlap only one is on its way, so the server applies them in the order of the writes. One
@@ -11,9 +11,11 @@ import type { Attributes } from '../../shared/attributes.ts';
 import { BufferPool } from '../../shared/buffer-pool.ts';
 import { errno, FsError } from '../../shared/errno.ts';
 import { limits, MiB } from '../../shared/limits.ts';
+import type { Extent, RequestOf } from '../../shared/protocol/messages.ts';
 import { UnansweredError } from '../transport/unanswered-error.ts';
 import type { AttributeChanges, Caller } from './filesystem.ts';
 import { GatheredAttributes, type GatheredChanges } from './gathered-attributes.ts';
+import { WriteBatch } from './write-batch.ts';
 
 const CHUNK_BYTES = MiB;
 const SPARE_BYTES = 16 * MiB;
@@ -21,8 +23,20 @@ const NO_DATA = new Uint8Array(0);
 
 type DataKeeper = Pick<Caller, 'keepData'>;
 
-/** Sends one write, and what is to be done to the attributes when all of it is written. Resolves with the bytes written. */
-export type SendWrite = (offset: number, data: Uint8Array, attributes?: GatheredChanges) => Promise<number>;
+type Sync = RequestOf<'write'>['sync'];
+
+/** One request. */
+export interface GatheredWrite {
+  /** Where `data` belongs, one after the other. */
+  readonly extents: readonly Extent[];
+  readonly data: Uint8Array;
+  /** To be done when all of it is written. */
+  readonly attributes: GatheredChanges | undefined;
+  readonly sync: Sync;
+}
+
+/** Resolves with the bytes written. */
+export type SendWrite = (write: GatheredWrite) => Promise<number>;
 
 /** Bytes that are written and not answered for yet, bounded: of one file, within those of the whole mount. */
 export class DirtyBudget {
@@ -64,19 +78,18 @@ export class DirtyMemory {
 }
 
 interface Sent {
-  readonly start: number;
-  readonly end: number;
+  readonly extents: readonly Extent[];
   readonly done: Promise<void>;
 }
+
+/** What a change of attributes touches. */
+const EVERYTHING: readonly Extent[] = [{ offset: 0, length: Number.POSITIVE_INFINITY }];
 
 export class WriteBehind {
   readonly #send: SendWrite;
   readonly #budget: DirtyBudget;
   readonly #buffers: BufferPool;
-  /** Written bytes in `[0, #length)` of a buffer that belongs at `#offset`. */
-  #buffer: Buffer | undefined;
-  #offset = 0;
-  #length = 0;
+  #batch: WriteBatch | undefined;
   readonly #sent = new Set<Sent>();
   readonly #attributes = new GatheredAttributes();
   #error: unknown;
@@ -94,7 +107,7 @@ export class WriteBehind {
 
   /** Nothing is gathered or on its way. */
   get isClean(): boolean {
-    return this.#length === 0 && this.#sent.size === 0 && this.#attributes.isEmpty;
+    return this.#batch === undefined && this.#sent.size === 0 && this.#attributes.isEmpty;
   }
 
   /** `after` follows on `before`, as `gathered` has said; applied when all that was written until now is. */
@@ -119,69 +132,57 @@ export class WriteBehind {
   }
 
   #take(offset: number, data: Uint8Array, caller: DataKeeper): number {
-    const at = offset - this.#offset;
-    const joins = this.#length > 0 && at >= 0 && at <= this.#length && at + data.length <= this.#capacity;
-    if (!joins) this.#sendGathered();
-    if (joins || data.length < CHUNK_BYTES || !caller.keepData) return this.#gather(offset, data, joins);
+    if (data.length === 0) return 0;
     this.#attributes.wrote();
-    this.#put(offset, data, undefined, caller.keepData());
-    return data.length;
-  }
-
-  #gather(offset: number, data: Uint8Array, joins: boolean): number {
-    if (!joins) this.#begin(offset, data.length);
-    const from = offset - this.#offset;
+    let more = this.#batch?.add(offset, data);
+    if (more === undefined) {
+      this.#sendGathered();
+      if (data.length >= CHUNK_BYTES && caller.keepData) {
+        this.#put([{ offset, length: data.length }], data, undefined, 'none', caller.keepData());
+        return data.length;
+      }
+      this.#batch = new WriteBatch(this.#buffers.take(Math.max(data.length, CHUNK_BYTES)));
+      more = this.#batch.add(offset, data) ?? 0;
+    }
     // Bytes that are written over count once.
-    const before = this.#length;
-    (this.#buffer as Buffer).set(data, from);
-    this.#length = Math.max(before, from + data.length);
-    const again = data.length - (this.#length - before);
-    if (again > 0) this.#budget.giveBack(again);
-    if (data.length > 0) this.#attributes.wrote();
-    if (this.#length >= this.#capacity) this.#sendGathered();
+    if (more < data.length) this.#budget.giveBack(data.length - more);
+    if (this.#batch?.isFull) this.#sendGathered();
     else this.#timer ??= setTimeout(() => this.#sendAll(), limits.writeBehindMs);
     return data.length;
   }
 
-  get #capacity(): number {
-    return this.#buffer?.length ?? 0;
-  }
-
-  #begin(offset: number, length: number): void {
-    this.#buffer = this.#buffers.take(Math.max(length, CHUNK_BYTES));
-    this.#offset = offset;
-    this.#length = 0;
-  }
-
   /** Attributes go with the last bytes, or, when others are on their way, after all of them. */
-  #sendAll(): void {
+  #sendAll(sync: Sync = 'none'): void {
     if (this.#sent.size > 0) this.#sendGathered();
-    this.#sendGathered(this.#attributes.take(this.#length > 0));
+    this.#sendGathered(this.#attributes.take(this.#batch !== undefined), sync);
   }
 
-  #sendGathered(attributes?: GatheredChanges): void {
+  #sendGathered(attributes?: GatheredChanges, sync: Sync = 'none'): void {
     if (this.#attributes.isEmpty) {
       clearTimeout(this.#timer);
       this.#timer = undefined;
     }
-    const bytes = this.#length;
-    if (bytes === 0 && attributes === undefined) return;
-    const buffer = bytes > 0 ? this.#buffer : undefined;
-    if (buffer) this.#buffer = undefined;
-    this.#length = 0;
-    const data = buffer?.subarray(0, bytes) ?? NO_DATA;
-    this.#put(buffer ? this.#offset : 0, data, attributes, () => {
-      if (buffer) this.#buffers.giveBack(buffer);
+    const batch = this.#batch;
+    if (batch === undefined && attributes === undefined) return;
+    this.#batch = undefined;
+    this.#put(batch?.extents ?? [], batch?.data ?? NO_DATA, attributes, sync, () => {
+      if (batch) this.#buffers.giveBack(batch.buffer);
     });
   }
 
   /** Sends it when what it overlaps is written. `release` is called when nobody needs `data` any more. */
-  #put(offset: number, data: Uint8Array, attributes: GatheredChanges | undefined, release: () => void): void {
-    const [start, end] = attributes ? [0, Number.POSITIVE_INFINITY] : [offset, offset + data.length];
-    const earlier = [...this.#sent].filter((one) => one.start < end && start < one.end).map(({ done }) => done);
-    const send = () => this.#sendBoth(offset, data, attributes);
+  #put(
+    extents: readonly Extent[],
+    data: Uint8Array,
+    attributes: GatheredChanges | undefined,
+    sync: Sync,
+    release: () => void,
+  ): void {
+    const touched = attributes ? EVERYTHING : inOrder(extents);
+    const earlier = [...this.#sent].filter((one) => haveCommon(one.extents, touched)).map(({ done }) => done);
+    const send = () => this.#sendBoth({ extents, data, attributes, sync });
     const written = earlier.length > 0 ? Promise.all(earlier).then(send) : send();
-    const sent: Sent = { start, end, done: this.#noted(written) };
+    const sent: Sent = { extents: touched, done: this.#noted(written) };
     this.#sent.add(sent);
     void sent.done.then(() => {
       this.#sent.delete(sent);
@@ -193,24 +194,27 @@ export class WriteBehind {
   }
 
   /** Data that could not be written do not undo what was done to the attributes. */
-  async #sendBoth(start: number, data: Uint8Array, attributes: GatheredChanges | undefined): Promise<void> {
+  async #sendBoth(write: GatheredWrite): Promise<void> {
     try {
-      await this.#sendWhole(start, data, attributes);
+      await this.#sendWhole(write);
     } catch (error) {
-      if (attributes && data.length > 0) await this.#sendWhole(0, NO_DATA, attributes).catch(() => {});
+      if (write.attributes && write.data.length > 0) {
+        await this.#sendWhole({ ...write, extents: [], data: NO_DATA }).catch(() => {});
+      }
       throw error;
     }
   }
 
   /** What a full disk did not take is sent again, to learn why. */
-  async #sendWhole(start: number, data: Uint8Array, attributes: GatheredChanges | undefined): Promise<void> {
-    let done = 0;
+  async #sendWhole(write: GatheredWrite): Promise<void> {
+    let { extents, data } = write;
     do {
       if (this.isFenced) throw new FsError(errno.ESTALE, 'write behind');
-      const count = await this.#send(start + done, data.subarray(done), attributes);
+      const count = await this.#send({ ...write, extents, data });
       if (count === 0 && data.length > 0) throw new FsError(errno.EIO, 'write behind');
-      done += count;
-    } while (done < data.length);
+      extents = behind(extents, count);
+      data = data.subarray(count);
+    } while (data.length > 0);
   }
 
   /** Never rejects. */
@@ -220,6 +224,12 @@ export class WriteBehind {
     } catch (error) {
       this.#error ??= error;
     }
+  }
+
+  /** Resolves when the server has what was written to this range. */
+  async drainRange(range: Extent): Promise<void> {
+    if (this.#batch?.touches(range)) this.#sendGathered();
+    await Promise.all([...this.#sent].filter(({ extents }) => haveCommon(extents, [range])).map(({ done }) => done));
   }
 
   /** An error that no flush has told. */
@@ -235,9 +245,48 @@ export class WriteBehind {
     if (error !== undefined) throw error;
   }
 
-  /** The same, and keeps an error for the next flush. */
+  /**
+   * The same, and if it takes one request to write it, the server's disk has it too, and all that was written before: true. Otherwise
+   * the server has to be asked.
+   */
+  async synchronize(sync: 'data' | 'all'): Promise<boolean> {
+    const isOne = this.#sent.size === 0 && this.#batch !== undefined;
+    if (isOne) this.#sendAll(sync);
+    await this.flush();
+    return isOne;
+  }
+
+  /** The same as `flush`, and keeps an error for the next one. */
   async drain(): Promise<void> {
     this.#sendAll();
     while (this.#sent.size > 0) await Promise.all([...this.#sent].map(({ done }) => done));
   }
+}
+
+function inOrder(extents: readonly Extent[]): readonly Extent[] {
+  return extents.length < 2 ? extents : [...extents].sort((a, b) => a.offset - b.offset);
+}
+
+/** Both in order. */
+function haveCommon(some: readonly Extent[], others: readonly Extent[]): boolean {
+  let [index, other] = [0, 0];
+  for (;;) {
+    const a = some[index];
+    const b = others[other];
+    if (a === undefined || b === undefined) return false;
+    if (a.offset + a.length <= b.offset) index++;
+    else if (b.offset + b.length <= a.offset) other++;
+    else return true;
+  }
+}
+
+/** What is left of them behind the first `count` bytes of their data. */
+function behind(extents: readonly Extent[], count: number): readonly Extent[] {
+  const left: Extent[] = [];
+  let skip = count;
+  for (const { offset, length } of extents) {
+    if (skip < length) left.push({ offset: offset + skip, length: length - skip });
+    skip = Math.max(0, skip - length);
+  }
+  return left;
 }

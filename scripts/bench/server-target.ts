@@ -35,6 +35,7 @@ class ServerFile implements OverlapFile {
       sync: 'none',
       killSuidgid: false,
       behind: false,
+      extents: undefined,
       attributes: undefined,
     } as const;
     const { written } = await this.#session.call('write', callerIdentity(), request, { bulk: data });

@@ -16,6 +16,7 @@ import type { OpenFile } from '../store/open-file.ts';
 import { INLINE_BYTES } from '../store/whole-transfers.ts';
 import { wrongKind } from './attributes.ts';
 import { accessTimeAfterRead, BulkReply, DONE, dataChanged, type Handlers, type RequestContext } from './handler.ts';
+import { endOfWrite, pagesOfWrite, writeExtents } from './write-extents.ts';
 
 /** Enough for the replies that a few clients have queued. */
 const buffers = new BufferPool(64 * MiB);
@@ -87,8 +88,8 @@ function regular(file: OpenFile): OpenFile {
 }
 
 /** Which are changed: in one turn of the event loop, or else all, and nobody has to tell this change from a local program's. */
-function blocksOf({ append, offset }: RequestOf<'write'>, length: number): BlockRange {
-  if (length > INLINE_BYTES) return ALL_BLOCKS;
+function blocksOf({ append, offset, extents }: RequestOf<'write'>, length: number): BlockRange {
+  if (length > INLINE_BYTES || extents) return ALL_BLOCKS;
   if (append) return END_OF_FILE;
   return { start: Math.floor(offset / BLOCK_BYTES), end: Math.ceil((offset + length) / BLOCK_BYTES) };
 }
@@ -214,14 +215,15 @@ async function write(
   change: Change,
 ): Promise<ReplyOf<'write'>> {
   const file = regular(context.session.file(request.handle));
-  const { attributes } = request;
+  const isGathered = request.attributes !== undefined || request.extents !== undefined;
   if (!file.canWrite) throw new FsError(errno.EBADF, 'write');
-  if (data.length > limits.maxDataBytes || (attributes && !request.behind)) throw new FsError(errno.EINVAL, 'write');
-  if (!request.append && request.offset + data.length > MAX_OFFSET) throw new FsError(errno.EFBIG, 'write');
+  if (data.length > limits.maxDataBytes || (isGathered && (!request.behind || request.append)))
+    throw new FsError(errno.EINVAL, 'write');
+  if (!request.append && endOfWrite(request, data.length) > MAX_OFFSET) throw new FsError(errno.EFBIG, 'write');
   // Its client gathers no more. An append opens the file once more, which the kernel's lease would not let happen.
   if (!request.behind && file.isExclusive) context.leases.endExclusive(file.inode);
   using _use = file.use();
-  const pages = request.append ? undefined : pagesOf(request.offset, data.length);
+  const pages = request.append ? undefined : pagesOfWrite(request, data.length);
   using _grant = pages
     ? await file.inode.rangeLocks.acquire('exclusive', pages, context.request)
     : await lockEndOfFile(file, context.request);
@@ -255,19 +257,21 @@ export async function writeLocked(
 async function writeData(
   context: RequestContext,
   file: OpenFile,
-  { append, offset, sync, killSuidgid }: RequestOf<'write'>,
+  { append, offset, extents, sync, killSuidgid }: RequestOf<'write'>,
   data: Uint8Array,
 ): Promise<number> {
   const { blocks } = context.leases;
   blocks.beforeWrite(file);
   if (killSuidgid) context.store.killSuidgid(file.inode);
-  const result = append
-    ? file.calls.write(file.appendDescriptor(), data, null, file.inode.hasHeldBlocks)
-    : file.calls.write(file.fd, data, offset, file.inode.hasHeldBlocks);
+  const result = extents
+    ? writeExtents(file, extents, data)
+    : append
+      ? file.calls.write(file.appendDescriptor(), data, null, file.inode.hasHeldBlocks)
+      : file.calls.write(file.fd, data, offset, file.inode.hasHeldBlocks);
   blocks.afterWrite(file);
   const written = await result;
   context.request.count = written;
-  if (!append) file.wrote(offset, written);
+  if (!append && !extents) file.wrote(offset, written);
   dataChanged(context, file.inode);
   if (sync !== 'none') await file.calls.synchronize(file.fd, sync);
   context.session.bytesWritten += written;

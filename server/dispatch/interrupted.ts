@@ -8,11 +8,11 @@ import { O } from '../../shared/linux/constants.ts';
 import type { OperationName, ReplyOf, RequestOf } from '../../shared/protocol/messages.ts';
 import type { InterruptedWrite } from '../session/interrupted-writes.ts';
 import { ALL_BLOCKS } from '../state/block-leases.ts';
-import { pagesOf } from '../state/page-range-lock-queue.ts';
 import { SERVER } from '../store/identity.ts';
 import { OpenFile } from '../store/open-file.ts';
 import { writeLocked } from './data.ts';
 import type { RequestContext } from './handler.ts';
+import { pagesOfWrite } from './write-extents.ts';
 
 /** Throws FsError: EIO when the client asks for something else under the same number. */
 export function finished(
@@ -23,7 +23,7 @@ export function finished(
   data: Uint8Array,
 ): Eventually<ReplyOf<'write'>> {
   const request = body as RequestOf<'write'>;
-  const { start, end } = operation === 'write' ? pagesOf(request.offset, data.length) : { start: -1, end: -1 };
+  const { start, end } = operation === 'write' ? pagesOfWrite(request, data.length) : { start: -1, end: -1 };
   if (start !== pages.start || end !== pages.end || request.append) throw new FsError(errno.EIO, 'interrupted write');
   const { store, session, leases } = context;
   const work = async () => {

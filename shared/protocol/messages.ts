@@ -42,7 +42,7 @@ import {
 } from './schema.ts';
 
 /** Counts up with every change that an older peer would not understand. */
-export const PROTOCOL_VERSION = 9;
+export const PROTOCOL_VERSION = 10;
 
 export const frameKind = {
   REQUEST: 1,
@@ -78,6 +78,10 @@ export const attributes: WireType<Attributes> = record({
   ctime: timespec,
   btime: timespec,
 });
+
+/** A range of a file's bytes. */
+const extent = record({ offset, length: u32 });
+export type Extent = RecordOf<(typeof extent)['fields']>;
 
 /** An inode as it was found by name. `leased`: the attributes may be kept until they are recalled. */
 export const entry = record({ inode: inodeHandle, attributes, leased: bool });
@@ -306,7 +310,8 @@ export const operations = {
   ),
   /**
    * append: at the end of the file as it is when the lock is held; `offset` then means nothing. behind: gathered under
-   * an exclusive lease; refused with ESTALE when it was revoked meanwhile. attributes: gathered too, applied when all
+   * an exclusive lease; refused with ESTALE when it was revoked meanwhile. extents: the data belong there, one after the
+   * other, instead of at `offset`; only of what was gathered. attributes: gathered too, applied when all
    * the data are written (there may be none), for the caller; `mode` not when somebody has changed `from` meanwhile.
    */
   write: operation(
@@ -318,6 +323,7 @@ export const operations = {
       sync: word('none', 'data', 'all'),
       killSuidgid: bool,
       behind: bool,
+      extents: optional(list(extent, limits.maxExtents)),
       attributes: optional(
         record({
           mode: optional(record({ from: u32, to: u32 })),

@@ -4,5 +4,6 @@ export const PLAIN_WRITE = {
   sync: 'none',
   killSuidgid: false,
   behind: false,
+  extents: undefined,
   attributes: undefined,
 } as const;

@@ -3,21 +3,21 @@ import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { UnansweredError } from '../../client-fuse/transport/unanswered-error.ts';
 import type { AttributeChanges } from '../../client-fuse/vfs/filesystem.ts';
-import { type GatheredChanges, gathered } from '../../client-fuse/vfs/gathered-attributes.ts';
-import { DirtyMemory, WriteBehind } from '../../client-fuse/vfs/write-behind.ts';
+import { gathered } from '../../client-fuse/vfs/gathered-attributes.ts';
+import { DirtyMemory, type GatheredWrite, WriteBehind } from '../../client-fuse/vfs/write-behind.ts';
 import type { Attributes } from '../../shared/attributes.ts';
 import { errno, FsError } from '../../shared/errno.ts';
 import { limits, MiB } from '../../shared/limits.ts';
 
-const { maxDirtyBytes, maxDirtyBytesOfFile, writeBehindMs } = limits;
+const { maxDirtyBytes, maxDirtyBytesOfFile, writeBehindMs, maxExtents } = limits;
 
-interface Request {
+interface Request extends Pick<GatheredWrite, 'extents' | 'attributes' | 'sync'> {
+  /** Of the first byte. */
   readonly offset: number;
   /** A copy of what was sent. */
   readonly data: Buffer;
   /** What the server was given, for what buffer it is in. */
   readonly view: Uint8Array;
-  readonly attributes: GatheredChanges | undefined;
   readonly answer: (written: number) => void;
   readonly fail: (error: unknown) => void;
 }
@@ -28,15 +28,29 @@ let requests: Request[];
 
 const gathering = () =>
   new WriteBehind(
-    (offset, data, attributes) =>
+    (write) =>
       new Promise((resolve, reject) => {
-        requests.push({ offset, data: Buffer.from(data), view: data, attributes, answer: resolve, fail: reject });
+        const [data, view, offset] = [Buffer.from(write.data), write.data, write.extents[0]?.offset ?? 0];
+        expect(write.extents.reduce((sum, { length }) => sum + length, 0)).toBe(data.length);
+        requests.push({ ...write, offset, data, view, answer: resolve, fail: reject });
       }),
     memory,
   );
 const bytes = (length: number, value = 1) => Buffer.alloc(length, value);
 const text = (value: string) => Buffer.from(value);
-const sent = () => requests.map(({ offset, data }) => [offset, data.toString()]);
+/** What a request writes where. */
+const pieces = ({ extents, data }: Pick<Request, 'extents' | 'data'>): [number, Buffer][] => {
+  let at = 0;
+  return extents.map(({ offset, length }) => {
+    at += length;
+    return [offset, data.subarray(at - length, at)];
+  });
+};
+const sent = () =>
+  requests.map((request) => {
+    const written = pieces(request).map(([offset, data]) => [offset, data.toString()]);
+    return written.length === 1 ? written[0] : written;
+  });
 /** With what is done to the attributes: a time of modification, and a mode. */
 const sentWith = () =>
   requests.map(({ offset, data, attributes: { mtime, mode } = {} }) => [offset, data.toString(), mtime?.sec, mode?.to]);
@@ -75,11 +89,12 @@ beforeEach(() => {
 });
 afterEach(() => {
   vi.useRealTimers();
-  Object.assign(limits, { maxDirtyBytes, maxDirtyBytesOfFile, writeBehindMs });
+  Object.assign(limits, { maxDirtyBytes, maxDirtyBytesOfFile, writeBehindMs, maxExtents });
 });
 
 describe('joining', () => {
-  const rows: [what: string, writes: [number, string][], requests: [number, string][]][] = [
+  type Sent = [number, string];
+  const rows: [what: string, writes: Sent[], requests: (Sent | Sent[])[]][] = [
     ['one write', [[5, 'a']], [[5, 'a']]],
     [
       'each at the end of the one before',
@@ -121,8 +136,10 @@ describe('joining', () => {
         [3, 'cd'],
       ],
       [
-        [0, 'ab'],
-        [3, 'cd'],
+        [
+          [0, 'ab'],
+          [3, 'cd'],
+        ],
       ],
     ],
     [
@@ -132,8 +149,95 @@ describe('joining', () => {
         [0, 'ab'],
       ],
       [
-        [2, 'cd'],
+        [
+          [2, 'cd'],
+          [0, 'ab'],
+        ],
+      ],
+    ],
+    [
+      'on from an earlier one',
+      [
         [0, 'ab'],
+        [9, 'x'],
+        [2, 'cd'],
+      ],
+      [
+        [
+          [0, 'ab'],
+          [9, 'x'],
+          [2, 'cd'],
+        ],
+      ],
+    ],
+    [
+      'over an earlier one',
+      [
+        [0, 'abcd'],
+        [9, 'x'],
+        [1, 'YZ'],
+      ],
+      [
+        [
+          [0, 'aYZd'],
+          [9, 'x'],
+        ],
+      ],
+    ],
+    [
+      'between two, and up to the second',
+      [
+        [0, 'ab'],
+        [4, 'xy'],
+        [2, 'cd'],
+      ],
+      [
+        [
+          [0, 'ab'],
+          [4, 'xy'],
+          [2, 'cd'],
+        ],
+      ],
+    ],
+    [
+      'over the end of an earlier one',
+      [
+        [0, 'ab'],
+        [9, 'x'],
+        [1, 'cd'],
+      ],
+      [
+        [
+          [0, 'ab'],
+          [9, 'x'],
+        ],
+        [1, 'cd'],
+      ],
+    ],
+    [
+      'over the beginning of one',
+      [
+        [5, 'ab'],
+        [4, 'cd'],
+      ],
+      [
+        [5, 'ab'],
+        [4, 'cd'],
+      ],
+    ],
+    [
+      'over the end of the last one into the next',
+      [
+        [4, 'xy'],
+        [0, 'ab'],
+        [1, 'cdef'],
+      ],
+      [
+        [
+          [4, 'xy'],
+          [0, 'ab'],
+        ],
+        [1, 'cdef'],
       ],
     ],
     ['nothing', [[0, '']], []],
@@ -142,9 +246,13 @@ describe('joining', () => {
     const behind = gathering();
     for (const [offset, data] of writes) expect(behind.write(offset, text(data))).toBe(data.length);
     const flushed = behind.flush();
-    expect(sent()).toEqual(expected);
-    expect(memory.budget.used).toBe(expected.reduce((sum, [, data]) => sum + data.length, 0));
-    for (const { data, answer } of requests.splice(0)) answer(data.length);
+    const seen = [];
+    while (requests.length > 0) {
+      seen.push(...sent());
+      for (const { data, answer } of requests.splice(0)) answer(data.length);
+      await settle();
+    }
+    expect(seen).toEqual(expected);
     await flushed;
     expect([behind.isClean, memory.budget.used, vi.getTimerCount()]).toEqual([true, 0, 0]);
   });
@@ -170,6 +278,114 @@ describe('joining', () => {
       [MiB, 1],
       [MiB + 1, 3 * MiB],
     ]);
+  });
+});
+
+describe('many places', () => {
+  const offsets = () => requests.map(({ extents }) => extents.map(({ offset }) => offset));
+
+  test('go when they are as many as one request may write to', () => {
+    Object.assign(limits, { maxExtents: 3 });
+    const behind = gathering();
+    for (const offset of [40, 0, 20, 60, 10]) behind.write(offset, bytes(1));
+    expect(offsets()).toEqual([[40, 0, 20]]);
+    void behind.drain();
+    expect(offsets()).toEqual([
+      [40, 0, 20],
+      [60, 10],
+    ]);
+  });
+
+  test('two requests wait for each other only where they have bytes in common', async () => {
+    Object.assign(limits, { maxExtents: 2 });
+    const behind = gathering();
+    for (const offset of [0, 100, 50, 150]) behind.write(offset, bytes(10));
+    // Between those of the two before, and into one of the second.
+    for (const offset of [20, 145]) behind.write(offset, bytes(10));
+    expect(offsets()).toEqual([
+      [0, 100],
+      [50, 150],
+    ]);
+    requests[1]?.answer(20);
+    await settle();
+    expect(offsets().at(-1)).toEqual([20, 145]);
+  });
+
+  test('what was not taken is sent again, from the byte on', async () => {
+    const behind = gathering();
+    for (const [offset, data] of [
+      [10, 'abc'],
+      [0, 'de'],
+      [20, 'f'],
+    ] as const)
+      behind.write(offset, text(data));
+    void behind.drain();
+    next().answer(4);
+    await settle();
+    expect(sent()).toEqual([
+      [
+        [1, 'e'],
+        [20, 'f'],
+      ],
+    ]);
+    next().answer(1);
+    await settle();
+    expect(sent()).toEqual([[20, 'f']]);
+  });
+
+  test('whoever reads somewhere waits for what was written there', async () => {
+    const behind = gathering();
+    behind.write(0, bytes(10));
+    behind.write(100, bytes(10));
+    await behind.drainRange({ offset: 10, length: 90 });
+    expect(requests).toEqual([]);
+    const drained = watch(behind.drainRange({ offset: 109, length: 1 }));
+    expect(offsets()).toEqual([[0, 100]]);
+    await settle();
+    expect(drained.state).toBe('pending');
+    next().answer(20);
+    await settle();
+    expect(drained.state).toBe('done');
+  });
+});
+
+describe('synchronizing', () => {
+  test('goes with the last request', async () => {
+    const behind = gathering();
+    behind.write(0, text('a'));
+    behind.write(5, text('b'));
+    const synchronized = behind.synchronize('data');
+    expect(requests.map(({ sync }) => sync)).toEqual(['data']);
+    next().answer(2);
+    expect(await synchronized).toBe(true);
+    behind.write(0, text('a'));
+    void behind.drain();
+    expect(requests.map(({ sync }) => sync)).toEqual(['none']);
+  });
+
+  test('does not when others are on their way, or nothing is to be written', async () => {
+    const behind = gathering();
+    expect(await behind.synchronize('all')).toBe(false);
+    behind.write(0, text('a'));
+    void behind.drain();
+    behind.write(5, text('b'));
+    const synchronized = behind.synchronize('all');
+    expect(requests.map(({ sync }) => sync)).toEqual(['none', 'none']);
+    for (const { answer } of requests.splice(0)) answer(1);
+    expect(await synchronized).toBe(false);
+  });
+
+  test('what a full disk did not take is synchronized too, and its error told', async () => {
+    const behind = gathering();
+    behind.write(0, text('abc'));
+    const synchronized = watch(behind.synchronize('all'));
+    next().answer(2);
+    await settle();
+    expect(requests.map(({ sync }) => sync)).toEqual(['all']);
+    const full = new FsError(errno.ENOSPC, 'write');
+    next().fail(full);
+    await settle();
+    expect(synchronized.state).toBe(full);
   });
 });
 
@@ -428,9 +644,10 @@ describe('errors and short writes', () => {
 
   test('of several errors the first is told, and the writes beside it are made all the same', async () => {
     const behind = gathering();
-    behind.write(0, text('a'));
-    behind.write(10, text('b'));
-    behind.write(20, text('c'));
+    for (const [index, value] of ['a', 'b', 'c'].entries()) {
+      behind.write(10 * index, text(value));
+      void behind.drain();
+    }
     const flushed = watch(behind.flush());
     const [a, b, c] = requests as [Request, Request, Request];
     b.fail(full);
@@ -554,9 +771,10 @@ describe('the budget', () => {
     await drained;
     const used = new Set([first.view.buffer, second.view.buffer]);
     const other = gathering(); // the next file
-    other.write(0, bytes(1));
-    other.write(10, bytes(1));
-    void other.drain();
+    for (const offset of [0, 10]) {
+      other.write(offset, bytes(1));
+      void other.drain();
+    }
     expect(new Set(requests.map(({ view }) => view.buffer)).size).toBe(2);
     expect(requests.every(({ view }) => used.has(view.buffer))).toBe(true);
   });
@@ -579,7 +797,7 @@ describe('the budget', () => {
   });
 });
 
-const FILE_BYTES = 64;
+const FILE_BYTES = 256;
 const step = fc.oneof(
   {
     weight: 6,
@@ -590,80 +808,90 @@ const step = fc.oneof(
     }),
   },
   { weight: 2, arbitrary: fc.record({ kind: fc.constant('next' as const), length: fc.integer({ min: 1, max: 8 }) }) },
-  { weight: 3, arbitrary: fc.record({ kind: fc.constant('send' as const) }) },
-  { weight: 3, arbitrary: fc.record({ kind: fc.constant('touch' as const) }) },
-  { weight: 2, arbitrary: fc.record({ kind: fc.constant('chmod' as const), bits: fc.nat(0o777) }) },
+  { weight: 6, arbitrary: fc.record({ kind: fc.constant('send' as const) }) },
+  { weight: 1, arbitrary: fc.record({ kind: fc.constant('touch' as const) }) },
+  { weight: 1, arbitrary: fc.record({ kind: fc.constant('chmod' as const), bits: fc.nat(0o777) }) },
   {
-    weight: 6,
+    weight: 4,
     arbitrary: fc.record({ kind: fc.constant('answer' as const), pick: fc.nat(), isShort: fc.boolean() }),
   },
 );
 
-test('whatever the order in which requests are applied, the file is what was written, and its attributes what they became', async () => {
-  let most = 0;
-  await fc.assert(
-    fc.asyncProperty(fc.array(step, { maxLength: 60 }), async (steps) => {
-      requests = [];
-      memory = new DirtyMemory();
-      const behind = gathering();
-      const expected = Buffer.alloc(FILE_BYTES);
-      const file = Buffer.alloc(FILE_BYTES);
-      let value = 0;
-      let at = 0;
-      /** The time of modification that was set, 0 when the file was written since; and the mode. */
-      const is = { modified: 0, mode: 0 };
-      let attributes = { ...FILE, mode: 0o100000 };
-      const touched = (changes: AttributeChanges) => {
-        attributes = change(behind, changes, attributes);
-      };
-      const write = (offset: number, length: number) => {
-        at = offset + length;
-        const data = bytes(length, ++value);
-        expected.set(data, offset);
-        attributes = { ...attributes, mtime: time };
-        expect(behind.write(offset, data)).toBe(length);
-      };
-      /** The server applies it when it answers, not when it is sent. */
-      const answer = async (pick: number, isShort: boolean) => {
-        const [request] = requests.splice(pick % Math.max(1, requests.length), 1);
-        if (request === undefined) return;
-        const written = isShort ? Math.ceil(request.data.length / 2) : request.data.length;
-        // The buffer was not touched while it was on its way.
-        expect(request.data.equals(request.view)).toBe(true);
-        file.set(request.data.subarray(0, written), request.offset);
-        if (written > 0) is.modified = 0;
-        const { mtime, mode } = (written === request.data.length && request.attributes) || {};
-        if (mtime) is.modified = mtime.sec;
-        if (mode) {
-          expect(is.mode).toBe(mode.from);
-          is.mode = mode.to;
-        }
-        request.answer(written);
-        await settle();
-      };
-      for (const one of steps) {
-        if (one.kind === 'write') write(one.offset, one.length);
-        else if (one.kind === 'next' && at + one.length <= FILE_BYTES) write(at, one.length);
-        else if (one.kind === 'touch') touched(modified(++value));
-        else if (one.kind === 'chmod') touched({ mode: (attributes.mode & 0o777) | one.bits });
-        else if (one.kind === 'send') vi.advanceTimersByTime(limits.writeBehindMs);
-        else if (one.kind === 'answer') await answer(one.pick, one.isShort);
-        most = Math.max(most, requests.length);
-        for (const [index, a] of requests.entries()) {
-          for (const b of requests.slice(index + 1)) {
-            const isApart = a.offset + a.data.length <= b.offset || b.offset + b.data.length <= a.offset;
-            expect(isApart && !a.attributes && !b.attributes).toBe(true);
+test.each([1, 3, maxExtents])(
+  'whatever the order in which requests of up to %i extents are applied, the file is what was written, and its attributes what they became',
+  async (extents) => {
+    Object.assign(limits, { maxExtents: extents });
+    let most = 0;
+    await fc.assert(
+      fc.asyncProperty(fc.array(step, { maxLength: 100 }), async (steps) => {
+        requests = [];
+        memory = new DirtyMemory();
+        const behind = gathering();
+        const expected = Buffer.alloc(FILE_BYTES);
+        const file = Buffer.alloc(FILE_BYTES);
+        let value = 0;
+        let at = 0;
+        /** The time of modification that was set, 0 when the file was written since; and the mode. */
+        const is = { modified: 0, mode: 0 };
+        let attributes = { ...FILE, mode: 0o100000 };
+        const touched = (changes: AttributeChanges) => {
+          attributes = change(behind, changes, attributes);
+        };
+        const write = (offset: number, length: number) => {
+          at = offset + length;
+          const data = bytes(length, ++value);
+          expected.set(data, offset);
+          attributes = { ...attributes, mtime: time };
+          expect(behind.write(offset, data)).toBe(length);
+        };
+        /** The server applies it when it answers, not when it is sent. */
+        const answer = async (pick: number, isShort: boolean) => {
+          const [request] = requests.splice(pick % Math.max(1, requests.length), 1);
+          if (request === undefined) return;
+          const written = isShort ? Math.ceil(request.data.length / 2) : request.data.length;
+          // The buffer was not touched while it was on its way.
+          expect(request.data.equals(request.view)).toBe(true);
+          pieces({ ...request, data: request.data.subarray(0, written) }).forEach(([offset, data]) => {
+            file.set(data, offset);
+          });
+          if (written > 0) is.modified = 0;
+          const { mtime, mode } = (written === request.data.length && request.attributes) || {};
+          if (mtime) is.modified = mtime.sec;
+          if (mode) {
+            expect(is.mode).toBe(mode.from);
+            is.mode = mode.to;
+          }
+          request.answer(written);
+          await settle();
+        };
+        for (const one of steps) {
+          if (one.kind === 'write') write(one.offset, one.length);
+          else if (one.kind === 'next' && at + one.length <= FILE_BYTES) write(at, one.length);
+          else if (one.kind === 'touch') touched(modified(++value));
+          else if (one.kind === 'chmod') touched({ mode: (attributes.mode & 0o777) | one.bits });
+          else if (one.kind === 'send') vi.advanceTimersByTime(limits.writeBehindMs);
+          else if (one.kind === 'answer') await answer(one.pick, one.isShort);
+          most = Math.max(most, requests.length);
+          for (const [index, a] of requests.entries()) {
+            for (const b of requests.slice(index + 1)) {
+              const isApart = a.extents.every((one) =>
+                b.extents.every(
+                  (other) => one.offset + one.length <= other.offset || other.offset + other.length <= one.offset,
+                ),
+              );
+              expect(isApart && !a.attributes && !b.attributes).toBe(true);
+            }
           }
         }
-      }
-      const flushed = watch(behind.flush());
-      while (requests.length > 0) await answer(value, false);
-      await settle();
-      expect([flushed.state, behind.isClean, memory.budget.used]).toEqual(['done', true, 0]);
-      expect(file.equals(expected)).toBe(true);
-      expect(is).toEqual({ modified: attributes.mtime.sec, mode: attributes.mode & 0o777 });
-    }),
-    { numRuns: 400 },
-  );
-  expect(most).toBeGreaterThan(2);
-});
+        const flushed = watch(behind.flush());
+        while (requests.length > 0) await answer(value, false);
+        await settle();
+        expect([flushed.state, behind.isClean, memory.budget.used]).toEqual(['done', true, 0]);
+        expect(file.equals(expected)).toBe(true);
+        expect(is).toEqual({ modified: attributes.mtime.sec, mode: attributes.mode & 0o777 });
+      }),
+      { numRuns: 400 },
+    );
+    expect(most).toBeGreaterThan(2);
+  },
+);
