@@ -1,6 +1,6 @@
 /**
  * What the kernel may answer by itself, because a reply of ours said so under a lease: attributes of inodes, names of
- * directories (absent ones too), pages of files. Remembers until when, and takes it back by notifications before a
+ * directories (absent ones too) and what they list, pages of files. Remembers until when, and takes it back by notifications before a
  * recall is acknowledged. One a mount, owned by the filesystem; without a notifier (the second driver) nothing is given.
  *
  * Whatever is given ends with the client's own right to use leases (`usableMs`), so a stopped or disconnected client
@@ -13,7 +13,7 @@
  * - INC_EPOCH and an entry's full invalidation unmount what is mounted on a directory.
  */
 import type { NodeId } from '../vfs/filesystem.ts';
-import type { Given, GivenName, Node } from '../vfs/node.ts';
+import type { Given, GivenListing, GivenName, Node } from '../vfs/node.ts';
 import { PageReads } from './page-reads.ts';
 
 /** The notifications that are needed. Each resolves when the kernel has done it. */
@@ -93,6 +93,35 @@ export class KernelCaches {
     if (replaced) givenOf(from).names.set(key, replaced);
   }
 
+  /** A directory is opened: the kernel may keep what it reads of it. */
+  mayGiveListing(directory: Node): boolean {
+    return this.#kernel !== undefined && this.#usableMs() > 0 && directory.given?.takingBack === undefined;
+  }
+
+  /** Names of a listing go to the kernel, which keeps them; after the last ones none. */
+  giveListing(directory: Node, isFirst: boolean, isEnd: boolean): void {
+    const given = givenOf(directory);
+    const givenMs = performance.now();
+    const untilMs = isFirst ? givenMs + this.#usableMs() : NEVER;
+    if (isFirst || given.listing === undefined) given.listing = { givenMs, untilMs, isWhole: false };
+    given.listing.givenMs = givenMs;
+    if (isEnd) given.listing.isWhole = true;
+  }
+
+  /**
+   * The kernel has all that the directory lists, and may use the names that it got with it. When it may not, to read the
+   * listing again is the cheaper way to get them: one request brings many.
+   */
+  hasListing({ given }: Node): boolean {
+    const listing = given?.takingBack === undefined ? given?.listing : undefined;
+    return listing?.isWhole === true && listing.untilMs > performance.now();
+  }
+
+  /** What was listed without a lease goes when its reader has it: nobody would take it back. */
+  dropListing(directory: Node): void {
+    setImmediate(() => void this.#kernel?.notifier.invalidateInode(directory.id, 0, 0));
+  }
+
   /** False: the driver takes nothing back. What is read must go past its caches, and what is written is not gathered. */
   get isAttached(): boolean {
     return this.#kernel !== undefined;
@@ -113,8 +142,10 @@ export class KernelCaches {
   beginChange(directory: Node): () => void {
     const given = givenOf(directory);
     given.changes++;
+    given.listing = undefined;
     return () => {
       given.changes--;
+      given.listing = undefined;
     };
   }
 
@@ -175,13 +206,15 @@ export class KernelCaches {
     const nowMs = performance.now();
     const hasAttributes = given.attributesUntilMs > nowMs;
     const names = [...given.names].filter(([, { untilMs }]) => untilMs > nowMs);
-    const { hasPages } = given;
+    const { hasPages, listing } = given;
     given.attributesUntilMs = NEVER;
     given.names.clear();
-    if (!hasAttributes && !hasPages && names.length === 0) return undefined;
+    given.listing = undefined;
+    if (!hasAttributes && !hasPages && !listing && names.length === 0) return undefined;
     const work: Promise<unknown>[] = [];
     // Attributes go with the pages; an inode that has any is known to the kernel.
-    if (hasAttributes && !hasPages) work.push(this.#takeBackAttributes(node, kernel));
+    if (listing) work.push(this.#takeBackListing(node, listing, kernel));
+    else if (hasAttributes && !hasPages) work.push(this.#takeBackAttributes(node, kernel));
     if (hasPages) work.push(this.#takeBackPages(node, given, kernel));
     if (names.length > 0) work.push(this.#takeBackNames(node, given, names, kernel));
     const done = Promise.all(work).then(() => {
@@ -216,6 +249,15 @@ export class KernelCaches {
   async #takeBackAttributes(node: Node, { notifier }: KernelAccess): Promise<void> {
     // Until the kernel has it, or has forgotten it: a reply that tells of the inode may still be on its way to a caller.
     while (!(await notifier.invalidateInode(node.id, -1, 0)) && node.lookups > 0) await delay(UNKNOWN_RETRY_MS);
+  }
+
+  /** A directory's pages. Twice, if a caller may be taking in names: the kernel keeps them when it has them. */
+  async #takeBackListing(directory: Node, { givenMs }: GivenListing, { notifier }: KernelAccess): Promise<void> {
+    const leftMs = givenMs + TAKEN_IN_MS - performance.now();
+    await notifier.invalidateInode(directory.id, 0, 0);
+    if (leftMs <= 0) return;
+    await delay(leftMs);
+    await notifier.invalidateInode(directory.id, 0, 0);
   }
 
   #takeBackPages(node: Node, given: Given, { notifier }: KernelAccess): Promise<void> {
@@ -284,6 +326,7 @@ function givenOf(node: Node): Given {
   node.given ??= {
     attributesUntilMs: NEVER,
     names: new Map(),
+    listing: undefined,
     hasPages: false,
     reads: new PageReads(),
     changes: 0,

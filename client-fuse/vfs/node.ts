@@ -106,11 +106,19 @@ export interface GivenName {
   readonly isDirectory: boolean;
 }
 
+/** What a directory lists, as the kernel may keep it: since when, until when, and whether it has seen the end of it. */
+export interface GivenListing {
+  givenMs: number;
+  readonly untilMs: number;
+  isWhole: boolean;
+}
+
 /** What the kernel was given of one node. */
 export interface Given {
   attributesUntilMs: number;
   /** Names of a directory. */
   readonly names: Map<string, GivenName>;
+  listing: GivenListing | undefined;
   /** Pages may be cached. */
   hasPages: boolean;
   readonly reads: PageReads;
@@ -149,7 +157,7 @@ export interface OpenHandle {
   /** What it wrote may be lost, and its next fsync or close says so. */
   hasLostWrites: boolean;
   readAhead: ReadAhead | undefined;
-  /** Reads fill the kernel's page cache, under a lease. */
+  /** Reads fill the kernel's page cache, under a lease. Of a directory: the kernel keeps what it lists. */
   isCached: boolean;
   /** Opened with O_DIRECT: each read asks the server. */
   isDirect: boolean;

@@ -3,7 +3,8 @@
  * the next ones; then the directory need not be open at the server.
  */
 import type { U64 } from '../../shared/attributes.ts';
-import type { Eventually } from '../../shared/eventually.ts';
+import { errno, errnoOf } from '../../shared/errno.ts';
+import { type Eventually, mapEventually } from '../../shared/eventually.ts';
 import { limits } from '../../shared/limits.ts';
 import type { ReplyOf } from '../../shared/protocol/messages.ts';
 import { keyOfName } from '../leases/lease-cache.ts';
@@ -53,7 +54,10 @@ export class RemoteDirectories {
   ) {
     const open = newHandle({ node, isDirectory: true, flags: 0, opener, server, epoch });
     open.listing = listing;
-    return { handle: this.#context.handles.add(open), keepCache: false, cacheDirectory: false };
+    const { kernel, leases } = this.#context;
+    open.isCached = leases.isHeld(node) && kernel.mayGiveListing(node);
+    const keepCache = open.isCached && kernel.hasListing(node);
+    return { handle: this.#context.handles.add(open), keepCache, cacheDirectory: open.isCached };
   }
 
   readdir(
@@ -64,12 +68,41 @@ export class RemoteDirectories {
     plus: boolean,
   ): Eventually<readonly DirectoryEntry[]> {
     const open = this.#context.handles.get(handle);
-    // rewinddir(3): as if it were opened now.
-    if (cookie === 0 && open.isListingRead) open.listing = this.#context.leases.listing(open.node);
+    const { kernel, leases } = this.#context;
+    const asOf = leases.clock;
+    const listed = this.#list(caller, handle, open, cookie, sizeBytes, plus);
+    if (!open.isCached) return listed;
+    return mapEventually(listed, (entries) => {
+      const isOld = leases.wasRecalled(open.node, asOf) || leases.lastChange(open.node) > asOf;
+      if (!isOld && leases.isHeld(open.node)) kernel.giveListing(open.node, cookie === 0, entries.length === 0);
+      else kernel.dropListing(open.node);
+      return entries;
+    });
+  }
+
+  #list(
+    caller: Caller,
+    handle: number,
+    open: OpenHandle,
+    cookie: U64,
+    sizeBytes: number,
+    plus: boolean,
+  ): Eventually<readonly DirectoryEntry[]> {
+    const isRewound = cookie === 0 && open.isListingRead;
     open.isListingRead = true;
-    const { listing } = open;
+    // rewinddir(3): as if it were opened now. What the kernel keeps is never of before a recall, or a change of this mount.
+    const isAnew = isRewound || open.isCached;
+    const listing = isAnew ? this.#context.leases.listing(open.node) : open.listing;
+    if (isRewound || listing) open.listing = listing;
     const kept = listing && this.#fromListing(open.node, listing, cookie, sizeBytes, plus);
-    return kept ?? this.#ask(caller, handle, open, cookie, sizeBytes, plus);
+    if (kept) return kept;
+    return this.#ask(caller, handle, open, cookie, sizeBytes, plus).catch((error) => {
+      // Removed since, and it was not open at the server: what it listed last.
+      const known = errnoOf(error) === errno.ESTALE ? open.listing : undefined;
+      const last = known && this.#fromListing(open.node, known, cookie, sizeBytes, false);
+      if (!last) throw error;
+      return last;
+    });
   }
 
   /** Undefined: the position is not one of this listing. */

@@ -9,7 +9,8 @@ import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import pino from 'pino';
 import { type CommandResult, runCommand } from '../../client-fuse/mount/command.ts';
-import { mountAt } from '../../client-fuse/mount/mount-table.ts';
+import { askMount } from '../../client-fuse/mount/mount-status.ts';
+import { type Mount, mountAt } from '../../client-fuse/mount/mount-table.ts';
 import { detach, tryUnmount } from '../../client-fuse/mount/unmount.ts';
 import { parseServerAddress } from '../../client-fuse/transport/server-address.ts';
 import { ServerSession } from '../../client-fuse/transport/server-session.ts';
@@ -38,6 +39,12 @@ export class LeaseMount {
   get clientPid(): number {
     const { pid } = this.supervisor;
     return Number(readFileSync(`/proc/${pid}/task/${pid}/children`, 'latin1').trim().split(' ')[0]);
+  }
+
+  /** That the client was asked so far. */
+  async kernelRequests(): Promise<number> {
+    const { device } = (await mountAt(this.path)) as Mount;
+    return (await askMount(device)).kernelRequests;
   }
 
   /** Both processes at once, as when the machine goes: what it held is not given back, the mount point stays. */

@@ -113,11 +113,16 @@ describe('giving', () => {
     ]);
   });
 
+  const givenAWhileAgo = (give: () => void) => {
+    give();
+    vi.advanceTimersByTime(10);
+  };
   /** Each of these is given, and held back while it is taken back. */
   const given: [what: string, give: () => unknown, held: string][] = [
     ['attributes', () => caches.giveAttributes(directory), 'inode 1 -1'],
     ['names', () => caches.giveName(directory, 'f', false), 'entry'],
     ['pages', () => caches.beginRead(directory, 0, 4096), 'inode 1 0'],
+    ['listings', () => givenAWhileAgo(() => caches.giveListing(directory, true, false)), 'inode 1 0'],
   ];
   test.each(given)(
     'while %s are being taken back nothing is given, and afterwards it is again',
@@ -365,6 +370,86 @@ describe('taking back', () => {
     await caches.takeBackAll([directory, file]);
     expect(kernel.calls).toHaveLength(3);
     expect(caches.beginRead(file, 0, 1)).toBeUndefined(); // it has ended
+  });
+});
+
+describe('what a directory lists', () => {
+  const giveWhole = () => {
+    caches.giveListing(directory, true, false);
+    caches.giveListing(directory, false, true);
+  };
+  const may = () => [caches.mayGiveListing(directory), caches.hasListing(directory)];
+
+  test('is kept by the kernel when it has seen the end of it, as long as the names that came with it', async () => {
+    expect(may()).toEqual([true, false]);
+    caches.giveListing(directory, true, false);
+    expect(may()).toEqual([true, false]);
+    await vi.advanceTimersByTimeAsync(100);
+    caches.giveListing(directory, false, true);
+    expect(may()).toEqual([true, true]);
+    await vi.advanceTimersByTimeAsync(USABLE_MS - 101);
+    expect(may()).toEqual([true, true]);
+    await vi.advanceTimersByTimeAsync(1);
+    expect(may()).toEqual([true, false]);
+  });
+
+  test.each<[string, () => unknown]>([
+    ['without a kernel', () => (caches = new KernelCaches(() => usableMs))],
+    ['when leases may not be used', () => (usableMs = 0)],
+    ['while it is taken back', () => caches.takeBack([directory])],
+  ])('is not given %s', async (_what, prepare) => {
+    giveWhole();
+    prepare();
+    expect(caches.mayGiveListing(directory)).toBe(false);
+  });
+
+  test.each<[string, () => unknown, boolean]>([
+    ['a recall', () => caches.takeBack([directory]), false],
+    ['a change by this mount, from its beginning', () => caches.beginChange(directory), false],
+    ['a change that began before it was read', () => changes(giveWhole), false],
+    ['a recall of something else', () => caches.takeBack([file]), true],
+  ])('after %s', async (_what, happens, isLeft) => {
+    giveWhole();
+    happens();
+    await vi.advanceTimersByTimeAsync(50);
+    expect(may()).toEqual([true, isLeft]);
+  });
+  const changes = (during: () => void) => {
+    const end = caches.beginChange(directory);
+    during();
+    end();
+  };
+
+  test('does not count as whole when its first part was read before a recall', async () => {
+    caches.giveListing(directory, true, false);
+    caches.takeBack([directory]);
+    await vi.advanceTimersByTimeAsync(50);
+    caches.giveListing(directory, false, false);
+    caches.giveListing(directory, false, true);
+    expect(may()).toEqual([true, false]);
+    // It is in the kernel's pages all the same.
+    const before = kernel.calls.length;
+    caches.takeBack([directory]);
+    await settle();
+    expect(kernel.calls.slice(before)).toEqual(['inode 1 0 0']);
+  });
+
+  test('goes with the attributes, and once more when a caller has taken in its reply', async () => {
+    giveWhole();
+    caches.giveAttributes(directory);
+    const taken = watch(caches.takeBack([directory]));
+    await vi.advanceTimersByTimeAsync(9);
+    expect([taken.state, kernel.calls]).toEqual(['pending', ['inode 1 0 0']]);
+    await vi.advanceTimersByTimeAsync(1);
+    expect([taken.state, kernel.calls]).toEqual(['done', ['inode 1 0 0', 'inode 1 0 0']]);
+  });
+
+  test('goes once when it was given a while ago', async () => {
+    giveWhole();
+    await vi.advanceTimersByTimeAsync(10);
+    const taken = watch(caches.takeBack([directory]));
+    await settle();
+    expect([taken.state, kernel.calls]).toEqual(['done', ['inode 1 0 0']]);
   });
 });
 
