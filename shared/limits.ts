@@ -81,6 +81,14 @@ export const limits = {
   lookupsBeforeNamesAhead: 4,
   /** Names of a directory that come with the reply to its opening. */
   maxListedAtOpen: 128,
+  /**
+   * Longer ones are read by the client in parts, in bytes of getdents64(2): some 400 names that are looked up, which keep the
+   * server's event loop for some 20 ms, or of 1,600 that are not.
+   */
+  listingPartBytes: 16 * KiB,
+  namesPartBytes: 64 * KiB,
+  /** Names of one listing that are looked up with it: of a directory with more, most would only push out other leases. */
+  maxListedWithAttributes: 8_192,
   /** Extended attributes that a client keeps of an inode, and the largest: ACLs, capabilities, security labels. */
   maxKnownXattrs: 8,
   /** Names of extended attributes of which it is known how their absence is said. */

@@ -76,6 +76,8 @@ const LARGEST_MAX_PAGES = 65535;
 /*
  * Wanted where offered. Not in this list, on purpose:
  * - WRITEBACK_CACHE: the kernel would dirty pages without asking and ignore the server's size and times.
+ * - READDIRPLUS_AUTO: the kernel would look up by itself, one after the other, most names of a long directory that is listed
+ *   first and looked at afterwards. The filesystem decides what it tells of names.
  * - EXPORT_SUPPORT: a lookup of `..` by node id cannot be answered for an inode that the server has forgotten.
  * - NO_OPEN_SUPPORT: every open is a real one. ABORT_ERROR: ENODEV is as good an end.
  */
@@ -88,7 +90,6 @@ const WANTED =
   INIT.DONT_MASK |
   INIT.AUTO_INVAL_DATA |
   INIT.DO_READDIRPLUS |
-  INIT.READDIRPLUS_AUTO |
   INIT.ASYNC_DIO |
   INIT.PARALLEL_DIROPS |
   INIT.MAX_PAGES |

@@ -9,7 +9,8 @@
  */
 import type { Attributes, Timespec } from '../../shared/attributes.ts';
 import { limits } from '../../shared/limits.ts';
-import type { Knowledge, ListedName, Node } from '../vfs/node.ts';
+import type { ListedName } from '../vfs/listing-parts.ts';
+import type { Knowledge, Node } from '../vfs/node.ts';
 import { clearKnowledge, newKnowledge } from './knowledge.ts';
 import { LeftFiles } from './left-files.ts';
 
@@ -209,10 +210,14 @@ export class LeaseCache {
     known.hasAllNames = true;
   }
 
-  /** One more name of the directory had to be asked about. True, once: more may follow, and all are worth reading now. */
+  /**
+   * One more name of the directory had to be asked about, of which nothing but that it is listed was known. True, once: more may
+   * follow, and all are worth reading now.
+   */
   askedName(directory: Node): boolean {
     const known = this.#valid(directory);
-    if (!known?.isHeld || known.hasAllNames || known.lookups < 0) return false;
+    if (!known?.isHeld || known.lookups < 0) return false;
+    if (known.listing && known.listing.length > limits.maxNamesAhead) return false;
     known.lookups++;
     if (known.lookups < limits.lookupsBeforeNamesAhead) return false;
     known.lookups = -1;

@@ -3,13 +3,14 @@
  * its open handles. Nodes belong to the NodeTable, handles to the HandleTable; only the types are here, since each names
  * the others.
  */
-import type { Attributes, U64 } from '../../shared/attributes.ts';
+import type { Attributes } from '../../shared/attributes.ts';
 import type { PageReads } from '../leases/page-reads.ts';
 import type { CallerIdentity } from '../transport/server-session.ts';
 import type { BlockCache } from './block-cache.ts';
 import type { ExpectedAttributes } from './expected-attributes.ts';
 import type { NodeId } from './filesystem.ts';
 import type { HeldLocks } from './held-locks.ts';
+import type { ListedName, ListingParts } from './listing-parts.ts';
 import type { NodeBlocks } from './node-blocks.ts';
 import type { PageTwins } from './page-twins.ts';
 import type { ReadAhead } from './read-ahead.ts';
@@ -57,13 +58,6 @@ export interface Knowledge {
   changing: number;
   /** Recalls that are not acknowledged yet: nothing is learned. */
   recalling: number;
-}
-
-export interface ListedName {
-  readonly name: Uint8Array;
-  readonly ino: U64;
-  readonly type: number;
-  readonly cookie: U64;
 }
 
 export interface Node {
@@ -174,6 +168,6 @@ export interface OpenHandle {
   /** What a directory listed when it was opened or rewound, if that is known; and whether it was read since. */
   listing: readonly ListedName[] | undefined;
   isListingRead: boolean;
-  /** What a directory listed so far, and since when nothing must have happened to it for that to be kept. */
-  listed: { readonly names: ListedName[]; readonly asOf: number } | undefined;
+  /** What the server has sent so far of one whose listing is not known. */
+  parts: ListingParts | undefined;
 }

@@ -30,7 +30,7 @@ export function newHandle(
     killsSuidgid: false,
     listing: undefined,
     isListingRead: false,
-    listed: undefined,
+    parts: undefined,
   };
 }
 

@@ -1,21 +1,24 @@
 /**
  * Open directories. A listing that was read from front to back under the directory's lease is kept with it, and answers
- * the next ones; then the directory need not be open at the server.
+ * the next ones; then the directory need not be open at the server. What is listed is looked up with it, and so the kernel
+ * need not ask about one name after the other.
  */
 import type { U64 } from '../../shared/attributes.ts';
 import { errno, errnoOf } from '../../shared/errno.ts';
 import { type Eventually, mapEventually } from '../../shared/eventually.ts';
 import { limits } from '../../shared/limits.ts';
-import type { ReplyOf } from '../../shared/protocol/messages.ts';
 import { keyOfName } from '../leases/lease-cache.ts';
 import type { Caller, DirectoryEntry, NodeId } from './filesystem.ts';
-import type { ListedName, Node, OpenHandle } from './node.ts';
+import { type ListedName, ListingParts } from './listing-parts.ts';
+import type { Node, OpenHandle } from './node.ts';
 import { NOT_OPENED, newHandle } from './open-handle.ts';
 import type { RemoteContext } from './remote-context.ts';
 import type { RemoteNames } from './remote-names.ts';
 
-/** fuse_direntplus without its name, roughly: how many entries of a kept listing fill a reply. */
-const ENTRY_BYTES = 160;
+/** fuse_direntplus without its name. */
+const ENTRY_BYTES = 152;
+/** With so many names left the next part is asked for: the server reads them while the kernel takes these. */
+const LEFT_TO_ASK = 512;
 const OPENED = 'directory';
 
 export class RemoteDirectories {
@@ -73,11 +76,17 @@ export class RemoteDirectories {
     const listed = this.#list(caller, handle, open, cookie, sizeBytes, plus);
     if (!open.isCached) return listed;
     return mapEventually(listed, (entries) => {
-      const isOld = leases.wasRecalled(open.node, asOf) || leases.lastChange(open.node) > asOf;
-      if (!isOld && leases.isHeld(open.node)) kernel.giveListing(open.node, cookie === 0, entries.length === 0);
+      if (!this.#isOld(open.node, asOf) && leases.isHeld(open.node))
+        kernel.giveListing(open.node, cookie === 0, entries.length === 0);
       else kernel.dropListing(open.node);
       return entries;
     });
+  }
+
+  /** What was listed then may be different now. */
+  #isOld(directory: Node, asOf: number): boolean {
+    const { leases } = this.#context;
+    return leases.wasRecalled(directory, asOf) || leases.lastChange(directory) > asOf;
   }
 
   #list(
@@ -96,7 +105,9 @@ export class RemoteDirectories {
     if (isRewound || listing) open.listing = listing;
     const kept = listing && this.#fromListing(open.node, listing, cookie, sizeBytes, plus);
     if (kept) return kept;
-    return this.#ask(caller, handle, open, cookie, sizeBytes, plus).catch((error) => {
+    const read = this.#fromParts(caller, handle, open, cookie, sizeBytes, plus);
+    if (!(read instanceof Promise)) return read;
+    return read.catch((error) => {
       // Removed since, and it was not open at the server: what it listed last.
       const known = errnoOf(error) === errno.ESTALE ? open.listing : undefined;
       const last = known && this.#fromListing(open.node, known, cookie, sizeBytes, false);
@@ -115,70 +126,83 @@ export class RemoteDirectories {
   ): readonly DirectoryEntry[] | undefined {
     const start = cookie === 0 ? 0 : listing.findIndex((one) => one.cookie === cookie) + 1;
     if (start === 0 && cookie !== 0) return undefined;
-    const { leases, nodes } = this.#context;
-    return listing.slice(start, start + Math.max(1, Math.floor(sizeBytes / ENTRY_BYTES))).map((listed) => {
-      const key = keyOfName(listed.name);
-      const node = plus ? leases.name(directory, key) : undefined;
-      const attributes = node && leases.knownAttributes(node);
-      if (!node || !attributes || this.#context.written(node)) return listed;
-      return { ...listed, entry: this.#context.entry(directory, key, nodes.foundAgain(node), attributes) };
-    });
+    const fits = fitting(sizeBytes);
+    const end = listing.findIndex((one, at) => at >= start && !fits(one));
+    return this.#entries(directory, listing.slice(start, end < 0 ? undefined : end), plus);
   }
 
-  async #ask(
+  /** A directory that is not known whole: read from the server, ahead of the kernel. */
+  #fromParts(
     caller: Caller,
     handle: number,
     open: OpenHandle,
     cookie: U64,
     sizeBytes: number,
     plus: boolean,
-  ): Promise<readonly DirectoryEntry[]> {
+  ): Eventually<readonly DirectoryEntry[]> {
+    const { clock } = this.#context.leases;
+    const isKept = cookie !== 0 && open.parts?.has(cookie) && !this.#isOld(open.node, open.parts.asOf);
+    const parts = isKept && open.parts ? open.parts : new ListingParts(cookie, clock);
+    open.parts = parts;
+    const take = () => {
+      const names = parts.take(cookie, fitting(sizeBytes));
+      // Whoever reads a long directory reads on. Without its lease nothing is asked before its time.
+      const isAhead = parts.isAtEnd || !parts.isLeased || parts.left > LEFT_TO_ASK;
+      if (!isAhead) void this.#more(caller, handle, open, parts, plus).catch(() => {}); // asked for again when it is needed
+      return this.#entries(open.node, names, plus);
+    };
+    if (parts.isAtEnd || parts.end !== cookie) return take();
+    const ask = async () => {
+      while (!parts.isAtEnd && parts.end === cookie) await this.#more(caller, handle, open, parts, plus);
+      return take();
+    };
+    return ask();
+  }
+
+  /** One request at a time: each begins where the one before ended. */
+  #more(caller: Caller, handle: number, open: OpenHandle, parts: ListingParts, plus: boolean): Promise<void> {
+    parts.asking ??= this.#ask(caller, handle, open, parts, plus).finally(() => {
+      parts.asking = undefined;
+    });
+    return parts.asking;
+  }
+
+  async #ask(caller: Caller, handle: number, open: OpenHandle, parts: ListingParts, plus: boolean): Promise<void> {
     const { leases } = this.#context;
     const asOf = leases.clock;
+    // Attributes that may not be kept, or are too many to be kept, are asked for when they are wanted.
+    const looksUp = plus && parts.isLeased && parts.count < limits.maxListedWithAttributes;
+    const sizeBytes = looksUp ? limits.listingPartBytes : limits.namesPartBytes;
     const reply = await this.#context.withOpen(handle, ({ server }) =>
-      this.#context.call('readdir', caller, { handle: server, cookie, sizeBytes, plus }),
+      this.#context.call('readdir', caller, { handle: server, cookie: parts.end, sizeBytes, plus: looksUp }),
     );
     leases.wasRead(open.node, reply.atime, asOf);
-    const entries = reply.entries.map((one) => this.#answered(open.node, one, reply.leased, asOf));
-    this.#remember(open, cookie, reply, asOf);
-    return entries;
+    leases.learnHeld(open.node, reply.leased, asOf);
+    const names = this.#names.learnEntries(open.node, reply.entries, reply.leased, asOf);
+    parts.add(names, reply.end, reply.leased);
+    if (parts.whole) leases.learnListing(open.node, parts.whole, parts.asOf);
   }
 
-  #answered(
-    directory: Node,
-    { entry: wire, mayHaveXattrs, ...listed }: ReplyOf<'readdir'>['entries'][number],
-    leased: boolean,
-    asOf: number,
-  ): DirectoryEntry {
-    if (wire === undefined) return listed;
-    const node = this.#names.found(wire, asOf);
-    if (!mayHaveXattrs) this.#context.leases.learnNoXattrs(node, asOf);
-    const key = keyOfName(listed.name);
-    this.#context.leases.learnName(directory, key, node, leased, asOf);
-    // What was gathered for it is not in these attributes: the kernel looks it up.
-    if (this.#context.written(node)) {
-      this.#context.forget(node.id, 1);
-      return listed;
-    }
-    return { ...listed, entry: this.#context.entry(directory, key, node, wire.attributes) };
+  /** What is known of these names goes to the kernel with them. */
+  #entries(directory: Node, names: readonly ListedName[], plus: boolean): readonly DirectoryEntry[] {
+    if (!plus) return names;
+    const { leases, nodes } = this.#context;
+    return names.map((listed) => {
+      const key = keyOfName(listed.name);
+      const node = leases.name(directory, key);
+      const attributes = node && leases.knownAttributes(node);
+      if (!node || !attributes || this.#context.written(node)) return listed;
+      return { ...listed, entry: this.#context.entry(directory, key, nodes.foundAgain(node), attributes) };
+    });
   }
+}
 
-  /** Puts the chunks together, as long as they follow each other under one lease. */
-  #remember(open: OpenHandle, cookie: U64, { entries, end, leased }: ReplyOf<'readdir'>, asOf: number): void {
-    if (cookie === 0) open.listed = leased ? { names: [], asOf } : undefined;
-    const { listed } = open;
-    if (listed === undefined) return;
-    // The kernel goes on after the last entry that it had room for, which may be one of the middle.
-    const follows = cookie === 0 ? 0 : listed.names.findLastIndex((one) => one.cookie === cookie) + 1;
-    if (!leased || (cookie !== 0 && follows === 0)) {
-      open.listed = undefined;
-      return;
-    }
-    listed.names.length = follows;
-    for (const { name, ino, type, cookie } of entries)
-      listed.names.push({ name: Buffer.from(name), ino, type, cookie });
-    if (!end && entries.length > 0) return;
-    this.#context.leases.learnListing(open.node, listed.names, listed.asOf);
-    open.listed = undefined;
-  }
+/** Says of one name after the other whether it fits into a reply; the first does. */
+function fitting(sizeBytes: number): (name: ListedName) => boolean {
+  let used = 0;
+  return ({ name }) => {
+    const isFirst = used === 0;
+    used += (ENTRY_BYTES + name.length + 7) & ~7;
+    return isFirst || used <= sizeBytes;
+  };
 }

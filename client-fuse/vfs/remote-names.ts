@@ -7,7 +7,8 @@ import { limits } from '../../shared/limits.ts';
 import type { ReplyOf, WireEntry } from '../../shared/protocol/messages.ts';
 import { keyOfName } from '../leases/lease-cache.ts';
 import type { AbsentName, Caller, Entry, NodeId } from './filesystem.ts';
-import type { ListedName, Node } from './node.ts';
+import type { ListedName } from './listing-parts.ts';
+import type { Node } from './node.ts';
 import { ensureOpen } from './open-handle.ts';
 import { checkName, type RemoteContext } from './remote-context.ts';
 
@@ -50,7 +51,7 @@ export class RemoteNames {
     }
     const node = this.found(found, asOf);
     leases.learnName(directory, key, node, leased, asOf);
-    if (leases.askedName(directory)) void this.#readAhead(caller, directory);
+    if (known === undefined && leases.askedName(directory)) void this.#readAhead(caller, directory);
     const behind = this.#context.written(node);
     if (behind === undefined) return this.#context.entry(directory, key, node, found.attributes);
     // Reached by a name under which it was not known: what was gathered is not in these attributes.
@@ -75,18 +76,29 @@ export class RemoteNames {
 
   /** All that the directory lists, looked up, under its lease. */
   learnAll(directory: Node, entries: ReplyOf<'readNames'>['entries'], asOf: number): readonly ListedName[] {
-    const { leases, nodes } = this.#context;
-    for (const { name, entry, mayHaveXattrs } of entries) {
-      if (entry === undefined) continue;
-      const node = nodes.named(entry.inode);
-      leases.learnAttributes(node, entry.attributes, entry.leased, asOf);
-      if (!mayHaveXattrs) leases.learnNoXattrs(node, asOf);
-      leases.learnName(directory, keyOfName(name), node, true, asOf);
-      this.#context.dropIdle();
-    }
-    const listing = entries.map(({ name, ino, type, cookie }) => ({ name: Buffer.from(name), ino, type, cookie }));
-    leases.learnListing(directory, listing, asOf);
+    const listing = this.learnEntries(directory, entries, true, asOf);
+    this.#context.leases.learnListing(directory, listing, asOf);
     return listing;
+  }
+
+  /** A part of what it lists. `leased`: the directory's lease came with it. */
+  learnEntries(
+    directory: Node,
+    entries: ReplyOf<'readNames'>['entries'],
+    leased: boolean,
+    asOf: number,
+  ): readonly ListedName[] {
+    const { leases, nodes } = this.#context;
+    return entries.map(({ name, ino, type, cookie, entry, mayHaveXattrs }) => {
+      if (entry) {
+        const node = nodes.named(entry.inode);
+        leases.learnAttributes(node, entry.attributes, entry.leased, asOf);
+        if (!mayHaveXattrs) leases.learnNoXattrs(node, asOf);
+        leases.learnName(directory, keyOfName(name), node, leased, asOf);
+        this.#context.dropIdle();
+      }
+      return { name: Buffer.from(name), ino, type, cookie };
+    });
   }
 
   /** The server named an inode: the kernel gets a reference to its node. */

@@ -74,8 +74,8 @@ function allNames(fd: number, maxEntries: number): StreamEntry[] | undefined {
   for (let cookie: U64 = 0; ; cookie = names.at(-1)?.cookie ?? 0) {
     const { entries, end } = readEntries(fd, cookie, sizeBytes);
     names.push(...entries);
-    if (end) return names;
     if (names.length > most) return undefined;
+    if (end) return names;
   }
 }
 

@@ -15,25 +15,37 @@ export interface StreamEntry {
 }
 
 const NAME_OFFSET = 19;
+/** Of a name of 255 bytes. */
+const MAX_RECORD_BYTES = 280;
 const MIN_BUFFER_BYTES = 4096;
 const records = Buffer.alloc(256 * 1024);
 
-/** About `sizeBytes` worth of entries after `cookie`; `end` when there are no more. */
+/** About `sizeBytes` worth of entries after `cookie`; `end` when it is known that there are no more. */
 export function readEntries(fd: number, cookie: U64, sizeBytes: number): { entries: StreamEntry[]; end: boolean } {
   seekDirectory(fd, cookie);
-  const target = records.subarray(0, Math.min(records.length, Math.max(MIN_BUFFER_BYTES, sizeBytes)));
-  const used = getdents(fd, target);
+  const room = Math.min(records.length, Math.max(MIN_BUFFER_BYTES, sizeBytes));
   const entries: StreamEntry[] = [];
+  let used = 0;
+  // What has room for one more name and brings none is the end, which otherwise would be asked about once more.
+  for (let left = room; left >= MAX_RECORD_BYTES; left -= used) {
+    const target = records.subarray(0, left);
+    used = getdents(fd, target);
+    if (used === 0) return { entries, end: true };
+    addEntries(entries, target, used);
+  }
+  return { entries, end: false };
+}
+
+function addEntries(entries: StreamEntry[], records: Buffer, used: number): void {
   for (let at = 0; at < used; ) {
-    const next = at + target.readUInt16LE(at + 16);
-    const nameEnd = target.indexOf(0, at + NAME_OFFSET);
+    const next = at + records.readUInt16LE(at + 16);
+    const nameEnd = records.indexOf(0, at + NAME_OFFSET);
     entries.push({
-      name: Buffer.from(target.subarray(at + NAME_OFFSET, nameEnd)),
-      ino: readU64(target, at),
-      type: target[at + 18] as number,
-      cookie: readU64(target, at + 8),
+      name: Buffer.from(records.subarray(at + NAME_OFFSET, nameEnd)),
+      ino: readU64(records, at),
+      type: records[at + 18] as number,
+      cookie: readU64(records, at + 8),
     });
     at = next;
   }
-  return { entries, end: used === 0 };
 }
