@@ -20,7 +20,7 @@ export const directoryHandlers: Handlers<'opendir' | 'readdir' | 'readNames'> = 
       if (!file.isDirectory) throw wrongKind(false);
       const leased = context.leases.grantNames(context.session, file.inode);
       const { entries, end } = readEntries(file.fd, cookie, Math.min(sizeBytes, limits.maxDirectoryBytes));
-      const listed = plus ? lookedUpAll(context, file.inode, entries) : entries.map((one) => ({ ...one, ...UNKNOWN }));
+      const listed = plus ? lookedUpAll(context, file.inode, entries) : entries.map((one) => entryWith(one, UNKNOWN));
       return { entries: listed, end, leased, atime: accessTimeAfterRead(context.session, file) };
     },
   },
@@ -80,7 +80,7 @@ function allNames(fd: number, maxEntries: number): StreamEntry[] | undefined {
 }
 
 function lookedUpAll(context: RequestContext, directory: Inode, names: readonly StreamEntry[]) {
-  return names.map((one) => ({ ...one, ...lookedUp(context, directory, one.name) }));
+  return names.map((one) => entryWith(one, lookedUp(context, directory, one.name)));
 }
 
 const DOT = 0x2e;
@@ -95,6 +95,10 @@ interface LookedUp {
 }
 
 const UNKNOWN: LookedUp = { entry: undefined, mayHaveXattrs: true };
+
+function entryWith({ name, ino, type, cookie }: StreamEntry, { entry, mayHaveXattrs }: LookedUp) {
+  return { name, ino, type, cookie, entry, mayHaveXattrs };
+}
 
 /** Nothing for an entry that has gone, or that the caller may not look up: the listing itself goes on. */
 function lookedUp(context: RequestContext, parent: Inode, name: Buffer): LookedUp {

@@ -8,7 +8,7 @@
  */
 
 import type { Logger } from 'pino';
-import { isDirectory } from '../../shared/attributes.ts';
+import { isDirectory, type Timespec } from '../../shared/attributes.ts';
 import { errno, FsError } from '../../shared/errno.ts';
 import { limits } from '../../shared/limits.ts';
 import {
@@ -137,7 +137,7 @@ export class LocalChanges {
 
   /** Nothing changed between two looks. */
   isAsSaid(said: LocalAttributes, is: LocalAttributes): boolean {
-    return stampOf(said) === stampOf(is);
+    return isEqual(said, is);
   }
 
   /** The server itself changed the inode, and nobody else holds a lease on it. */
@@ -288,6 +288,15 @@ const MAX_LOOKED_AT = 64;
 /** All that clients keep but the access time: before Linux 6.13, changes within a tick have the same change time. */
 function stampOf({ ctime, mtime, size, mode, nlink, uid, gid }: LocalAttributes): string {
   return `${ctime.sec}.${ctime.nsec} ${mtime.sec}.${mtime.nsec} ${size} ${mode} ${nlink} ${uid} ${gid}`;
+}
+
+function isEqual(a: LocalAttributes, b: LocalAttributes): boolean {
+  const isSame = a.size === b.size && a.mode === b.mode && a.nlink === b.nlink && a.uid === b.uid && a.gid === b.gid;
+  return isSame && isSameTime(a.ctime, b.ctime) && isSameTime(a.mtime, b.mtime);
+}
+
+function isSameTime(a: Timespec, b: Timespec): boolean {
+  return a.sec === b.sec && a.nsec === b.nsec;
 }
 
 function keyOfName(name: Uint8Array): string {

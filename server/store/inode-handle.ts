@@ -32,7 +32,7 @@ export class HandleSigner {
   }
 
   sign(content: HandleContent): Buffer {
-    const handle = Buffer.alloc(HEAD_BYTES + content.body.length + MAC_BYTES);
+    const handle = Buffer.allocUnsafe(HEAD_BYTES + content.body.length + MAC_BYTES); // all of it is set below
     handle[0] = content.kind;
     handle.writeBigUInt64LE(BigInt(content.filesystem), 1);
     content.body.copy(handle, HEAD_BYTES);

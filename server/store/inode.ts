@@ -73,12 +73,12 @@ export class Inode {
   /** Device and inode number, compared when it is found again by name. */
   readonly device: number;
   readonly ino: number | bigint;
-  readonly rangeLocks = new PageRangeLockQueue();
+  #rangeLocks: PageRangeLockQueue | undefined;
   readonly leases = new InodeLeases<LeaseHolder>();
   /** Blocks of its data that clients keep while others may write; made when the first is granted. */
   blocks: BlockLeases<LeaseHolder> | undefined;
-  /** Locks of programs; made when they are first asked for. */
-  readonly #lockTables = new Map<LockKind, LockTable>();
+  /** Locks of programs; made when they are first asked for, as most that only files have which somebody uses. */
+  #lockTables: Map<LockKind, LockTable> | undefined;
   watch: InodeWatch | undefined;
   /** The state of the attributes that clients with a lease know; empty when none was said yet. */
   saidStamp = '';
@@ -119,7 +119,7 @@ export class Inode {
       this.pins === 0 &&
       this.leases.isIdle &&
       this.blocks?.isIdle !== false &&
-      this.rangeLocks.locks.isIdle &&
+      this.#rangeLocks?.locks.isIdle !== false &&
       !this.#isLocked
     );
   }
@@ -134,11 +134,17 @@ export class Inode {
   }
 
   get #isLocked(): boolean {
-    for (const table of this.#lockTables.values()) if (!table.isIdle) return true;
+    for (const table of this.#lockTables?.values() ?? []) if (!table.isIdle) return true;
     return false;
   }
 
+  get rangeLocks(): PageRangeLockQueue {
+    this.#rangeLocks ??= new PageRangeLockQueue();
+    return this.#rangeLocks;
+  }
+
   lockTable(kind: LockKind): LockTable {
+    this.#lockTables ??= new Map();
     const table = this.#lockTables.get(kind) ?? new LockTable(kind, this.ino);
     this.#lockTables.set(kind, table);
     return table;
