@@ -24,3 +24,8 @@ export interface Operation<T> {
 export function operation<T>(definition: Operation<T>): Operation<unknown> {
   return definition as Operation<unknown>;
 }
+
+/** `change(value)`, now or when it is there. */
+export function mapEventually<T, U>(value: Eventually<T>, change: (value: T) => U): Eventually<U> {
+  return value instanceof Promise ? value.then(change) : change(value);
+}

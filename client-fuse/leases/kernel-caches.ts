@@ -117,9 +117,12 @@ export class KernelCaches {
     return listing?.isWhole === true && listing.untilMs > performance.now();
   }
 
-  /** What was listed without a lease goes when its reader has it: nobody would take it back. */
-  dropListing(directory: Node): void {
-    setImmediate(() => void this.#kernel?.notifier.invalidateInode(directory.id, 0, 0));
+  /** The kernel is told what it must not keep: what others have begun to read goes before that, and all of it after it. */
+  async dropListing(directory: Node): Promise<void> {
+    givenOf(directory).listing = undefined;
+    const drop = () => this.#kernel?.notifier.invalidateInode(directory.id, 0, 0);
+    await drop();
+    setTimeout(drop, TAKEN_IN_MS);
   }
 
   /** False: the driver takes nothing back. What is read must go past its caches, and what is written is not gathered. */

@@ -168,6 +168,8 @@ export interface OpenHandle {
   /** What a directory listed when it was opened or rewound, if that is known; and whether it was read since. */
   listing: readonly ListedName[] | undefined;
   isListingRead: boolean;
+  /** When its first names were asked for last. */
+  listedAsOf: number;
   /** What the server has sent so far of one whose listing is not known. */
   parts: ListingParts | undefined;
 }

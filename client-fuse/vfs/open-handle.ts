@@ -30,6 +30,7 @@ export function newHandle(
     killsSuidgid: false,
     listing: undefined,
     isListingRead: false,
+    listedAsOf: 0,
     parts: undefined,
   };
 }

@@ -4,8 +4,7 @@
  * need not ask about one name after the other.
  */
 import type { U64 } from '../../shared/attributes.ts';
-import { errno, errnoOf } from '../../shared/errno.ts';
-import { type Eventually, mapEventually } from '../../shared/eventually.ts';
+import type { Eventually } from '../../shared/eventually.ts';
 import { limits } from '../../shared/limits.ts';
 import { keyOfName } from '../leases/lease-cache.ts';
 import type { Caller, DirectoryEntry, NodeId } from './filesystem.ts';
@@ -36,7 +35,7 @@ export class RemoteDirectories {
     const { leases } = this.#context;
     const right = `${opener} ${OPENED}`;
     const listing = leases.mayOpen(node, right) ? leases.listing(node) : undefined;
-    if (listing) return this.#opened(node, opener, 0, NOT_OPENED, listing);
+    if (listing) return this.#opened(node, opener, 0, NOT_OPENED, leases.clock, listing);
     const { epoch } = this.#context.session;
     const asOf = leases.clock;
     const request = { inode: this.#context.inodeOf(node), maxEntries: limits.maxListedAtOpen };
@@ -44,7 +43,7 @@ export class RemoteDirectories {
       const listing = entries && this.#names.learnAll(node, entries, asOf);
       if (directory) leases.learnAttributes(node, directory, true, asOf);
       leases.learnOpener(node, right, asOf);
-      return this.#opened(node, opener, handle, handle === 0 ? NOT_OPENED : epoch, listing);
+      return this.#opened(node, opener, handle, handle === 0 ? NOT_OPENED : epoch, asOf, listing);
     });
   }
 
@@ -53,11 +52,13 @@ export class RemoteDirectories {
     opener: OpenHandle['opener'],
     server: number,
     epoch: number,
+    asOf: number,
     listing: readonly ListedName[] | undefined,
   ) {
     const open = newHandle({ node, isDirectory: true, flags: 0, opener, server, epoch });
-    open.listing = listing;
     const { kernel, leases } = this.#context;
+    open.listing = listing;
+    open.listedAsOf = asOf;
     open.isCached = leases.isHeld(node) && kernel.mayGiveListing(node);
     const keepCache = open.isCached && kernel.hasListing(node);
     return { handle: this.#context.handles.add(open), keepCache, cacheDirectory: open.isCached };
@@ -71,64 +72,47 @@ export class RemoteDirectories {
     plus: boolean,
   ): Eventually<readonly DirectoryEntry[]> {
     const open = this.#context.handles.get(handle);
-    const { kernel, leases } = this.#context;
-    const asOf = leases.clock;
-    const listed = this.#list(caller, handle, open, cookie, sizeBytes, plus);
-    if (!open.isCached) return listed;
-    return mapEventually(listed, (entries) => {
-      if (!this.#isOld(open.node, asOf) && leases.isHeld(open.node))
-        kernel.giveListing(open.node, cookie === 0, entries.length === 0);
-      else kernel.dropListing(open.node);
-      return entries;
-    });
+    if (cookie === 0) this.#begin(open);
+    const { listing } = open;
+    const kept = listing && fromListing(listing, cookie, sizeBytes);
+    const names = kept ?? this.#fromParts(caller, handle, open, cookie, sizeBytes, plus);
+    return names instanceof Promise
+      ? names.then((some) => this.#answer(open, cookie, some, plus))
+      : this.#answer(open, cookie, names, plus);
   }
 
-  /** What was listed then may be different now. */
-  #isOld(directory: Node, asOf: number): boolean {
+  /** rewinddir(3) is no request: as if it were opened now. */
+  #begin(open: OpenHandle): void {
     const { leases } = this.#context;
-    return leases.wasRecalled(directory, asOf) || leases.lastChange(directory) > asOf;
+    if (open.isListingRead || this.#isOld(open)) open.listing = leases.listing(open.node);
+    open.parts = undefined;
+    open.isListingRead = true;
+    open.listedAsOf = leases.clock;
   }
 
-  #list(
-    caller: Caller,
-    handle: number,
+  /** Something has happened to the directory since it was listed. */
+  #isOld({ node, listedAsOf }: OpenHandle): boolean {
+    const { leases } = this.#context;
+    return leases.wasRecalled(node, listedAsOf) || leases.lastChange(node) > listedAsOf;
+  }
+
+  /**
+   * The kernel adds it to what it keeps of the directory, whoever began with that: it may have names of before a recall, or of
+   * before a change of this mount.
+   */
+  #answer(
     open: OpenHandle,
     cookie: U64,
-    sizeBytes: number,
+    names: readonly ListedName[],
     plus: boolean,
   ): Eventually<readonly DirectoryEntry[]> {
-    const isRewound = cookie === 0 && open.isListingRead;
-    open.isListingRead = true;
-    // rewinddir(3): as if it were opened now. What the kernel keeps is never of before a recall, or a change of this mount.
-    const isAnew = isRewound || open.isCached;
-    const listing = isAnew ? this.#context.leases.listing(open.node) : open.listing;
-    if (isRewound || listing) open.listing = listing;
-    const kept = listing && this.#fromListing(open.node, listing, cookie, sizeBytes, plus);
-    if (kept) return kept;
-    const read = this.#fromParts(caller, handle, open, cookie, sizeBytes, plus);
-    if (!(read instanceof Promise)) return read;
-    return read.catch((error) => {
-      // Removed since, and it was not open at the server: what it listed last.
-      const known = errnoOf(error) === errno.ESTALE ? open.listing : undefined;
-      const last = known && this.#fromListing(open.node, known, cookie, sizeBytes, false);
-      if (!last) throw error;
-      return last;
-    });
-  }
-
-  /** Undefined: the position is not one of this listing. */
-  #fromListing(
-    directory: Node,
-    listing: readonly ListedName[],
-    cookie: U64,
-    sizeBytes: number,
-    plus: boolean,
-  ): readonly DirectoryEntry[] | undefined {
-    const start = cookie === 0 ? 0 : listing.findIndex((one) => one.cookie === cookie) + 1;
-    if (start === 0 && cookie !== 0) return undefined;
-    const fits = fitting(sizeBytes);
-    const end = listing.findIndex((one, at) => at >= start && !fits(one));
-    return this.#entries(directory, listing.slice(start, end < 0 ? undefined : end), plus);
+    const { kernel, leases } = this.#context;
+    const { node } = open;
+    const entries = () => this.#entries(node, names, plus);
+    if (!open.isCached) return entries();
+    if (this.#isOld(open) || !leases.isHeld(node)) return kernel.dropListing(node).then(entries);
+    kernel.giveListing(node, cookie === 0, names.length === 0);
+    return entries();
   }
 
   /** A directory that is not known whole: read from the server, ahead of the kernel. */
@@ -139,17 +123,15 @@ export class RemoteDirectories {
     cookie: U64,
     sizeBytes: number,
     plus: boolean,
-  ): Eventually<readonly DirectoryEntry[]> {
-    const { clock } = this.#context.leases;
-    const isKept = cookie !== 0 && open.parts?.has(cookie) && !this.#isOld(open.node, open.parts.asOf);
-    const parts = isKept && open.parts ? open.parts : new ListingParts(cookie, clock);
-    open.parts = parts;
+  ): Eventually<readonly ListedName[]> {
+    if (!open.parts?.has(cookie)) open.parts = new ListingParts(cookie, this.#context.leases.clock);
+    const { parts } = open;
     const take = () => {
       const names = parts.take(cookie, fitting(sizeBytes));
       // Whoever reads a long directory reads on. Without its lease nothing is asked before its time.
       const isAhead = parts.isAtEnd || !parts.isLeased || parts.left > LEFT_TO_ASK;
       if (!isAhead) void this.#more(caller, handle, open, parts, plus).catch(() => {}); // asked for again when it is needed
-      return this.#entries(open.node, names, plus);
+      return names;
     };
     if (parts.isAtEnd || parts.end !== cookie) return take();
     const ask = async () => {
@@ -195,6 +177,19 @@ export class RemoteDirectories {
       return { ...listed, entry: this.#context.entry(directory, key, nodes.foundAgain(node), attributes) };
     });
   }
+}
+
+/** Undefined: the position is not one of this listing. */
+function fromListing(
+  listing: readonly ListedName[],
+  cookie: U64,
+  sizeBytes: number,
+): readonly ListedName[] | undefined {
+  const start = cookie === 0 ? 0 : listing.findIndex((one) => one.cookie === cookie) + 1;
+  if (start === 0 && cookie !== 0) return undefined;
+  const fits = fitting(sizeBytes);
+  const end = listing.findIndex((one, at) => at >= start && !fits(one));
+  return listing.slice(start, end < 0 ? undefined : end);
 }
 
 /** Says of one name after the other whether it fits into a reply; the first does. */

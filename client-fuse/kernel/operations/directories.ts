@@ -4,10 +4,9 @@
  * taken in.
  */
 import { errno, FsError } from '../../../shared/errno.ts';
-import { mapEventually } from '../../../shared/eventually.ts';
 import type { DirectoryEntry, Eventually, Filesystem } from '../../vfs/filesystem.ts';
 import { FOPEN, FSYNC_FDATASYNC } from '../constants.ts';
-import { type Mounted, operation } from '../operation.ts';
+import { type Mounted, mapEventually, operation } from '../operation.ts';
 import { putEntryAt, putOpen, type Reply } from '../reply.ts';
 import { BODY, type Request } from '../request.ts';
 import { dirent, entryOut, fsyncIn, readdirIn, releaseIn } from '../structures.ts';

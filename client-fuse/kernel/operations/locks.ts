@@ -3,11 +3,10 @@
  * given back. Source: fuse_setlk(), fuse_getlk() and fuse_flush() in the kernel's fs/fuse/file.c.
  */
 import { errno, FsError } from '../../../shared/errno.ts';
-import { mapEventually } from '../../../shared/eventually.ts';
 import { F } from '../../../shared/linux/constants.ts';
 import type { Eventually, FoundLock, Lock } from '../../vfs/filesystem.ts';
 import { LK_FLOCK } from '../constants.ts';
-import { type Mounted, operation } from '../operation.ts';
+import { type Mounted, mapEventually, operation } from '../operation.ts';
 import { BODY, type Request } from '../request.ts';
 import { lkIn, lkOut } from '../structures.ts';
 
