@@ -127,8 +127,9 @@ export class RemoteDirectories {
     const start = cookie === 0 ? 0 : listing.findIndex((one) => one.cookie === cookie) + 1;
     if (start === 0 && cookie !== 0) return undefined;
     const fits = fitting(sizeBytes);
-    const end = listing.findIndex((one, at) => at >= start && !fits(one));
-    return this.#entries(directory, listing.slice(start, end < 0 ? undefined : end), plus);
+    let end = start;
+    for (let name = listing[end]; name && fits(name); name = listing[end]) end++;
+    return this.#entries(directory, listing.slice(start, end), plus);
   }
 
   /** A directory that is not known whole: read from the server, ahead of the kernel. */
