@@ -259,9 +259,7 @@ export class LeaseCache {
     const isUndisturbed = this.isUndisturbed(node, mark);
     const now = this.changed(node);
     this.#knowledge(node).changing--;
-    // Whoever is in a directory that was removed asks from now on.
-    if (attributes?.nlink === 0) this.#forget(node);
-    else if (isUndisturbed && attributes) this.learnAttributes(node, attributes, leased, now);
+    if (isUndisturbed && attributes) this.learnAttributes(node, attributes, leased, now);
   }
 
   /** This client opens the file to write, or truncates it: the server lets local programs do so too from then on. */

@@ -188,8 +188,9 @@ function fromListing(
   const start = cookie === 0 ? 0 : listing.findIndex((one) => one.cookie === cookie) + 1;
   if (start === 0 && cookie !== 0) return undefined;
   const fits = fitting(sizeBytes);
-  const end = listing.findIndex((one, at) => at >= start && !fits(one));
-  return listing.slice(start, end < 0 ? undefined : end);
+  let end = start;
+  for (let name = listing[end]; name && fits(name); name = listing[end]) end++;
+  return listing.slice(start, end);
 }
 
 /** Says of one name after the other whether it fits into a reply; the first does. */

@@ -165,8 +165,7 @@ function alsoChanged(
     // Of one that has no name any more, who has it open is to forget what it knows; nobody asks about the others.
     if (inode === null || inode.isGone) continue;
     const attributes = leases.attributesAfter(change, inode);
-    const hasName = attributes.nlink > 0 && !inode.isRemoved;
-    changed.push({ inode: inode.handle, attributes, leased: hasName && session.holdsLease(inode) });
+    changed.push({ inode: inode.handle, attributes, leased: !inode.isRemoved && session.holdsLease(inode) });
   }
   return changed;
 }

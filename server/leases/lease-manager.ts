@@ -292,9 +292,7 @@ export class LeaseManager {
     if (!inode.isLeased) return;
     if (inode.isGone) return this.#dropAll(inode);
     try {
-      const { nlink } = this.attributesAfter(change, inode);
-      // A directory, which somebody may be in yet: the reply says that nothing of it is to be kept.
-      if (nlink === 0 && inode.pins === 0) this.#dropAll(inode);
+      this.attributesAfter(change, inode);
     } catch (error) {
       if (!(error instanceof FsError)) throw error;
       // It is gone, and with it what was said of it. One that is known by a path may only have another.

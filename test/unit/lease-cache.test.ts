@@ -28,14 +28,6 @@ const beginAndEnd = () => {
   cache.endChange(file);
 };
 
-test('of a directory that this client has removed nothing is known any more', () => {
-  cache.learnAttributes(file, attributes(1), true, cache.clock);
-  cache.learnEmpty(file, true, cache.clock);
-  const mark = cache.beginChange(file);
-  cache.endChange(file, mark, attributes(0, { nlink: 0 }), false);
-  expect([sizeOf(file), cache.name(file, 'x'), cache.isHeld(file)]).toEqual([undefined, undefined, false]);
-});
-
 /** What happens between the sending of a request and its reply, and whether the reply is taken in then. */
 const between: [what: string, event: () => void, attributesOfFile: boolean, nameInDirectory: boolean][] = [
   ['nothing', () => {}, true, true],

@@ -108,33 +108,6 @@ async function isSettled(promise: Promise<unknown>, other: ServerSession): Promi
   return settled;
 }
 
-test('a directory that is removed is asked back from nobody: who removed it is told to keep nothing of it', async () => {
-  const session = await server.connect();
-  const recalls = vi.fn(() => ({ ready: undefined, finish: () => [] }));
-  session.onRecall = recalls;
-  const parent = session.hello.root.inode;
-  const named = async (name: string) => {
-    const { found } = await session.call('lookup', ROOT, { parent, name: b(name) });
-    return Buffer.from(found?.inode as Uint8Array);
-  };
-  const inode = await named('e');
-  await session.call('lookup', ROOT, { parent: inode, name: b('absent') });
-  expect(holdersOf('e')).toBe(1);
-  const removed = exported.store.known(inode) as Inode;
-  const { changed } = await session.call('rmdir', ROOT, { parent, name: b('e') });
-  expect(changed).toMatchObject([{ attributes: { nlink: 0 }, leased: false }]);
-  expect(removed.leases.holders.size).toBe(0);
-  // Who is in it is answered, and keeps no answer either.
-  const { attributes, leased } = await session.call('getattr', ROOT, { inode, handle: 0 });
-  expect([attributes.nlink, leased]).toEqual([0, false]);
-  // A local change that comes after it is seen, and so would its events have been.
-  await named('d');
-  writeFileSync(directory.join('d', 'new'), '');
-  await vi.waitFor(() => expect(recalls).toHaveBeenCalled(), { timeout: 20_000 });
-  expect(recalls.mock.calls.flat(2).map((one) => exported.store.known(one as Uint8Array))).toEqual([inodeAt('d')]);
-  session.close();
-});
-
 describe('changes by another client', () => {
   type Change = (session: ServerSession, d: Uint8Array, f: Uint8Array) => Promise<unknown>;
   const where = (d: Uint8Array, name: string) => ({ parent: d, name: b(name) });
