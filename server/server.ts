@@ -84,7 +84,7 @@ export class Server implements ConnectionHost {
     if (!this.#access.isOpen) this.#grantCheck = setInterval(() => this.#checkGrants(), limits.grantCheckMs).unref();
     this.exports = new Map(options.exports.map((one) => [one.name, one]));
     this.#poll = new LoopPoll(options.pollUs);
-    this.#sinceStart = new SinceStart(options.changes, options.clients?.isEmpty === false);
+    this.#sinceStart = new SinceStart(options.changes, options.clients?.hasWriters === true);
     this.dispatcher = new Dispatcher(
       () => JSON.stringify(statusOf(this)),
       options.log,
@@ -101,15 +101,21 @@ export class Server implements ConnectionHost {
       ...(options.clients ? { clients: options.clients } : {}),
       ...(options.sessionLeaseMs === undefined ? {} : { leaseMs: options.sessionLeaseMs }),
     });
-    // A client that has not noticed the end of the last process uses what that let it keep no longer than this.
-    setTimeout(() => this.sessions.endEarlierReaders(), limits.leaseUseMs).unref();
-    const { grace, writersGrace } = this.sessions;
+    const { grace, writersGrace, leasesGrace } = this.sessions;
+    // A client that has not noticed the end of the last process uses its leases no longer than this: that was before now.
+    const leasesEnd = () => this.sessions.endEarlierLeases();
+    if (!leasesGrace.isOver) setTimeout(leasesEnd, limits.leaseUseMs).unref();
+    if (!leasesGrace.isOver)
+      this.log.info(
+        { clients: leasesGrace.awaited.length },
+        'clients that held leases are awaited, for at most 3 s: nothing is changed before they know of this start',
+      );
     if (!grace.isOver)
       this.log.info({ clients: grace.awaited.length }, 'grace period: clients may reclaim their locks');
     if (!writersGrace.isOver)
       this.log.info(
         { clients: writersGrace.awaited.length },
-        'clients that wrote or kept data are awaited: no file is cached by the page',
+        'clients that wrote are awaited: no file is cached by the page',
       );
     this.sessions.onGraceOver = (late) =>
       this.log.info(

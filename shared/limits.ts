@@ -51,6 +51,8 @@ export const limits = {
   maxKnownSinceStart: 100_000,
   /** How long a client may use its leases after the server answered it last. */
   leaseUseMs: 3_000,
+  /** Less by this is what the kernel is told: it counts from when the caller is woken up and takes its reply in. */
+  kernelTakesInMs: 250,
   /** While leases are used, the server is asked this often at least to say that it would have recalled. */
   leaseRenewMs: 1_000,
   /** How long a holder may take to answer a recall before its leases are revoked: longer than it would use them. */

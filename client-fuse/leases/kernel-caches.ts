@@ -52,6 +52,9 @@ export class KernelCaches {
   /** Notifications that wait for the lock of a directory, or may. */
   #awaitedLocks = 0;
 
+  /** All of the mount that was ever taken back at once is. */
+  #asksAgain: Promise<void> | undefined;
+
   /** `usableMs`: how long this client may go on using its leases, in milliseconds; 0 or less: it may not. */
   constructor(usableMs: () => number) {
     this.#usableMs = usableMs;
@@ -178,16 +181,24 @@ export class KernelCaches {
     return this.#kernel?.notifier.invalidateInode(node.id, -1, 0);
   }
 
-  /** Of the whole mount. Resolves when the kernel asks about everything again. */
-  async takeBackAll(nodes: readonly Node[]): Promise<void> {
+  /**
+   * Of the whole mount. Resolves when the kernel asks about everything again, what it was given before included. Pages may take
+   * longer, for those that are dirty are written first; but each read looks at the attributes before (AUTO_INVAL_DATA).
+   */
+  takeBackAll(nodes: readonly Node[]): Promise<void> {
     let lastMs = NEVER;
     for (const { given } of nodes) {
       for (const { untilMs } of given?.names.values() ?? []) lastMs = Math.max(lastMs, untilMs);
       given?.names.clear();
     }
     const names = this.#kernel && lastMs > performance.now() ? this.#forgetAllNames(lastMs, this.#kernel) : undefined;
-    await Promise.all([this.takeBack(nodes), names]);
-    this.tookBack(nodes);
+    const withPages = nodes.filter(({ given }) => given?.hasPages);
+    const attributes = withPages.map(({ id }) => this.#kernel?.notifier.invalidateInode(id, -1, 0));
+    const others = this.takeBack(nodes.filter(({ given }) => !given?.hasPages));
+    const asksAgain = Promise.all([this.#asksAgain, names, others, ...attributes]).then(() => {});
+    this.#asksAgain = asksAgain;
+    void Promise.all([asksAgain, this.takeBack(withPages)]).then(() => this.tookBack(nodes));
+    return asksAgain;
   }
 
   /** The recall of these is acknowledged. */

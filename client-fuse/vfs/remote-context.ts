@@ -49,7 +49,7 @@ export class RemoteContext {
     this.leases = new LeaseCache(() => session.mayUseLeases);
     this.kernel = new KernelCaches(() => {
       session.leaseUsed();
-      return session.leasesUsableMs;
+      return session.leasesUsableMs - limits.kernelTakesInMs;
     });
     this.blocks = new SharedBlocks(this.blockBudget, () => {
       session.leaseUsed();

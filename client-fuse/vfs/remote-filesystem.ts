@@ -52,12 +52,12 @@ export class RemoteFilesystem implements Filesystem {
       const node = this.#context.nodeOf(inode);
       if (node) this.#context.blocks.recalled(node, blocks);
     };
-    session.onLost = () => this.#loseShared();
+    session.onLost = () => void this.#loseShared();
     session.onForgotten = (isSameServer, isSameMachine) => {
-      this.#context.blocks.clearAll();
+      const lost = this.#loseShared();
       if (!isSameMachine) this.#tellOfLost();
       this.#files.stopGathering(isSameServer);
-      void reclaim(this.#context, this.#locks.forgotten(isSameServer));
+      void reclaim(this.#context, this.#locks.forgotten(isSameServer), lost);
     };
   }
 
@@ -106,17 +106,18 @@ export class RemoteFilesystem implements Filesystem {
   /** The server took everything back: what was gathered is refused, and whoever wrote it is told. */
   #revoked(): Recall {
     this.#files.stopGathering(true);
-    this.#loseShared();
+    void this.#loseShared();
     return NOTHING_ELSE;
   }
 
-  #loseShared(): void {
+  /** Resolves when the kernel answers nothing by itself. */
+  #loseShared(): Promise<void> {
     const { leases, kernel, nodes, blocks } = this.#context;
     leases.clear();
     blocks.clearAll();
     const given = [...nodes.all].filter((node) => node.given !== undefined);
     this.#files.dropAhead([...nodes.all].filter((node) => node.cached?.size));
-    void kernel.takeBackAll(given);
+    return kernel.takeBackAll(given);
   }
 
   // --- attributes

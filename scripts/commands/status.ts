@@ -222,13 +222,16 @@ function showLocks({ locks }: ServerStatus): void {
   if (listed < locks.held + locks.waiting) console.log(`  the first ${listed} of them`);
 }
 
-function showGrace({ holdsUpLocks, atMostSeconds, clients }: NonNullable<ServerStatus['grace']>): void {
-  const waits = holdsUpLocks ? 'new locks wait, and ' : '';
-  console.log(
-    `  grace period after its start, for at most ${atMostSeconds} s more: ${waits}nothing is cached by the page`,
-  );
+function showGrace(grace: NonNullable<ServerStatus['grace']>): void {
+  const { holdsUpChanges, holdsUpLocks, holdsUpPages, atMostSeconds, clients } = grace;
+  const waits = [
+    ...(holdsUpChanges ? ['changes wait'] : []),
+    ...(holdsUpLocks ? ['new locks wait'] : []),
+    ...(holdsUpPages ? ['nothing is cached by the page'] : []),
+  ];
+  console.log(`  grace period after its start, for at most ${atMostSeconds} s more: ${waits.join(', ')}`);
   for (const one of clients) {
-    const held = one.heldLocks ? 'held locks' : 'had files open for writing';
+    const held = one.heldLocks ? 'held locks' : one.wrote ? 'had files open for writing' : 'held leases';
     console.log(`    awaited: ${one.client}, export "${one.export}", ${held}${one.isBack ? ', is back' : ''}`);
   }
 }

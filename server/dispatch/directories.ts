@@ -2,11 +2,11 @@
 import type { U64 } from '../../shared/attributes.ts';
 import { FsError } from '../../shared/errno.ts';
 import { limits } from '../../shared/limits.ts';
-import { close } from '../../shared/linux/libc.ts';
 import type { ReplyOf, RequestOf, WireEntry } from '../../shared/protocol/messages.ts';
-import { readEntries, type StreamEntry } from '../store/directory-stream.ts';
+import type { StreamEntry } from '../store/directory-stream.ts';
 import type { Inode } from '../store/inode.ts';
 import { OpenFile } from '../store/open-file.ts';
+import type { Store } from '../store/store.ts';
 import { wrongKind } from './attributes.ts';
 import { accessTimeAfterRead, entryOf, type Handlers, type RequestContext } from './handler.ts';
 
@@ -19,7 +19,7 @@ export const directoryHandlers: Handlers<'opendir' | 'readdir' | 'readNames'> = 
       const file = context.session.file(handle);
       if (!file.isDirectory) throw wrongKind(false);
       const leased = context.leases.grantNames(context.session, file.inode);
-      const { entries, end } = readEntries(file.fd, cookie, Math.min(sizeBytes, limits.maxDirectoryBytes));
+      const { entries, end } = file.calls.entries(file.fd, cookie, Math.min(sizeBytes, limits.maxDirectoryBytes));
       const listed = plus ? lookedUpAll(context, file.inode, entries) : entries.map((one) => entryWith(one, UNKNOWN));
       return { entries: listed, end, leased, atime: accessTimeAfterRead(context.session, file) };
     },
@@ -34,7 +34,7 @@ function opendir(context: RequestContext, request: RequestOf<'opendir'>): ReplyO
   const file = new OpenFile(store, inode, fd, { isDirectory: true, canWrite: false });
   try {
     const isLeased = request.maxEntries > 0 && leases.grantNames(session, inode);
-    const names = isLeased ? allNames(fd, Math.min(request.maxEntries, limits.maxListedAtOpen)) : undefined;
+    const names = isLeased ? allNames(store, fd, Math.min(request.maxEntries, limits.maxListedAtOpen)) : undefined;
     if (names === undefined) return { handle: session.addFile(file), listing: undefined, directory: undefined };
     const listing = lookedUpAll(context, inode, names);
     const attributes = store.attributes(inode);
@@ -55,11 +55,11 @@ function readNames(context: RequestContext, { inode, maxEntries }: RequestOf<'re
   const fd = store.openDirectory(identity, directory);
   try {
     const leased = leases.grantNames(session, directory);
-    const names = allNames(fd, maxEntries);
+    const names = allNames(store, fd, maxEntries);
     if (names === undefined) return { entries: [], complete: false, leased };
     return { entries: lookedUpAll(context, directory, names), complete: true, leased };
   } finally {
-    close(fd);
+    store.descriptors.close(fd);
   }
 }
 
@@ -67,12 +67,12 @@ function readNames(context: RequestContext, { inode, maxEntries }: RequestOf<'re
 const TYPICAL_ENTRY_BYTES = 64;
 
 /** Undefined: there are more than `maxEntries`, or than limits.maxNamesAhead; little more than that is read. */
-function allNames(fd: number, maxEntries: number): StreamEntry[] | undefined {
+function allNames(store: Store, fd: number, maxEntries: number): StreamEntry[] | undefined {
   const most = Math.min(maxEntries, limits.maxNamesAhead);
   const sizeBytes = Math.min(most * TYPICAL_ENTRY_BYTES, limits.maxDirectoryBytes);
   const names: StreamEntry[] = [];
   for (let cookie: U64 = 0; ; cookie = names.at(-1)?.cookie ?? 0) {
-    const { entries, end } = readEntries(fd, cookie, sizeBytes);
+    const { entries, end } = store.descriptors.entries(fd, cookie, sizeBytes);
     names.push(...entries);
     if (names.length > most) return undefined;
     if (end) return names;

@@ -78,7 +78,11 @@ function openSettled(context: RequestContext, inode: Inode, request: OpenRequest
       return openNow(context, inode, request);
     })();
   };
-  const opened = leases.during(session, [inode], work, truncates ? ALL_BLOCKS : undefined);
+  // It had the file open to write before the server was started anew, and the others wait until it has it again.
+  const isReclaim = session.isReclaiming && request.wants === 'none' && !truncates && !killSuidgid;
+  const opened = isReclaim
+    ? leases.duringReclaim(session, [inode], work)
+    : leases.during(session, [inode], work, truncates ? ALL_BLOCKS : undefined);
   return opened instanceof Promise ? opened.then(answer) : answer(opened);
 }
 

@@ -26,7 +26,7 @@ const DIRECTORY = { mode: mode.S_IFDIR };
 export class Change implements Disposable {
   readonly #inodes: readonly Inode[];
   readonly #blocks: readonly BlockChange[];
-  /** Leases were recalled for it: what was looked at before may be different now. */
+  /** For recalls, or for the leases of the last process: what was looked at before may be different now. */
   readonly hasWaited: boolean;
   /** It took more than one turn of the event loop. */
   isLong = false;
@@ -175,7 +175,7 @@ export class LeaseManager {
   grantExclusive(session: LeaseHolder, file: OpenFile, isNew = false): boolean {
     const { inode } = file;
     const isWatched = this.#local.watch(inode, { mode: mode.S_IFREG });
-    if (!isWatched || session.isClosed) return false;
+    if (!isWatched || session.isClosed || !session.enter(true)) return false;
     if (!inode.leases.grantExclusive(session, performance.now())) return false;
     if (!this.#exclusive.take(file)) {
       inode.leases.endExclusive();
@@ -193,7 +193,8 @@ export class LeaseManager {
   }
 
   #grant(session: LeaseHolder, inode: Inode, isCovered: boolean, mustKeep = false): boolean {
-    if (!isCovered || session.isClosed || !inode.leases.grant(session, performance.now(), mustKeep)) {
+    const mayHold = isCovered && !session.isClosed && session.enter();
+    if (!mayHold || !inode.leases.grant(session, performance.now(), mustKeep)) {
       if (!inode.isLeased) this.#reads.end(inode);
       return false;
     }
@@ -244,6 +245,8 @@ export class LeaseManager {
    * Does `work`, which changes `inodes` for `author`, when nobody else holds a lease on them; none is granted until it is
    * done. Holds no lock while it waits. The author keeps its leases: it applies its own change to what it knows. `blocks`: of the
    * inodes' data, where these are changed.
+   *
+   * After a start of the server it waits, too, until no client uses leases of the last process, on whatever.
    */
   during<T>(
     author: LeaseHolder,
@@ -251,7 +254,26 @@ export class LeaseManager {
     work: (change: Change) => Eventually<T>,
     blocks?: BlockRange,
   ): Eventually<T> {
-    const change = this.change(author, inodes, blocks);
+    return this.#during(author, inodes, work, blocks, author.earlierLeases);
+  }
+
+  /** The same for what is nothing new to clients with leases of the last process: it was so already. */
+  duringReclaim<T>(
+    author: LeaseHolder,
+    inodes: readonly Inode[],
+    work: (change: Change) => Eventually<T>,
+  ): Eventually<T> {
+    return this.#during(author, inodes, work, undefined, undefined);
+  }
+
+  #during<T>(
+    author: LeaseHolder,
+    inodes: readonly Inode[],
+    work: (change: Change) => Eventually<T>,
+    blocks: BlockRange | undefined,
+    after: Promise<void> | undefined,
+  ): Eventually<T> {
+    const change = this.change(author, inodes, blocks, after);
     if (!(change instanceof Promise)) return this.#carryOut(author, inodes, change, work);
     return change.then((begun) => this.#carryOut(author, inodes, begun, work));
   }
@@ -335,10 +357,15 @@ export class LeaseManager {
   }
 
   /**
-   * Resolves when nobody but `author` holds a lease on `inodes`, and none is granted until the change is disposed.
+   * Resolves when nobody but `author` holds a lease on `inodes`, and `after`; none is granted until the change is disposed.
    * Synchronous when nothing must be recalled. Wait for it without holding any lock.
    */
-  change(author: LeaseHolder | undefined, inodes: readonly Inode[], blocks?: BlockRange): Change | Promise<Change> {
+  change(
+    author: LeaseHolder | undefined,
+    inodes: readonly Inode[],
+    blocks?: BlockRange,
+    after?: Promise<void>,
+  ): Change | Promise<Change> {
     const nowMs = performance.now();
     let held: Map<LeaseHolder, Inode[]> | undefined;
     const changes = blocks ? this.#beginBlocks(author, inodes, blocks) : NO_BLOCKS;
@@ -351,7 +378,7 @@ export class LeaseManager {
       }
     }
     const waits = changes.flatMap((one) => one.waits);
-    if (blocks && author?.earlierReaders) waits.push(author.earlierReaders);
+    if (after) waits.push(after);
     for (const [holder, ofHolder] of held ?? []) waits.push(this.#recall(holder, ofHolder));
     const change = new Change(inodes, waits.length > 0, changes);
     return waits.length > 0 ? Promise.all(waits).then(() => change) : change;

@@ -44,7 +44,12 @@ export class ClientListFile implements DurableClients {
     if (content?.version !== VERSION || !Array.isArray(content.clients)) {
       throw new Error(`${this.#path} is damaged: remove it; locks that clients held until now are lost then`);
     }
-    return (content.clients as ListedClient[]).map((one) => ({ ...one, locks: one.locks !== false }));
+    // Earlier releases had no word for it, and listed only those that wrote, or had locks.
+    return (content.clients as ListedClient[]).map((one) => ({
+      ...one,
+      writes: one.writes !== false,
+      locks: one.locks !== false,
+    }));
   }
 
   write(clients: readonly ListedClient[]): void {

@@ -1,8 +1,8 @@
 /**
- * Which clients hold locks, or have files open for writing, or may: what the server must know of them after a crash, to
- * give nobody else their locks, and let nobody read by the page what they write, before they are back. A client is entered
- * before its first lock, and its first file; it is struck out when its session ends, so a lock and an open cost nothing here.
- * Owned by the SessionTable.
+ * Which clients hold leases, have files open for writing, or hold locks, or may: what the server must know of them after a
+ * crash, to change nothing that they answer for without asking, let nobody read by the page what they write, and give nobody
+ * else their locks, before they are back. A client is entered before its first lease, its first such file and its first lock; it
+ * is struck out when its session ends, so a lease, an open and a lock cost nothing here. Owned by the SessionTable.
  */
 import type { Logger } from 'pino';
 
@@ -15,8 +15,15 @@ export interface ListedClient {
   readonly client: string;
   /** Id of the credential that opened the session. */
   readonly credential: string;
-  /** False: it has had files open for writing, and no locks. */
+  /** It has had files open for writing. */
+  readonly writes: boolean;
+  /** It has had locks. */
   readonly locks: boolean;
+}
+
+/** Of one that has locks it is not known. */
+export function mayWrite({ writes, locks }: ListedClient): boolean {
+  return writes || locks;
 }
 
 /** Where the list is kept. */
@@ -30,6 +37,7 @@ export class ClientList {
   readonly #durable: DurableClients | undefined;
   readonly #log: Logger | undefined;
   readonly #clients: Map<string, ListedClient>;
+  #hasFailed = false;
 
   /** Without a place to keep it nobody is known after a restart. */
   constructor(durable?: DurableClients, log?: Logger) {
@@ -43,8 +51,8 @@ export class ClientList {
     return this.#durable !== undefined;
   }
 
-  get isEmpty(): boolean {
-    return this.#clients.size === 0;
+  get hasWriters(): boolean {
+    return [...this.all].some(mayWrite);
   }
 
   get all(): Iterable<ListedClient> {
@@ -58,8 +66,10 @@ export class ClientList {
   /** True: it is durable. */
   add(client: ListedClient): boolean {
     const before = this.#clients.get(client.id);
-    if (before && (before.locks || !client.locks)) return true;
-    this.#clients.set(client.id, client);
+    const locks = client.locks || before?.locks === true;
+    const writes = client.writes || before?.writes === true;
+    if (before && before.locks === locks && before.writes === writes) return true;
+    this.#clients.set(client.id, { ...client, locks, writes });
     const isWritten = this.#write();
     if (!isWritten) this.#clients.delete(client.id);
     if (!isWritten && before) this.#clients.set(client.id, before);
@@ -79,9 +89,12 @@ export class ClientList {
   #write(): boolean {
     try {
       this.#durable?.write([...this.#clients.values()]);
+      this.#hasFailed = false;
       return true;
     } catch (error) {
-      this.#log?.error({ err: error }, 'the list of clients cannot be written: no lock changes its owner meanwhile');
+      const meanwhile = 'no lock changes its owner meanwhile, and clients that are not in it are granted no lease';
+      if (!this.#hasFailed) this.#log?.error({ err: error }, `the list of clients cannot be written: ${meanwhile}`);
+      this.#hasFailed = true;
       return false;
     }
   }

@@ -11,7 +11,7 @@ import { ANYONE } from '../access/credential.ts';
 import type { Export } from '../export.ts';
 import { GracePeriod } from '../state/grace-period.ts';
 import type { Inode } from '../store/inode.ts';
-import { ClientList, type ListedClient } from './client-list.ts';
+import { ClientList, type ListedClient, mayWrite } from './client-list.ts';
 import { type InterruptedWrite, InterruptedWrites } from './interrupted-writes.ts';
 import type { RequestJournal } from './request-journal.ts';
 import { Session, type SessionHost } from './session.ts';
@@ -32,22 +32,30 @@ export interface SessionTableOptions {
 export interface GraceStatus {
   /** New locks are not granted meanwhile. */
   readonly holdsUpLocks: boolean;
+  /** Nothing is changed. */
+  readonly holdsUpChanges: boolean;
+  /** No opened file is cached by the page. */
+  readonly holdsUpPages: boolean;
   readonly atMostSeconds: number;
-  readonly clients: readonly { client: string; export: string; isBack: boolean; heldLocks: boolean }[];
+  readonly clients: readonly { client: string; export: string; isBack: boolean; heldLocks: boolean; wrote: boolean }[];
 }
 
 export class SessionTable implements SessionHost {
   readonly leaseMs: number;
   /** Of locks. */
   readonly grace: GracePeriod;
-  /** Of files that were open for writing, by any client in the list. */
+  /** Of files that were open for writing. */
   readonly writersGrace: GracePeriod;
+  /** Of leases, by any client in the list: as long as one that has not heard of the start may use them. */
+  readonly leasesGrace: GracePeriod;
   readonly #clients: ClientList;
   readonly #journal: RequestJournal | undefined;
   readonly #interrupted: InterruptedWrites;
   readonly #graceEndsMs: number;
-  #earlierReaders: Promise<void> | undefined;
-  #noEarlierReaders = () => {};
+  #earlierLeases: Promise<void> | undefined;
+  #leasesEnded = () => {};
+  /** The list of clients could not be written when that was tried last. */
+  #isListStuck = false;
   readonly #sessions = new Map<string, Session>();
   /** Ended because its client stayed away. */
   onExpired: (session: Session) => void = () => {};
@@ -71,22 +79,38 @@ export class SessionTable implements SessionHost {
     this.#clients = clients;
     const endsMs = nowMs + Math.max(leaseMs, limits.minGraceMs);
     this.#graceEndsMs = endsMs;
-    const graceOf = (which: (client: ListedClient) => boolean) => {
-      const ids = [...clients.all].filter(which).map(({ id }) => id);
-      return new GracePeriod(ids, endsMs, endsMs + limits.minGraceMs);
-    };
-    this.grace = graceOf(({ locks }) => locks);
-    this.writersGrace = graceOf(() => true);
-    if (this.writersGrace.isOver) return;
-    this.#earlierReaders = new Promise((resolve) => {
-      this.#noEarlierReaders = resolve;
+    const idsOf = (which: (client: ListedClient) => boolean) => [...clients.all].filter(which).map(({ id }) => id);
+    const lastMs = endsMs + limits.minGraceMs;
+    this.grace = new GracePeriod(
+      idsOf(({ locks }) => locks),
+      endsMs,
+      lastMs,
+    );
+    this.writersGrace = new GracePeriod(idsOf(mayWrite), endsMs, lastMs);
+    const leasesEndMs = nowMs + limits.leaseUseMs;
+    this.leasesGrace = new GracePeriod(
+      idsOf(() => true),
+      leasesEndMs,
+      leasesEndMs,
+    );
+    if (this.leasesGrace.isOver) return;
+    this.#earlierLeases = new Promise((resolve) => {
+      this.#leasesEnded = resolve;
     });
   }
 
-  /** Called when their leases have ended, or earlier. */
-  endEarlierReaders(): void {
-    this.#noEarlierReaders();
-    this.#earlierReaders = undefined;
+  /** Called when leases of the last process are used no more: they have ended, or all clients know of the start. */
+  endEarlierLeases(): void {
+    const isOnlyHolder = (id: string) => {
+      const listed = this.#clients.get(id);
+      return listed !== undefined && !mayWrite(listed) && !this.#sessions.has(id);
+    };
+    const late = this.leasesGrace.awaited.filter(isOnlyHolder);
+    this.leasesGrace.end();
+    this.#earlierLeases = undefined;
+    this.#leasesEnded();
+    // The next process need not wait for them once more.
+    this.#clients.remove(late);
   }
 
   get all(): Iterable<Session> {
@@ -125,14 +149,15 @@ export class SessionTable implements SessionHost {
     const session = new Session(this, exported, client, nowMs, credential, sameId, openJournal);
     session.remembers = remembers;
     session.mayWriteLate = isBack || !this.#clients.isDurable;
-    if (isBack) for (const grace of [this.grace, this.writersGrace]) grace.returned(key);
+    if (isBack) for (const grace of [this.grace, this.writersGrace, this.leasesGrace]) grace.returned(key);
     session.connections = 1;
     this.#sessions.set(session.key, session);
     return { session, resumed: false };
   }
 
   #mayReturn(key: string, exported: Export, credential: string): boolean {
-    const listed = this.writersGrace.mayReturn(key) ? this.#clients.get(key) : undefined;
+    const isAwaited = this.writersGrace.mayReturn(key) || this.leasesGrace.mayReturn(key);
+    const listed = isAwaited ? this.#clients.get(key) : undefined;
     return listed !== undefined && listed.export === exported.name && listed.credential === credential;
   }
 
@@ -153,6 +178,8 @@ export class SessionTable implements SessionHost {
     const sessions = [...this.#sessions.values()];
     for (const session of sessions) session.close();
     this.#sessions.clear();
+    // Nothing is changed any more: what waits to is ended.
+    this.#leasesEnded();
     await Promise.all(sessions.map((session) => session.whenIdle()));
   }
 
@@ -166,23 +193,34 @@ export class SessionTable implements SessionHost {
 
   /** Ends what nobody waits for any more, or somebody does. */
   expire(nowMs: number): void {
+    this.#isListStuck = false;
     this.#endGraceIfDue(nowMs);
     this.#endWritersGraceIfDue(nowMs);
     if (nowMs >= this.#graceEndsMs) this.#interrupted.giveUpAll();
     const kept: { session: Session; absentMs: number }[] = [];
+    const idle: Session[] = [];
     for (const session of [...this.#sessions.values()]) {
       if (session.absentSinceMs === undefined) continue;
       const absentMs = nowMs - session.absentSinceMs;
       if (absentMs < this.leaseMs) continue;
       session.isCourtesy = true;
+      if (absentMs >= limits.recallMs && this.#isIdle(session)) idle.push(session);
       // One that never asked for anything holds nothing.
       const isOver = absentMs >= limits.maxCourtesyMs || session.requests === 0 || session.locks.isInTheWay;
       if (isOver) this.#expired(session);
       else kept.push({ session, absentMs });
     }
+    // Their leases have ended long since: the next process need not wait for them.
+    if (idle.length > 0 && this.#clients.remove(idle.map(({ key }) => key))) for (const one of idle) one.struckOut();
     if (kept.length <= limits.maxCourtesySessions) return;
     kept.sort((one, other) => other.absentMs - one.absentMs);
     for (const { session } of kept.slice(0, -limits.maxCourtesySessions)) this.#expired(session);
+  }
+
+  /** In the list for its leases alone: it has nothing else, nor may it take anything again. */
+  #isIdle(session: Session): boolean {
+    const mayReclaim = !this.grace.isOver || !this.writersGrace.isOver;
+    return !mayReclaim && this.#clients.get(session.key) !== undefined && session.hasOnlyLeases;
   }
 
   /** Others get its locks, so it must not reclaim them after a crash: that is durable first, or it goes on. */
@@ -210,16 +248,24 @@ export class SessionTable implements SessionHost {
     if (isReclaim && !this.grace.mayReclaim(key)) throw new FsError(errno.ESTALE, 'reclaim');
     // Clients hold themselves back until they are told that it is over.
     if (!isReclaim && !this.grace.isOver) throw new FsError(errno.EAGAIN, 'grace period');
-    const listed = { id: key, export: exported.name, client, credential: credential.id, locks: true };
+    const listed = { id: key, export: exported.name, client, credential: credential.id, writes: false, locks: true };
     if (!this.#clients.add(listed)) throw new FsError(errno.ENOLCK, 'list of clients');
   }
 
-  enter({ key, exported, client, credential }: Session): boolean {
-    return this.#clients.add({ id: key, export: exported.name, client, credential: credential.id, locks: false });
+  /** One that could not be entered is tried again after a while, and not at each lease that it asks for. */
+  enter({ key, exported, client, credential }: Session, writes: boolean): boolean {
+    if (this.#isListStuck) return false;
+    const listed = { id: key, export: exported.name, client, credential: credential.id, writes, locks: false };
+    this.#isListStuck = !this.#clients.add(listed);
+    return !this.#isListStuck;
   }
 
-  get earlierReaders(): Promise<void> | undefined {
-    return this.#earlierReaders;
+  get earlierLeases(): Promise<void> | undefined {
+    return this.#earlierLeases;
+  }
+
+  isReclaiming({ key }: Session): boolean {
+    return this.leasesGrace.mayReclaim(key);
   }
 
   get awaitsWriters(): boolean {
@@ -237,22 +283,30 @@ export class SessionTable implements SessionHost {
   #done(key: string): void {
     this.grace.done(key);
     this.writersGrace.done(key);
-    if (this.writersGrace.awaited.length === 0) this.endEarlierReaders();
+    this.leasesGrace.done(key);
+    if (this.#earlierLeases && this.leasesGrace.awaited.length === 0) this.endEarlierLeases();
     this.#endGraceIfDue();
     this.#endWritersGraceIfDue();
   }
 
   /** Whom it is waited for after the start, and how long at most. Undefined: for nobody, any more. */
   graceStatus(nowMs: number): GraceStatus | undefined {
-    if (this.writersGrace.isOver) return undefined;
-    const { awaited, endsMs } = this.writersGrace;
-    const clients = awaited.flatMap((id) => {
+    const graces = [this.writersGrace, this.leasesGrace].filter(({ isOver }) => !isOver);
+    if (graces.length === 0) return undefined;
+    const endsMs = Math.max(...graces.map((one) => one.endsMs));
+    const clients = [...new Set(graces.flatMap(({ awaited }) => awaited))].flatMap((id) => {
       const listed = this.#clients.get(id);
       if (listed === undefined) return [];
-      const { client, export: exportName, locks } = listed;
-      return [{ client, export: exportName, isBack: this.writersGrace.mayReclaim(id), heldLocks: locks }];
+      const { client, export: exportName, locks: heldLocks, writes: wrote } = listed;
+      return [{ client, export: exportName, isBack: graces.some((one) => one.mayReclaim(id)), heldLocks, wrote }];
     });
-    return { holdsUpLocks: !this.grace.isOver, atMostSeconds: Math.ceil(Math.max(0, endsMs - nowMs) / 1000), clients };
+    return {
+      holdsUpLocks: !this.grace.isOver,
+      holdsUpChanges: !this.leasesGrace.isOver,
+      holdsUpPages: !this.writersGrace.isOver,
+      atMostSeconds: Math.ceil(Math.max(0, endsMs - nowMs) / 1000),
+      clients,
+    };
   }
 
   /** After that of locks: this one takes nothing from anybody. Who is not back is not waited for once more. */

@@ -49,9 +49,11 @@ export interface SessionHost {
   told(session: Session): void;
   /** It is to be given a lock: throws FsError when it may not be now. */
   admitLock(session: Session, isReclaim: boolean): void;
-  /** The next process of the server is to know of it. True: that is durable. */
-  enter(session: Session): boolean;
-  readonly earlierReaders: Promise<void> | undefined;
+  /** The next process of the server is to know of it. True: that is durable. `writes`: it has files open for writing. */
+  enter(session: Session, writes: boolean): boolean;
+  readonly earlierLeases: Promise<void> | undefined;
+  /** It is back after a start of the server, and takes again what it had. */
+  isReclaiming(session: Session): boolean;
   /** Clients that had files open for writing, before the server was started anew, may not be back yet. */
   readonly awaitsWriters: boolean;
   /** A request of it has come: the write that an earlier process had begun as this request, if there is one. */
@@ -91,8 +93,9 @@ export class Session implements LeaseHolder {
   readonly #files = new Map<number, OpenFile>();
   /** What it gathered before the server was started is taken: it has not been given up since. */
   mayWriteLate = true;
-  /** Undefined: it was not tried. */
-  #isListed: boolean | undefined;
+  /** The next process knows of it; and that it writes. */
+  #isListed = false;
+  #isWriterListed = false;
   #lastHandle = randomInt(FIRST_HANDLE_BELOW);
   readonly #inFlight = new Map<number, InFlightRequest>();
   readonly #idle: (() => void)[] = [];
@@ -156,7 +159,7 @@ export class Session implements LeaseHolder {
       throw new FsError(this.isClosed ? errno.ESHUTDOWN : errno.EMFILE, 'open');
     }
     // A list that cannot be written stops nobody: after a crash now, others may keep pages of what this one writes.
-    if (file.canWrite) this.enter();
+    if (file.canWrite) this.enter(true);
     this.#files.set(++this.#lastHandle, file);
     return this.#lastHandle;
   }
@@ -249,13 +252,31 @@ export class Session implements LeaseHolder {
     this.#host.admitLock(this, isReclaim);
   }
 
-  enter(): boolean {
-    this.#isListed ??= this.#host.enter(this);
-    return this.#isListed;
+  enter(writes = false): boolean {
+    if (writes) this.#isWriterListed ||= this.#host.enter(this, true);
+    else this.#isListed ||= this.#isWriterListed || this.#host.enter(this, false);
+    return writes ? this.#isWriterListed : this.#isListed;
   }
 
-  get earlierReaders(): Promise<void> | undefined {
-    return this.#host.earlierReaders;
+  /** Nobody would miss it who does not hear of it from the next process. */
+  get hasOnlyLeases(): boolean {
+    if (this.locks.lockCount > 0 || this.locks.waitingCount > 0) return false;
+    for (const { canWrite } of this.#files.values()) if (canWrite) return false;
+    return true;
+  }
+
+  /** It is not in the list of clients any more, and has been away for longer than its client uses leases. */
+  struckOut(): void {
+    this.#isListed = this.#isWriterListed = false;
+    this.#giveUpLeases(() => true);
+  }
+
+  get earlierLeases(): Promise<void> | undefined {
+    return this.#host.earlierLeases;
+  }
+
+  get isReclaiming(): boolean {
+    return this.#host.isReclaiming(this);
   }
 
   get awaitsWriters(): boolean {

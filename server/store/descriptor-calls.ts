@@ -5,6 +5,7 @@
  */
 import { fdatasync, fsync, ftruncate } from 'node:fs';
 import { promisify } from 'node:util';
+import type { U64 } from '../../shared/attributes.ts';
 import { errnoOf, FsError } from '../../shared/errno.ts';
 import { O } from '../../shared/linux/constants.ts';
 import {
@@ -18,6 +19,7 @@ import {
   setLease,
   startWritebackAsync,
 } from '../../shared/linux/libc.ts';
+import { type Listed, readEntries } from './directory-stream.ts';
 import { readFully, writeFully } from './whole-transfers.ts';
 
 export interface DescriptorCalls {
@@ -40,6 +42,8 @@ export interface DescriptorCalls {
    * 'written': one has it open already. 'refused': there is no such thing here.
    */
   holdOffLocalWriters(fd: number, onWriter: () => void): ReadLease | 'written' | 'refused';
+  /** Of a directory: about `sizeBytes` worth of entries after `cookie`. */
+  entries(fd: number, cookie: U64, sizeBytes: number): Listed;
   close(fd: number): void;
 }
 
@@ -62,5 +66,6 @@ export const linuxDescriptors: DescriptorCalls = {
   openToAppend: (fd) => reopen(fd, O.WRONLY | O.APPEND | O.CLOEXEC),
   holdOffLocalOpens: (fd, isHeldOff) => setLease(fd, isHeldOff ? lease.WRITE : lease.NONE),
   holdOffLocalWriters: leaseForReading,
+  entries: readEntries,
   close,
 };

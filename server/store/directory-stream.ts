@@ -14,14 +14,20 @@ export interface StreamEntry {
   readonly cookie: U64;
 }
 
+/** `end`: it is known that there are no more. */
+export interface Listed {
+  readonly entries: StreamEntry[];
+  readonly end: boolean;
+}
+
 const NAME_OFFSET = 19;
 /** Of a name of 255 bytes. */
 const MAX_RECORD_BYTES = 280;
 const MIN_BUFFER_BYTES = 4096;
 const records = Buffer.alloc(256 * 1024);
 
-/** About `sizeBytes` worth of entries after `cookie`; `end` when it is known that there are no more. */
-export function readEntries(fd: number, cookie: U64, sizeBytes: number): { entries: StreamEntry[]; end: boolean } {
+/** About `sizeBytes` worth of entries after `cookie`. */
+export function readEntries(fd: number, cookie: U64, sizeBytes: number): Listed {
   seekDirectory(fd, cookie);
   const room = Math.min(records.length, Math.max(MIN_BUFFER_BYTES, sizeBytes));
   const entries: StreamEntry[] = [];

@@ -35,10 +35,13 @@ export interface LeaseHolder {
   readonly heard: number;
   /** It has ended: what a request of it that was waiting asks for now, nobody would give back. */
   readonly isClosed: boolean;
-  /** It is to be known to the next process of the server, from the list of clients. False: it would not be. */
-  enter(): boolean;
-  /** Resolves when no client uses data that an earlier process of the server let it keep; undefined: none does. */
-  readonly earlierReaders: Promise<void> | undefined;
+  /**
+   * It is to be known to the next process of the server, from the list of clients; `writes`: as one that does. False: it
+   * would not be.
+   */
+  enter(writes?: boolean): boolean;
+  /** Resolves when no client uses a lease of an earlier process of the server; undefined: none does. */
+  readonly earlierLeases: Promise<void> | undefined;
   readonly leaseCount: number;
   /** The lease that it was granted first. */
   readonly oldestLease: Inode | undefined;

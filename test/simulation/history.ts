@@ -25,6 +25,8 @@ import {
   type DataCall,
   type DataResult,
   directoryObject,
+  type ModeCall,
+  modeObject,
   type NameCall,
   type NameResult,
   rangeObject,
@@ -61,6 +63,7 @@ export class History {
   readonly lines: string[] = [];
   readonly #broken = new Set<string>();
   readonly #names: Observed<NameCall, NameResult>[] = [];
+  readonly #modes: Observed<ModeCall, number>[] = [];
   readonly #data: Observed<DataCall, DataResult>[] = [];
   /** Parts of writes that were under way when the server's process ended: there if those came to nothing. */
   readonly #perhapsTorn: { torn: Observed<DataCall, DataResult>; call: Observed<DataCall, DataResult> }[] = [];
@@ -83,7 +86,11 @@ export class History {
   // --- calls
 
   name(process: number, argument: NameCall): Observed<NameCall, NameResult> {
-    return this.#begin(this.#names, process, argument, argument.kind !== 'lookup');
+    return this.#begin(this.#names, process, argument, argument.kind !== 'lookup' && argument.kind !== 'list');
+  }
+
+  mode(process: number, argument: ModeCall): Observed<ModeCall, number> {
+    return this.#begin(this.#modes, process, argument, argument.mode !== undefined);
   }
 
   data(process: number, argument: DataCall): Observed<DataCall, DataResult> {
@@ -145,8 +152,13 @@ export class History {
       call.ended = NEVER;
     }
     const before = { ended: at, isUncertain: true };
-    for (const call of [...this.#names]) {
-      if (withMachine && this.#underWay.has(call)) this.#names.push({ ...call, ...before });
+    if (withMachine) {
+      this.#names.push(
+        ...this.#names.filter((call) => this.#underWay.has(call)).map((call) => ({ ...call, ...before })),
+      );
+      this.#modes.push(
+        ...this.#modes.filter((call) => this.#underWay.has(call)).map((call) => ({ ...call, ...before })),
+      );
     }
     for (const call of [...this.#data]) {
       if (!this.#underWay.has(call)) continue;
@@ -207,6 +219,9 @@ export class History {
     for (const { torn, call } of this.#perhapsTorn) if (call.result === undefined) this.#data.push(torn);
     this.#counter.push({ ...look(), argument: { kind: 'look', value: counter }, result: counter });
     if (violations(directoryObject, this.#names, () => '/').length > 0) this.broke('names are not linearizable');
+    for (const file of violations(modeObject, this.#modes, ({ file: one }) => one)) {
+      this.broke(`the mode of ${file} is not linearizable`);
+    }
     for (const file of violations(rangeObject, this.#data, ({ file: one }) => one)) {
       this.broke(`file ${file} is not linearizable`);
     }

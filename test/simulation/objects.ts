@@ -1,10 +1,14 @@
 /** What the files and directories of a run are to the checker: objects whose calls come one after the other. */
 import type { SequentialObject } from './linearizability.ts';
 
+/** What a listing shows: inode numbers, 0 for a name that is not in it. */
+export type Listing = Readonly<Record<string, number>>;
+
 export type NameCall =
+  | { readonly kind: 'list'; readonly name: '/'; seen?: Listing }
   | { readonly kind: 'lookup' | 'make' | 'remove'; readonly name: string }
   | { readonly kind: 'rename'; readonly name: string; readonly newName: string };
-/** Inode numbers, 0: absent; of `make` 0: it was there; of the others 1: done. */
+/** Inode numbers, 0: absent; of `make` 0: it was there; of `list` 1, and `seen`; of the others 1: done. */
 export type NameResult = number;
 
 /** Made by a call whose reply nobody saw. */
@@ -20,6 +24,7 @@ export const directoryObject: SequentialObject<Names, NameCall, NameResult> = {
         .sort(),
     ),
   apply: (names, call, result) => {
+    if (call.kind === 'list') return result === undefined ? names : listed(names, call.seen ?? {});
     const is = names[call.name] ?? 0;
     switch (call.kind) {
       case 'lookup':
@@ -38,6 +43,16 @@ export const directoryObject: SequentialObject<Names, NameCall, NameResult> = {
   },
 };
 
+/** What is there, if it can be what was seen. */
+function listed(names: Names, seen: Listing): Names | undefined {
+  const known = { ...names };
+  for (const [name, ino] of Object.entries(seen)) {
+    if (known[name] === SOME_INODE && ino !== 0) known[name] = ino;
+    if ((known[name] ?? 0) !== ino) return undefined;
+  }
+  return known;
+}
+
 export interface DataCall {
   readonly file: string;
   /** Absent: a read. */
@@ -55,6 +70,19 @@ export const rangeObject: SequentialObject<number | 'torn', DataCall, DataResult
     if (tag !== undefined) return tears ? 'torn' : tag;
     return result === undefined || result === held ? held : undefined;
   },
+};
+
+export interface ModeCall {
+  readonly file: string;
+  /** Absent: a look. */
+  readonly mode?: number;
+}
+
+/** The permissions of a file. */
+export const modeObject: SequentialObject<number, ModeCall, number> = {
+  initial: 0o644,
+  keyOf: String,
+  apply: (is, { mode }, result) => mode ?? (result === undefined || result === is ? is : undefined),
 };
 
 export interface CounterCall {

@@ -15,8 +15,9 @@ import { type Sabotage, simulate } from './simulation.ts';
 
 const SEEDS = 1_000;
 
-const readingOnce = (seed: number): Scenario => ({ ...scenarioOf(seed), readsAgain: false });
-const readingAgain = (seed: number): Scenario => ({ ...scenarioOf(seed), readsAgain: true });
+const readingOnce = (seed: number): Scenario => ({ ...scenarioOf(seed), readsAgain: false, looksAgain: false });
+const lookingAgain = (seed: number): Scenario => ({ ...scenarioOf(seed), readsAgain: false, looksAgain: true });
+const readingAgain = (seed: number): Scenario => ({ ...scenarioOf(seed), readsAgain: true, looksAgain: false });
 
 async function firstViolation(
   sabotage: Sabotage,
@@ -47,9 +48,9 @@ function grantsDuringChanges(_server: Server, leases: LeaseManager): void {
   };
 }
 
-test('a lease that is granted while a name is changed', async () => {
-  const found = await firstViolation(grantsDuringChanges);
-  expect(found?.violations).toContain('names are not linearizable');
+test('a lease that is granted while a name or a mode is changed', async () => {
+  const found = await firstViolation(grantsDuringChanges, lookingAgain);
+  expect(found?.violations.join()).toMatch(/names are not|mode of . is not/);
 });
 
 test('replies that are not kept for a client that asks again', async () => {
@@ -210,21 +211,43 @@ test('blocks that a client keeps as they were before its own write', async () =>
   }
 });
 
+/** A client is cut off, and then the server's process killed: it goes on using its leases while there is another one. */
+const cutOffBefore = (more: Partial<Scenario>) => (seed: number) => ({
+  seed,
+  clients: 3,
+  processes: 2,
+  operations: 20,
+  hasKernel: false,
+  faults: [
+    { kind: 'partition', atMs: 295, forMs: 6_000, client: 0 } as const,
+    { kind: 'crashServer', atMs: 300, forMs: 100, client: 1 } as const,
+  ],
+  ...more,
+});
+const looking = cutOffBefore({ looksAgain: true });
+const reading = cutOffBefore({ operations: 40, readsAgain: true });
+
 test('data that are changed while a client does not know that the server which let it keep them has ended', async () => {
-  const found = await firstViolation(
-    ({ sessions }) => sessions.endEarlierReaders(),
-    (seed) => ({
-      seed,
-      clients: 3,
-      processes: 2,
-      operations: 40,
-      hasKernel: false,
-      faults: [
-        { kind: 'partition', atMs: 295, forMs: 6_000, client: 0 },
-        { kind: 'crashServer', atMs: 300, forMs: 100, client: 1 },
-      ],
-      readsAgain: true,
-    }),
-  );
+  const found = await firstViolation(({ sessions }) => sessions.endEarlierLeases(), reading);
   expect(found?.violations.join()).toMatch(/file . is not linearizable/);
+});
+
+test('names and modes that are; only changes of data wait for such clients', async () => {
+  const found = await firstViolation((_server, leases) => {
+    const during = leases.during.bind(leases);
+    leases.during = (author, inodes, work, blocks) =>
+      blocks ? during(author, inodes, work, blocks) : leases.duringReclaim(author, inodes, work);
+  }, looking);
+  expect(found?.violations.join()).toMatch(/names are not|mode of . is not/);
+});
+
+test('leases that are granted to clients which the next process will not know of', async () => {
+  const { enter } = Session.prototype;
+  Session.prototype.enter = () => true;
+  try {
+    const found = await firstViolation(() => {}, looking);
+    expect(found?.violations.join()).toMatch(/names are not|mode of . is not/);
+  } finally {
+    Session.prototype.enter = enter;
+  }
 });

@@ -41,10 +41,23 @@ export interface Scenario {
   readonly stamps?: number;
   /** Files are read again and again by one handle, from pages that the server's machine has; one of them where two blocks meet. */
   readonly readsAgain?: boolean;
+  /** Names, listings and modes are looked at again and again, and modes are changed. */
+  readonly looksAgain?: boolean;
 }
 
 /** Longer than a session waits for its client. */
 const LONG_MS = 150_000;
+
+/** Now and then: a client that is cut off does not know that the server has ended, and uses its leases while there is another one. */
+function cutOffBeforeKill(seed: number, clients: number): Fault[] {
+  const random = new Random(seed ^ 0xc0ff);
+  if (random.chance(0.8)) return [];
+  const [client, atMs] = [random.below(clients), 100 + random.below(800)];
+  return [
+    { kind: 'partition', atMs, forMs: 300 + random.below(8_000), client },
+    { kind: 'crashServer', atMs: atMs + 1 + random.below(20), forMs: 50 + random.below(500), client },
+  ];
+}
 
 export function scenarioOf(seed: number): Scenario {
   const random = new Random(seed ^ 0x5eed);
@@ -63,7 +76,9 @@ export function scenarioOf(seed: number): Scenario {
   const stamps = more.chance(0.3) ? { stamps: 1 + more.below(8) } : {};
   const again = new Random(seed ^ 0xb10c);
   const readsAgain = again.chance(0.5) ? { readsAgain: true } : {};
-  const faults = Array.from({ length: random.below(5) }, fault);
+  const looks = new Random(seed ^ 0x100c);
+  const looksAgain = looks.chance(0.4) ? { looksAgain: true } : {};
+  const faults = [...Array.from({ length: random.below(5) }, fault), ...cutOffBeforeKill(seed, clients)];
   return {
     seed,
     clients,
@@ -75,5 +90,6 @@ export function scenarioOf(seed: number): Scenario {
     ...lateAfterKill,
     ...stamps,
     ...readsAgain,
+    ...looksAgain,
   };
 }

@@ -23,7 +23,7 @@ export async function shrink(
 }
 
 function smallerThan(scenario: Scenario): Scenario[] {
-  const { faults, operations, stamps = 0, readsAgain } = scenario;
+  const { faults, operations, stamps = 0, readsAgain, looksAgain } = scenario;
   const withoutOne = faults.map((_fault, index) => ({
     ...scenario,
     faults: faults.filter((_one, at) => at !== index),
@@ -37,5 +37,6 @@ function smallerThan(scenario: Scenario): Scenario[] {
       : [];
   const fewerStamps = stamps > 0 ? [{ ...scenario, stamps: stamps - 1 }] : [];
   const once = readsAgain ? [{ ...scenario, readsAgain: false }] : [];
-  return [...withoutOne, ...fewer, ...fewerStamps, ...once];
+  const lookedOnce = looksAgain ? [{ ...scenario, looksAgain: false }] : [];
+  return [...withoutOne, ...fewer, ...fewerStamps, ...once, ...lookedOnce];
 }

@@ -47,10 +47,18 @@ export class SimulatedDisk {
   /** Some reads need not wait for it: the page cache has what they ask for. */
   hasPageCache = false;
   #lastIno = 0;
+  /** Of each name that a directory ever had, in its listing. */
+  readonly #places = new Map<string, number>();
 
   constructor(random: Random) {
     this.random = random;
     this.root = this.add(true);
+  }
+
+  placeOf(name: string): number {
+    const place = this.#places.get(name) ?? this.#places.size + 1;
+    this.#places.set(name, place);
+    return place;
   }
 
   add(isDirectory: boolean): DiskFile {
@@ -164,6 +172,17 @@ export class SimulatedStore {
     openToAppend: (fd) => this.#descriptor(this.#open(fd).file, true),
     holdOffLocalOpens: () => true,
     holdOffLocalWriters: () => ({ [Symbol.dispose]: () => {} }),
+    // A place in this order stays when names come and go.
+    entries: (fd, cookie) => {
+      const listed = [...(this.#open(fd).file.names ?? [])].map(([name, { ino }]) => ({
+        name: Buffer.from(name, 'latin1'),
+        ino,
+        type: 8,
+        cookie: this.#disk.placeOf(name),
+      }));
+      const entries = listed.filter((one) => one.cookie > cookie).sort((one, other) => one.cookie - other.cookie);
+      return { entries, end: true };
+    },
     close: (fd) => {
       this.#descriptors.delete(fd);
     },
@@ -270,9 +289,12 @@ export class SimulatedStore {
     return this.#descriptor(file, false);
   }
 
-  /** Names can be looked up here, and not listed: what a listing is read from is the kernel's. */
-  openDirectory(): number {
-    throw new FsError(errno.EACCES, 'opendir');
+  openDirectory(_as: Identity, inode: Inode): number {
+    return this.#descriptor(this.#file(inode), false);
+  }
+
+  hasXattrs(): boolean {
+    return false;
   }
 
   sync(): Promise<void> {

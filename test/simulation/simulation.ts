@@ -280,9 +280,9 @@ class Run {
         }, forMs);
         return;
       case 'fullDisk':
-        this.#disk.isFull = true;
+        this.#disk.isFull = this.#kept.isFull = true;
         setTimeout(() => {
-          this.#disk.isFull = false;
+          this.#disk.isFull = this.#kept.isFull = false;
         }, forMs);
         return;
       case 'clockJump':

@@ -8,7 +8,7 @@ import { BLOCK_BYTES, PAGE_SIZE } from '../../shared/limits.ts';
 import { O } from '../../shared/linux/constants.ts';
 import { ALL_BYTES } from '../../shared/range-map.ts';
 import type { History } from './history.ts';
-import type { DataCall, DataResult, NameCall, NameResult } from './objects.ts';
+import type { DataCall, DataResult, Listing, ModeCall, NameCall, NameResult } from './objects.ts';
 import type { Random } from './random.ts';
 import type { Scenario } from './scenario.ts';
 
@@ -24,6 +24,10 @@ const RECORD_BYTES = 4;
 const LATE_MS = 6_000;
 const MOST_READS = 12;
 const LATE_READ_MS = 400;
+/** Modes that are set are counted from here: none is what a file has at first. */
+const FIRST_MODE = 0o1000;
+/** More than the listing of a run's directory. */
+const LISTING_BYTES = 65_536;
 
 /** Its signal is listened to by every call of a run. */
 const CALLER: Caller = { uid: 0, gid: 0, pid: 1, groups: [], signal: new AbortController().signal };
@@ -47,6 +51,7 @@ export class Workload {
   readonly #history: History;
   readonly #scenario: Scenario;
   #lastTag = 0;
+  #lastMode = FIRST_MODE;
 
   constructor(random: Random, history: History, scenario: Scenario) {
     this.#random = random;
@@ -58,6 +63,7 @@ export class Workload {
     const { filesystem } = program;
     const name = this.#random.pick(NAMES);
     const file = this.#random.pick(FILES);
+    if (this.#scenario.looksAgain && this.#random.chance(0.5)) return this.#lookAgain(program, name, file);
     switch (this.#random.below(9)) {
       case 0:
         return this.#name(program, { kind: 'make', name }, async () => {
@@ -78,10 +84,7 @@ export class Workload {
       }
       case 3:
       case 4:
-        return this.#name(program, { kind: 'lookup', name }, async () => {
-          const entry = await filesystem.lookup(CALLER, ROOT_NODE, Buffer.from(name));
-          return 'attributes' in entry ? Number(entry.attributes.ino) : 0;
-        });
+        return this.#lookUp(program, name);
       case 5:
         return this.#write(program, { file, tag: ++this.#lastTag });
       case 6:
@@ -101,6 +104,53 @@ export class Workload {
       } catch (error) {
         if (error instanceof FsError && (error.code === errno.ENOENT || error.code === errno.EEXIST)) return 0;
         throw error;
+      }
+    });
+  }
+
+  #lookUp(program: Program, name: string): Promise<void> {
+    return this.#name(program, { kind: 'lookup', name }, async () => {
+      const entry = await program.filesystem.lookup(CALLER, ROOT_NODE, Buffer.from(name));
+      return 'attributes' in entry ? Number(entry.attributes.ino) : 0;
+    });
+  }
+
+  /** What is known under leases is looked at until somebody changes it; or this process does. */
+  async #lookAgain(program: Program, name: string, file: string): Promise<void> {
+    if (this.#random.chance(0.2)) return this.#mode(program, { file, mode: ++this.#lastMode });
+    const what = this.#random.below(3);
+    for (let times = 1 + this.#random.below(MOST_READS); times > 0 && !program.hasCrashed(); times--) {
+      if (what === 0) await this.#lookUp(program, name);
+      else if (what === 1) await this.#list(program);
+      else await this.#mode(program, { file });
+      if (this.#random.chance(0.3)) await pause(this.#random.below(LATE_READ_MS));
+    }
+  }
+
+  async #mode(program: Program, argument: ModeCall): Promise<void> {
+    const { filesystem } = program;
+    const call = this.#history.mode(program.id, argument);
+    await this.#told(program, argument, call, async () => {
+      const { node } = await filesystem.lookup(CALLER, ROOT_NODE, Buffer.from(argument.file));
+      const { mode } = argument;
+      const { attributes } =
+        mode === undefined ? await filesystem.getattr(CALLER, node) : await filesystem.setattr(CALLER, node, { mode });
+      return attributes.mode & 0o7777;
+    });
+  }
+
+  #list(program: Program): Promise<void> {
+    const { filesystem } = program;
+    const argument: NameCall = { kind: 'list', name: '/' };
+    return this.#name(program, argument, async () => {
+      const { handle } = await filesystem.opendir(CALLER, ROOT_NODE);
+      try {
+        const entries = await filesystem.readdir(CALLER, handle, 0, LISTING_BYTES, false);
+        const inoOf = (name: string) => Number(entries.find((one) => Buffer.from(name).equals(one.name))?.ino ?? 0);
+        argument.seen = Object.fromEntries(NAMES.map((name) => [name, inoOf(name)])) satisfies Listing;
+        return 1;
+      } finally {
+        filesystem.releasedir(handle);
       }
     });
   }

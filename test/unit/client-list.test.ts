@@ -7,7 +7,7 @@ import { GracePeriod } from '../../server/state/grace-period.ts';
 import { TemporaryDirectory } from '../support/fixture.ts';
 import { KeptClients } from '../support/kept-state.ts';
 
-const one = { id: '01', export: '/', client: 'here:1', credential: 'anyone', locks: true };
+const one = { id: '01', export: '/', client: 'here:1', credential: 'anyone', writes: true, locks: true };
 const two = { ...one, id: '02' };
 
 describe('the file', () => {
@@ -20,6 +20,13 @@ describe('the file', () => {
     expect(file?.read()).toEqual([two]);
     expect(readdirSync(directory.path).sort()).toEqual(['clients.json', 'clients.lock']);
     expect(statSync(directory.join('clients.json')).mode & 0o777).toBe(0o600);
+  });
+
+  test('of an earlier release names those only that wrote, or had locks', () => {
+    using directory = new TemporaryDirectory();
+    const { writes: _, ...before } = { ...one, locks: false };
+    writeFileSync(directory.join('clients.json'), JSON.stringify({ version: 1, clients: [before] }));
+    expect(ClientListFile.open(directory.path)?.read()).toEqual([{ ...before, writes: true }]);
   });
 
   test('belongs to one server', () => {
@@ -44,6 +51,18 @@ test('what could not be written is as it was', () => {
   expect([...list.all]).toEqual([one]);
   kept.isFull = false;
   expect([list.remove([one.id]), kept.clients]).toEqual([true, []]);
+});
+
+test('what a client is in the list for is added up, and written when it is news', () => {
+  const kept = new KeptClients();
+  const list = new ClientList(kept);
+  const holder = { ...one, writes: false, locks: false };
+  list.add(holder);
+  list.add({ ...holder, writes: true });
+  list.add({ ...holder, locks: true });
+  for (const again of [holder, { ...holder, locks: true }, { ...holder, writes: true }])
+    expect(list.add(again)).toBe(true);
+  expect([kept.clients, kept.writes]).toEqual([[one], 3]);
 });
 
 describe('the grace period', () => {

@@ -366,10 +366,32 @@ describe('taking back', () => {
   test('all of the mount: names by one epoch, and only if there are any', async () => {
     giveAll();
     await caches.takeBackAll([directory, file]);
-    expect(kernel.calls.toSorted()).toEqual(['epoch', 'inode 1 -1 0', 'inode 2 0 0']);
+    expect(kernel.calls.toSorted()).toEqual(['epoch', 'inode 1 -1 0', 'inode 2 -1 0', 'inode 2 0 0']);
     await caches.takeBackAll([directory, file]);
-    expect(kernel.calls).toHaveLength(3);
+    expect(kernel.calls).toHaveLength(4);
     expect(caches.beginRead(file, 0, 1)).toBeUndefined(); // it has ended
+  });
+
+  test('all of the mount: pages that are dirty are not waited for, each read looks at the attributes first', async () => {
+    giveAll();
+    kernel.held = 'inode 2 0 0';
+    const taken = watch(caches.takeBackAll([directory, file]));
+    await settle();
+    expect([taken.state, kernel.calls]).toEqual(['done', expect.arrayContaining(['inode 2 -1 0', 'inode 2 0 0'])]);
+    kernel.release();
+  });
+
+  test('all of the mount, twice: what is not taken back yet is waited for', async () => {
+    giveAll();
+    kernel.held = 'epoch';
+    void caches.takeBackAll([directory, file]);
+    await settle();
+    const again = watch(caches.takeBackAll([directory, file]));
+    await settle();
+    expect(again.state).toBe('pending');
+    kernel.release();
+    await settle();
+    expect(again.state).toBe('done');
   });
 });
 

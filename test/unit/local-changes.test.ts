@@ -21,7 +21,7 @@ const DESCRIPTORS = 8;
 class Holder implements LeaseHolder {
   readonly blockFiles = new Set<Inode>();
   heldBlocks = 0;
-  readonly earlierReaders = undefined;
+  readonly earlierLeases = undefined;
   readonly client = 'test';
   readonly absentSinceMs = undefined;
   readonly heard = 0;

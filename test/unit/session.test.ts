@@ -7,6 +7,7 @@ import type { Caller } from '../../client-fuse/vfs/filesystem.ts';
 import { ROOT_NODE } from '../../client-fuse/vfs/filesystem.ts';
 import { RemoteFilesystem } from '../../client-fuse/vfs/remote-filesystem.ts';
 import type { Export } from '../../server/export.ts';
+import { ClientList } from '../../server/session/client-list.ts';
 import type { Outcome } from '../../server/session/outcome.ts';
 import type { Session } from '../../server/session/session.ts';
 import { SessionTable } from '../../server/session/session-table.ts';
@@ -17,6 +18,7 @@ import { limits } from '../../shared/limits.ts';
 import { frameKind } from '../../shared/protocol/messages.ts';
 import { CuttingProxy } from '../support/cutting-proxy.ts';
 import { lookUp, RawClient, ROOT, silent, TemporaryDirectory, TestServer } from '../support/fixture.ts';
+import { KeptClients } from '../support/kept-state.ts';
 import { PLAIN_WRITE } from '../support/requests.ts';
 
 const RDWR = 2;
@@ -390,6 +392,23 @@ describe('the session table', () => {
     expect(ended).toEqual([first]);
     table.expire(limits.maxCourtesyMs + 11);
     expect(ended).toEqual([first, ...others.slice(0, 2)]);
+  });
+
+  test('one that is away, with nothing but leases, is in the list of clients until these have ended', () => {
+    const clients = new ClientList(new KeptClients());
+    const table = new SessionTable({ leaseMs: 1000, clients });
+    const { session } = table.attach(undefined, exported, 'client', 0);
+    session.begin(0, 1, () => {});
+    const isListed = () => clients.get(session.key) !== undefined;
+    expect([session.enter(), isListed()]).toEqual([true, true]);
+    table.detach(session, 0);
+    // Its client may not know that it is.
+    table.expire(limits.recallMs - 1);
+    expect([session.isCourtesy, isListed()]).toEqual([true, true]);
+    table.expire(limits.recallMs);
+    expect(isListed()).toBe(false);
+    table.attach(session.id, exported, 'client', 0);
+    expect([session.enter(), isListed()]).toEqual([true, true]);
   });
 
   const everything = { start: 0n, end: 10n, owner: '1', pid: 1, mode: 'exclusive' } as const;

@@ -74,18 +74,22 @@ async function granted(name: string): Promise<string> {
 
 const writersAtServer = () => [...server.server.sessions.all].reduce((sum, { openFiles }) => sum + openFiles, 0);
 
-test('a client is in the list from its first file that is open for writing on, and costs one note', async () => {
+test('a client is in the list from its first lease on, as one that writes from its first such file on: a note each', async () => {
+  const id = writer.hello.session.toString('hex');
+  await lookUp(writer, ROOT, { parent: writer.hello.root.inode, name: Buffer.from('f') });
+  expect([clients.writes, clients.clients]).toMatchObject([1, [{ id, writes: false, locks: false }]]);
   const { filesystem, handle } = await openToWrite('f');
-  expect(clients.clients).toMatchObject([{ id: writer.hello.session.toString('hex'), locks: false }]);
+  expect([clients.writes, clients.clients]).toMatchObject([2, [{ id, writes: true, locks: false }]]);
   await openToWrite('g');
-  expect(clients.writes).toBe(1);
-  await filesystem.lock(caller, handle, { ...posix, ...ALL_BYTES, mode: 'shared' }, false);
-  expect([clients.writes, clients.clients[0]?.locks]).toEqual([2, true]);
-  await openToWrite('g');
-  expect(await granted('g')).toBe('none');
   expect(clients.writes).toBe(2);
+  await filesystem.lock(caller, handle, { ...posix, ...ALL_BYTES, mode: 'shared' }, false);
+  expect([clients.writes, clients.clients[0]?.locks]).toEqual([3, true]);
+  await openToWrite('g');
+  expect(clients.writes).toBe(3);
+  expect(await granted('g')).toBe('none');
+  expect([clients.writes, clients.clients[1]]).toMatchObject([4, { writes: false, locks: false }]);
   writer.close();
-  await vi.waitFor(() => expect(clients.clients).toEqual([]));
+  await vi.waitFor(() => expect(clients.clients).toMatchObject([{ id: reader.hello.session.toString('hex') }]));
 });
 
 test('while it is away nobody keeps pages; it is back with its files as soon as it is connected, unasked', async () => {
@@ -94,15 +98,22 @@ test('while it is away nobody keeps pages; it is back with its files as soon as 
   await restart();
   expect([await granted('f'), await granted('g')]).toEqual(['none', 'none']);
   expect([server.server.sessions.grace.isOver, reader.grace]).toEqual([true, undefined]);
-  const awaited = { export: '/', isBack: false, heldLocks: false };
-  expect(statusOf(server.server).grace).toMatchObject({ holdsUpLocks: false, clients: [awaited] });
+  const awaited = { export: '/', isBack: false, heldLocks: false, wrote: true };
+  expect(statusOf(server.server).grace).toMatchObject({
+    holdsUpLocks: false,
+    clients: expect.arrayContaining([expect.objectContaining(awaited)]) as unknown,
+  });
   expect(statusOf(server.server).grace?.atMostSeconds).toBeLessThanOrEqual(limits.sessionLeaseMs / 1000);
   proxy.refusing = false;
   await vi.waitFor(() => expect(server.server.sessions.awaitsWriters).toBe(false), { timeout: 5000 });
   // Two of the reader.
   expect(writersAtServer()).toBe(3);
   expect([await granted('f'), await granted('g')]).toEqual(['none', 'shared']);
-  expect(statusOf(server.server).grace).toBe(null);
+  // The reader says nothing when it is back: its leases end by themselves.
+  expect(statusOf(server.server).grace).toMatchObject({
+    holdsUpPages: false,
+    clients: [{ isBack: true, wrote: false }],
+  });
 });
 
 test('one that does not come back is waited for until the grace period is over, and once', async () => {
@@ -111,7 +122,7 @@ test('one that does not come back is waited for until the grace period is over, 
   await restart();
   expect(await granted('f')).toBe('none');
   await vi.waitFor(() => expect(server.server.sessions.awaitsWriters).toBe(false), { timeout: 5000 });
-  expect(clients.clients).toEqual([]);
+  expect(clients.clients.map(({ writes }) => writes)).toEqual([false]);
   expect(await granted('f')).toBe('shared');
   await restart();
   expect(server.server.sessions.awaitsWriters).toBe(false);

@@ -48,7 +48,7 @@ const locks = async () => {
 };
 
 /** Settled, after what is under way had its time to be wrong. */
-async function isAnsweredWithin(answer: Promise<string>, ms: number): Promise<boolean> {
+async function isSettledWithin(answer: Promise<unknown>, ms: number): Promise<boolean> {
   return Promise.race([answer.then(() => true), new Promise<false>((done) => setTimeout(() => done(false), ms))]);
 }
 
@@ -69,11 +69,11 @@ describe('kill -9 of the server in a lock hand-over', { timeout: 90_000 }, () =>
       // A mount that the server has never heard of, and a request that does not wait.
       const c = await start(await exported.mount());
       const asks = c.do(`lock f ${kind} ex nb`);
-      expect(await isAnsweredWithin(Promise.race([waits, asks]), 3_000)).toBe(false);
+      expect(await isSettledWithin(Promise.race([waits, asks]), 3_000)).toBe(false);
       send(lateClient, 'SIGCONT');
       expect(await asks).toBe('EAGAIN');
       await waitFor('all is as it was', async () => (await locks()).held === 1 && (await locks()).waiting === 1);
-      expect(await isAnsweredWithin(waits, 500)).toBe(false);
+      expect(await isSettledWithin(waits, 500)).toBe(false);
       await a.do('write f handed');
       expect(await a.do(`lock f ${kind} un`)).toBe('ok');
       expect(await waits).toBe('ok');
@@ -111,7 +111,7 @@ describe('kill -9 of the server in a lock hand-over', { timeout: 90_000 }, () =>
     await killServer();
     await exported.startServer();
     const waits = b.do('lock f posix ex');
-    expect(await isAnsweredWithin(waits, 1_000)).toBe(false);
+    expect(await isSettledWithin(waits, 1_000)).toBe(false);
     b.signal('SIGUSR1');
     expect(await waits).toBe('interrupted');
     expect(await locks()).toEqual({ held: 0, waiting: 0 });
@@ -164,6 +164,38 @@ describe('kill -9 of the server under changes that must not be made twice', () =
     expect(changes).toBeGreaterThan(kills);
     // Each kill meets four callers, mostly not between the two notes of the journal.
     expect(uncertain, `${uncertain} of ${changes} rounds`).toBeLessThan(kills * 2);
+  });
+});
+
+describe('kill -9 of the server under what a mount answers for without asking', { timeout: 90_000 }, () => {
+  it('a name, an absent one and a mode are not changed before its kernel has forgotten them', async () => {
+    exported = await LeaseExport.open(2);
+    const [cutOff] = exported.mounts as [LeaseMount];
+    for (const name of ['moved', 'changed']) writeFileSync(join(exported.local, name), 'text', { mode: 0o644 });
+    const look = 'export LC_ALL=C; ls -d $A/moved $A/made 2>&1 | sed "s/.*: //; s|.*/||"; stat -c %a $A/changed';
+    const asked = async () => {
+      const { lookup = 0, getattr = 0 } = await exported.requests();
+      return lookup + getattr;
+    };
+    await waitFor('its kernel answers', async () => {
+      const before = await asked();
+      expect((await exported.shell(look)).stdout).toBe('No such file or directory\nmoved\n644\n');
+      return (await asked()) === before;
+    });
+    // Its kernel goes on answering, and nobody can tell it to stop.
+    send(cutOff.clientPid, 'SIGSTOP');
+    try {
+      await killServer();
+      await exported.startServer();
+      const change = 'touch $B/made & chmod 600 $B/changed & mv $B/moved $B/away; wait';
+      expect(await exported.shell(change)).toMatchObject({ status: 0, stderr: '' });
+      const looks = exported.shell(look);
+      await isSettledWithin(looks, 200);
+      send(cutOff.clientPid, 'SIGCONT');
+      expect((await looks).stdout).toBe('No such file or directory\nmade\n600\n');
+    } finally {
+      send(cutOff.clientPid, 'SIGCONT');
+    }
   });
 });
 
