@@ -41,8 +41,9 @@ interface Chunk {
   readonly offset: number;
   readonly size: number;
   readonly fetched: Promise<VersionedData>;
-  /** It was asked for under a lease that was not given back since, or the chunk would have been dropped. */
+  /** It was asked for under a lease; that was not given back since, if nothing was dropped. */
   readonly isLeased: boolean;
+  readonly drops: number;
 }
 
 /** Sequential reads before the first reading ahead: a file that is read in one go is not worth it. */
@@ -59,6 +60,8 @@ export class ReadAhead {
   #sequential = 0;
   #aheadUntil = 0;
   #endSeen = false;
+  /** How often all was forgotten: also what somebody waits for. */
+  #drops = 0;
 
   constructor(fetch: Fetch, budget: ReadAheadBudget, isLeased: () => boolean = () => false) {
     this.#fetch = fetch;
@@ -90,6 +93,7 @@ export class ReadAhead {
   /** Forgets what was read ahead. */
   drop(): void {
     for (const chunk of this.#chunks.splice(0)) this.#budget.giveBack(chunk.size);
+    this.#drops++;
     this.#aheadUntil = 0;
     this.#endSeen = false;
   }
@@ -110,7 +114,8 @@ export class ReadAhead {
     this.#aheadUntil = Math.max(this.#aheadUntil, from);
     while (!this.#endSeen && this.#aheadUntil + chunkBytes <= from + AHEAD_BYTES && this.#budget.take(chunkBytes)) {
       const fetched = this.#fetch(this.#aheadUntil, chunkBytes, 0);
-      this.#chunks.push({ offset: this.#aheadUntil, size: chunkBytes, fetched, isLeased: this.#isLeased() });
+      const isLeased = this.#isLeased();
+      this.#chunks.push({ offset: this.#aheadUntil, size: chunkBytes, fetched, isLeased, drops: this.#drops });
       this.#aheadUntil += chunkBytes;
       fetched.then(
         ({ data }) => {
@@ -124,7 +129,8 @@ export class ReadAhead {
   async #confirmed(chunk: Chunk, offset: number, size: number): Promise<Uint8Array> {
     const known = await chunk.fetched.catch(() => undefined);
     const start = offset - chunk.offset;
-    if (known && chunk.isLeased && this.#isLeased() && this.#chunks.includes(chunk)) {
+    // The kernel reads ahead, too: its next read may have come, and passed this chunk, while this one waited.
+    if (known && chunk.isLeased && this.#isLeased() && chunk.drops === this.#drops) {
       return known.data.subarray(start, start + size);
     }
     const fresh = await this.#fetch(offset, size, known?.version ?? 0);

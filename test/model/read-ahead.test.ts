@@ -1,6 +1,6 @@
 /** Reading ahead against a file that changes under it: what a reader gets is never older than its call. */
 import fc from 'fast-check';
-import { expect, test } from 'vitest';
+import { beforeEach, describe, expect, test } from 'vitest';
 import { ReadAhead, ReadAheadBudget, type VersionedData } from '../../client-fuse/vfs/read-ahead.ts';
 
 const SIZE = 64 * 1024;
@@ -162,6 +162,51 @@ test('the budget bounds all handles together, and is given back', async () => {
   expect(budget.take(6 << 20)).toBe(true);
   while (server.waiting > 0) server.answer(0);
   await settle();
+});
+
+describe('under a lease, with two reads under way as the kernel makes them by its own reading ahead', () => {
+  const CHUNK = 1 << 20;
+  let isLeased = true;
+  let asked: { offset: number; answer: () => void }[] = [];
+  let ahead: ReadAhead;
+  const fetch = (offset: number, size: number) =>
+    new Promise<VersionedData>((resolve) => {
+      const data = Buffer.alloc(size, offset / CHUNK);
+      asked.push({ offset: offset / CHUNK, answer: () => resolve({ version: 0, unchanged: false, data }) });
+    });
+  const read = (index: number) => ahead.read(index * CHUNK, CHUNK);
+  const answerAll = async () => {
+    for (const { answer } of asked.splice(0)) answer();
+    await settle();
+  };
+
+  beforeEach(() => {
+    isLeased = true;
+    asked = [];
+    ahead = new ReadAhead(fetch, new ReadAheadBudget(64 << 20), () => isLeased);
+    expect([read(0), read(1)]).toEqual([undefined, undefined]);
+    expect(asked.map(({ offset }) => offset)).toEqual([2, 3, 4, 5]);
+  });
+
+  test('each is asked for once, also when the next read comes before its answer', async () => {
+    const [second, third] = [read(2), read(3)];
+    await answerAll();
+    expect([(await second)?.[0], (await third)?.[0]]).toEqual([2, 3]);
+    expect([read(4), read(5)].every((one) => one instanceof Promise)).toBe(true);
+    await settle();
+    expect(asked.map(({ offset }) => offset)).toEqual([8, 9]);
+  });
+
+  test('what was on its way when the lease was recalled is asked for again, passed by the next read or not', async () => {
+    const reads = [read(2), read(3)];
+    isLeased = false;
+    ahead.drop();
+    isLeased = true;
+    await answerAll();
+    expect(asked.map(({ offset }) => offset)).toEqual([2, 3]);
+    await answerAll();
+    expect((await Promise.all(reads)).map((data) => data?.[0])).toEqual([2, 3]);
+  });
 });
 
 test("a fetch that fails is the reader's own, told to the reader that needs it", async () => {
