@@ -74,6 +74,11 @@ export class Notifier {
     return code !== errno.ENOENT;
   }
 
+  /** What the kernel keeps of a directory: no such page is locked for longer than it takes to copy it, so nobody waits here. */
+  async invalidateListing(node: NodeId): Promise<void> {
+    await this.#send(encodeInvalidateInode(node, 0, 0));
+  }
+
   async invalidateEntry(parent: NodeId, name: Uint8Array, options: { expireOnly?: boolean } = {}): Promise<void> {
     await this.#send(encodeInvalidateEntry(parent, name, options.expireOnly ?? false));
   }

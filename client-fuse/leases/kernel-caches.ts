@@ -20,6 +20,8 @@ import { PageReads } from './page-reads.ts';
 export interface CacheNotifier {
   /** Attributes, and the pages from `offset` on (-1: none). False: the kernel has no such inode. */
   invalidateInode(node: NodeId, offset: number, length: number): Promise<boolean>;
+  /** What a directory lists, and its attributes. */
+  invalidateListing(node: NodeId): Promise<void>;
   invalidateEntry(parent: NodeId, name: Uint8Array, options?: { expireOnly?: boolean }): Promise<void>;
   incrementEpoch(): Promise<void>;
 }
@@ -51,8 +53,7 @@ export class KernelCaches {
   #kernel: KernelAccess | undefined;
   /** Notifications that wait for the lock of a directory, or may. */
   #awaitedLocks = 0;
-
-  /** All of the mount that was ever taken back at once is. */
+  /** Of the last `takeBackAll`, and those before it: each answers for all of them. */
   #asksAgain: Promise<void> | undefined;
 
   /** `usableMs`: how long this client may go on using its leases, in milliseconds; 0 or less: it may not. */
@@ -123,7 +124,7 @@ export class KernelCaches {
   /** The kernel is told what it must not keep: what others have begun to read goes before that, and all of it after it. */
   async dropListing(directory: Node): Promise<void> {
     givenOf(directory).listing = undefined;
-    const drop = () => this.#kernel?.notifier.invalidateInode(directory.id, 0, 0);
+    const drop = () => this.#kernel?.notifier.invalidateListing(directory.id);
     await drop();
     setTimeout(drop, TAKEN_IN_MS);
   }
@@ -268,10 +269,10 @@ export class KernelCaches {
   /** A directory's pages. Twice, if a caller may be taking in names: the kernel keeps them when it has them. */
   async #takeBackListing(directory: Node, { givenMs }: GivenListing, { notifier }: KernelAccess): Promise<void> {
     const leftMs = givenMs + TAKEN_IN_MS - performance.now();
-    await notifier.invalidateInode(directory.id, 0, 0);
+    await notifier.invalidateListing(directory.id);
     if (leftMs <= 0) return;
     await delay(leftMs);
-    await notifier.invalidateInode(directory.id, 0, 0);
+    await notifier.invalidateListing(directory.id);
   }
 
   #takeBackPages(node: Node, given: Given, { notifier }: KernelAccess): Promise<void> {

@@ -27,11 +27,6 @@ export class WriteBatch {
     this.buffer = buffer;
   }
 
-  /** Bytes in it. */
-  get length(): number {
-    return this.#length;
-  }
-
   get data(): Buffer {
     return this.buffer.subarray(0, this.#length);
   }

@@ -165,7 +165,12 @@ class Races {
 
 function slowKernel(world: World): KernelAccess {
   const done = () => world.turn();
-  const notifier = { invalidateInode: () => done().then(() => true), invalidateEntry: done, incrementEpoch: done };
+  const notifier = {
+    invalidateInode: () => done().then(() => true),
+    invalidateListing: done,
+    invalidateEntry: done,
+    incrementEpoch: done,
+  };
   return { notifier, epochs: true, hasMountsInside: () => Promise.resolve(false) };
 }
 

@@ -30,6 +30,7 @@ export const BOOT = Buffer.alloc(16, 1);
 export const FORGETFUL_KERNEL: KernelAccess = {
   notifier: {
     invalidateInode: () => Promise.resolve(true),
+    invalidateListing: () => Promise.resolve(),
     invalidateEntry: () => Promise.resolve(),
     incrementEpoch: () => Promise.resolve(),
   },

@@ -43,6 +43,7 @@ beforeEach(async () => {
     hasMountsInside: () => Promise.resolve(false),
     notifier: {
       invalidateInode: (_node, offset) => (offset < 0 ? Promise.resolve(true) : pagesUnlocked.then(() => true)),
+      invalidateListing: () => Promise.resolve(),
       invalidateEntry: () => Promise.resolve(),
       incrementEpoch: () => Promise.resolve(),
     },

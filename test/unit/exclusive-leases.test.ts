@@ -368,7 +368,12 @@ describe('a client that does not answer', () => {
     const session = await ServerSession.connect(parseServerAddress(`ws://127.0.0.1:${proxy.port}/`), silent);
     const filesystem = new RemoteFilesystem(session);
     const nothing = () => Promise.resolve();
-    const notifier = { invalidateInode: async () => true, invalidateEntry: nothing, incrementEpoch: nothing };
+    const notifier = {
+      invalidateInode: async () => true,
+      invalidateListing: nothing,
+      invalidateEntry: nothing,
+      incrementEpoch: nothing,
+    };
     filesystem.attachKernel({ notifier, epochs: true, hasMountsInside: async () => false });
     const caller = { uid: 0, gid: 0, pid: 1, groups: [], signal: new AbortController().signal };
     const made = await filesystem.create(caller, ROOT_NODE, b('f'), 0o644, 0, O.RDWR);

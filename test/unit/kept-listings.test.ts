@@ -31,10 +31,11 @@ beforeEach(async () => {
     epochs: true,
     hasMountsInside: () => Promise.resolve(false),
     notifier: {
-      invalidateInode: (id, offset) => {
-        if (id !== node || offset < 0) return Promise.resolve(true);
+      invalidateInode: () => Promise.resolve(true),
+      invalidateListing: (id) => {
+        expect(id).toBe(node);
         drops++;
-        return dropped.then(() => true);
+        return dropped;
       },
       invalidateEntry: () => Promise.resolve(),
       incrementEpoch: () => Promise.resolve(),

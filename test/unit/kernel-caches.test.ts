@@ -35,6 +35,10 @@ class Kernel implements CacheNotifier {
     return this.knows.shift() ?? true;
   }
 
+  invalidateListing(node: number): Promise<void> {
+    return this.#do(`inode ${node} 0 0`);
+  }
+
   invalidateEntry(parent: number, name: Uint8Array, options?: { expireOnly?: boolean }): Promise<void> {
     return this.#do(`${options?.expireOnly ? 'expire' : 'entry'} ${parent} ${Buffer.from(name).toString('latin1')}`);
   }

@@ -14,7 +14,12 @@ const { recallMs } = limits;
 const caller: Caller = { uid: 0, gid: 0, pid: 1, groups: [], signal: new AbortController().signal };
 const b = (text: string) => Buffer.from(text);
 const nothing = () => Promise.resolve();
-const notifier = { invalidateInode: async () => true, invalidateEntry: nothing, incrementEpoch: nothing };
+const notifier = {
+  invalidateInode: async () => true,
+  invalidateListing: nothing,
+  invalidateEntry: nothing,
+  incrementEpoch: nothing,
+};
 
 let directory: TemporaryDirectory;
 let server: TestServer;

@@ -92,7 +92,12 @@ describe('the machine was started anew', () => {
 
   test('what was gathered and not sent is sent to the new server, and is not lost', async () => {
     const nothing = () => Promise.resolve();
-    const notifier = { invalidateInode: async () => true, invalidateEntry: nothing, incrementEpoch: nothing };
+    const notifier = {
+      invalidateInode: async () => true,
+      invalidateListing: nothing,
+      invalidateEntry: nothing,
+      incrementEpoch: nothing,
+    };
     filesystem.attachKernel({ notifier, epochs: true, hasMountsInside: async () => false });
     const handle = await open();
     await write(handle, 'late');

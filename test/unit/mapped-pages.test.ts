@@ -24,6 +24,7 @@ class World {
           expect([offset, length]).toEqual([0, 0]);
           return new Promise((answer, fail) => this.drops.push({ node, answer: () => answer(true), fail }));
         },
+        invalidateListing: async () => {},
         invalidateEntry: async () => {},
         incrementEpoch: async () => {},
       },

@@ -28,6 +28,7 @@ test('the kernel keeps no page that was read before the change', async () => {
         await taken.promise;
         return true;
       },
+      invalidateListing: () => Promise.resolve(),
       invalidateEntry: () => Promise.resolve(),
       incrementEpoch: () => Promise.resolve(),
     },
