@@ -88,13 +88,27 @@ export class KernelCaches {
     return ms;
   }
 
-  /** The kernel moved a name itself, and with it for how long it may keep it. */
-  movedName(from: Node, key: string, to: Node, newKey: string): void {
+  /**
+   * The kernel moves a name itself when it has its reply, and with it for how long it may keep it. To a directory whose lease
+   * is not held nobody would call it back: then the reply must wait for the promise, and all names are looked up again.
+   */
+  movedName(
+    from: Node,
+    key: string,
+    to: Node,
+    newKey: string,
+    isHeld: (directory: Node) => boolean,
+  ): Promise<void> | undefined {
     const moved = from.given?.names.get(key);
     const replaced = to.given?.names.get(newKey);
     for (const directory of [from, to]) givenOf(directory).moves++;
     if (moved) givenOf(to).names.set(newKey, moved);
     if (replaced) givenOf(from).names.set(key, replaced);
+    const movedUntilMs = isHeld(to) ? NEVER : (moved?.untilMs ?? NEVER);
+    const replacedUntilMs = isHeld(from) ? NEVER : (replaced?.untilMs ?? NEVER);
+    const lastMs = Math.max(movedUntilMs, replacedUntilMs);
+    if (this.#kernel === undefined || lastMs <= performance.now()) return undefined;
+    return this.#forgetAllNames(lastMs, this.#kernel);
   }
 
   /** A directory is opened: the kernel may keep what it reads of it. */

@@ -304,14 +304,27 @@ export class LeaseCache {
     mark: number,
     attributes?: Attributes,
   ): void {
-    if (node) node.foundAs = key;
+    this.changedNames(directory, [[key, node]], mark, attributes);
+  }
+
+  /** The same of several names; `mark` is of the last. What a lookup brought of any of them meanwhile may be of before. */
+  changedNames(
+    directory: Node,
+    names: readonly (readonly [key: string, node: Node | null | undefined])[],
+    mark: number,
+    attributes?: Attributes,
+  ): void {
     const known = this.#knowledge(directory);
     const isUndisturbed = this.isUndisturbed(directory, mark);
     this.changed(directory);
-    this.#unknowName(known, key);
+    for (const [key, node] of names) {
+      if (node) node.foundAs = key;
+      this.#unknowName(known, key);
+      if (!isUndisturbed || known.names === undefined || node === undefined) continue;
+      known.names.set(key, node);
+      if (node) node.foundIn = directory;
+    }
     if (!isUndisturbed || known.names === undefined) return;
-    if (node !== undefined) known.names.set(key, node);
-    if (node) node.foundIn = directory;
     known.attributes = attributes;
     known.isAccessTimeOld = false;
   }
@@ -323,11 +336,6 @@ export class LeaseCache {
 
   lastChange(node: Node): number {
     return this.#knowledge(node).changedAt;
-  }
-
-  /** One more name that this client's own change made known, right after `changedName`. */
-  addName(directory: Node, key: string, node: Node | null): void {
-    this.#valid(directory)?.names?.set(key, node);
   }
 
   /**

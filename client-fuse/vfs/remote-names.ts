@@ -231,22 +231,22 @@ export class RemoteNames {
       reply = await this.#context.call('rename', caller, request);
     } finally {
       for (const end of ended) end();
-      kernel.movedName(from, key, to, newKey);
       this.#endChanges(changing, reply?.changed);
-      // In one directory the first mark is older than the second, so only the new name may be learned; both are, then.
       // Of two names of one inode, rename(2) leaves both.
       const isPlain = reply !== undefined && flags === 0 && !nameOneInode(reply.changed);
+      const gone = isPlain ? null : undefined;
+      const made = isPlain ? (moved ?? undefined) : undefined;
       if (from === to) {
-        const isKnown = isPlain && leases.isUndisturbed(from, mark);
-        leases.changedName(from, newKey, isKnown ? (moved ?? undefined) : undefined, mark, reply?.directory);
-        if (isKnown) leases.addName(from, key, null);
+        const names = [[key, gone] as const, [newKey, made] as const];
+        leases.changedNames(from, names, mark, reply?.directory);
       } else {
         // The old name meant `moved` only if nothing happened there until it was renamed.
-        const isKnown = isPlain && leases.isUndisturbed(from, markFrom);
-        leases.changedName(from, key, isPlain ? null : undefined, markFrom, reply?.directory);
-        leases.changedName(to, newKey, isKnown ? (moved ?? undefined) : undefined, mark, reply?.newDirectory);
+        const isKnown = leases.isUndisturbed(from, markFrom);
+        leases.changedName(from, key, gone, markFrom, reply?.directory);
+        leases.changedName(to, newKey, isKnown ? made : undefined, mark, reply?.newDirectory);
       }
     }
+    await kernel.movedName(from, key, to, newKey, (directory) => leases.isHeld(directory));
   }
 
   /** An own change of names is done, and changed these inodes' attributes too; or failed, then there is no reply. */

@@ -5,6 +5,7 @@
 import fc from 'fast-check';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { limits } from '../../shared/limits.ts';
+import { RENAME } from '../../shared/linux/constants.ts';
 import { type Client, NAMES, openLink, useFakeClock, World } from '../support/lease-world.ts';
 
 vi.mock('../../client-fuse/transport/link.ts', async (original) => ({
@@ -24,7 +25,15 @@ const step = fc.oneof(
   { weight: 2, arbitrary: fc.record({ kind: fc.constant('link' as const), client, pick, to: pick, name }) },
   {
     weight: 3,
-    arbitrary: fc.record({ kind: fc.constant('rename' as const), client, pick, name, to: pick, newName: name }),
+    arbitrary: fc.record({
+      kind: fc.constant('rename' as const),
+      client,
+      pick,
+      name,
+      to: pick,
+      newName: name,
+      flags: fc.constantFrom(0, 0, RENAME.EXCHANGE),
+    }),
   },
   {
     weight: 5,
@@ -110,8 +119,9 @@ async function take(world: World, one: Step): Promise<void> {
     }
     case 'rename': {
       const to = at(directoriesOf(world, who), one.to);
-      return world.change(who, `rename ${directory}/${one.name} ${to}/${one.newName}`, (caller) =>
-        filesystem.rename(caller, parent, Buffer.from(one.name), who.nodeOf(to) as number, Buffer.from(one.newName), 0),
+      const { name, newName, flags } = one;
+      return world.change(who, `rename ${directory}/${name} ${to}/${newName} flags ${flags}`, (caller) =>
+        filesystem.rename(caller, parent, Buffer.from(name), who.nodeOf(to) as number, Buffer.from(newName), flags),
       );
     }
     case 'setattr':
@@ -261,7 +271,7 @@ test('what is changed before the reply that names it is here, is not believed as
     { kind: 'deliver', client: 1, lane: 'small', toServer: true, count: 1 },
     { kind: 'deliverAll', client: 0 },
     { kind: 'deliverAll', client: 1 },
-    { kind: 'rename', client: 0, pick: 0, name: 'a', to: 0, newName: 'a' },
+    { kind: 'rename', client: 0, pick: 0, name: 'a', to: 0, newName: 'a', flags: 0 },
     { kind: 'deliver', client: 0, lane: 'small', toServer: false, count: 1 },
     { kind: 'setattr', client: 1, pick: 0, isWrite: false, slow: true },
     { kind: 'lookup', client: 0, pick: 0, name: 'a' },
@@ -271,7 +281,7 @@ test('what is changed before the reply that names it is here, is not believed as
     { kind: 'deliver', client: 0, lane: 'small', toServer: false, count: 1 },
     { kind: 'link', client: 0, pick: 0, to: 0, name: 'a' },
     { kind: 'deliver', client: 0, lane: 'small', toServer: false, count: 1 },
-    { kind: 'rename', client: 0, pick: 0, name: 'a', to: 0, newName: 'a' },
+    { kind: 'rename', client: 0, pick: 0, name: 'a', to: 0, newName: 'a', flags: 0 },
     { kind: 'lookup', client: 0, pick: 0, name: 'a' },
     { kind: 'deliver', client: 0, lane: 'small', toServer: false, count: 1 },
     { kind: 'deliver', client: 0, lane: 'small', toServer: false, count: 1 },

@@ -8,6 +8,7 @@ import { Inode, VersionCounter } from '../../server/store/inode.ts';
 import type { FoundInode } from '../../server/store/inode-table.ts';
 import type { MetadataChanges, Store } from '../../server/store/store.ts';
 import { errno, FsError } from '../../shared/errno.ts';
+import { RENAME } from '../../shared/linux/constants.ts';
 import type { LocalAttributes } from '../../shared/linux/libc.ts';
 
 /** All values that something has had, oldest first. */
@@ -136,15 +137,19 @@ export class MemoryStore {
     this.#touch(as, item);
   }
 
-  rename(as: Identity, parent: Inode, name: Uint8Array, newParent: Inode, newName: Uint8Array): void {
+  /** `flags`: 0 or RENAME_EXCHANGE. */
+  rename(as: Identity, parent: Inode, name: Uint8Array, newParent: Inode, newName: Uint8Array, flags: number): void {
+    const isExchange = flags === RENAME.EXCHANGE;
     const item = this.#item(parent).names.get(keyOf(name));
     const victim = this.#item(newParent).names.get(keyOf(newName));
-    if (item === undefined) throw new FsError(errno.ENOENT, 'rename');
+    if (item === undefined || (isExchange && victim === undefined)) throw new FsError(errno.ENOENT, 'rename');
     if (item.isDirectory || victim?.isDirectory) throw new FsError(errno.EISDIR, 'rename');
     if (item === victim) return;
     this.#set(as, newParent, newName, item, false);
-    this.#set(as, parent, name, undefined, false);
-    if (victim) {
+    this.#set(as, parent, name, isExchange ? victim : undefined, false);
+    if (isExchange && victim) {
+      this.#touch(as, victim);
+    } else if (victim) {
       victim.nlink--;
       this.#touch(as, victim);
     }

@@ -480,6 +480,7 @@ describe('what a directory lists', () => {
 });
 
 describe('a name that the kernel moved itself', () => {
+  const isHeld = () => true;
   let other: Node;
   beforeEach(() => {
     other = table.found(Buffer.from('other')); // node 3
@@ -492,33 +493,46 @@ describe('a name that the kernel moved itself', () => {
 
   test('is taken back where it is now', async () => {
     caches.giveName(directory, 'a', false);
-    caches.movedName(directory, 'a', other, 'b');
+    caches.movedName(directory, 'a', other, 'b', isHeld);
     expect(await taken(other)).toEqual(['entry 3 b']);
   });
 
   test('for as long as it was given, not longer', async () => {
     caches.giveName(directory, 'a', false);
     await vi.advanceTimersByTimeAsync(USABLE_MS - 1);
-    caches.movedName(directory, 'a', other, 'b');
+    caches.movedName(directory, 'a', other, 'b', isHeld);
     await vi.advanceTimersByTimeAsync(1);
     expect(await taken(other)).toEqual([]);
   });
 
   test('what was not given is not given by that', async () => {
-    caches.movedName(directory, 'a', other, 'b');
+    caches.movedName(directory, 'a', other, 'b', isHeld);
     expect(await taken(directory, other)).toEqual([]);
   });
 
   test('the name that it took the place of, or changed it with, is taken back too', async () => {
     caches.giveName(directory, 'a', false);
     caches.giveName(other, 'b', true);
-    caches.movedName(directory, 'a', other, 'b');
+    caches.movedName(directory, 'a', other, 'b', isHeld);
     expect(await taken(directory, other)).toEqual(['entry 3 b', 'expire 1 a']);
+  });
+
+  test.each([
+    ['done', 'the moved one, to where nobody would call it back', 'a', 'to', ['epoch']],
+    ['done', 'the one that takes its place, likewise', 'b', 'from', ['epoch']],
+    ['nothing', 'the moved one, to where it is called back', 'a', 'from', []],
+    ['nothing', 'none that the kernel may keep', 'c', 'to', []],
+  ] as const)('%s has to be awaited: %s', async (state, _what, given, unheld, calls) => {
+    const without = unheld === 'to' ? other : directory;
+    caches.giveName(given === 'b' ? other : directory, given, false);
+    const moved = watch(caches.movedName(directory, 'a', other, 'b', (one) => one !== without));
+    await settle();
+    expect([moved.state, kernel.calls]).toEqual([state, calls]);
   });
 
   test('within one directory', async () => {
     caches.giveName(directory, 'a', false);
-    caches.movedName(directory, 'a', directory, 'b');
+    caches.movedName(directory, 'a', directory, 'b', isHeld);
     expect(await taken(directory)).toContain('entry 1 b');
   });
 });
