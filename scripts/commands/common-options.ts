@@ -14,15 +14,17 @@ export function openLog(level: string, name: string): Logger {
 }
 
 /**
- * Bridges the gap between two requests of one caller on a local network, its own work included. Not where the loop would
- * take the processor from the programs whose requests it waits for (measured on two: docs/benchmarks.md).
+ * Bridges the gap between two requests of one caller on a local network, its own work included. On two or three processors, shared by
+ * the programs, a client and maybe the server, only one may stay awake, or they keep each other and the programs from
+ * running: the client, which nearly every request wakes twice (measured: docs/benchmarks.md).
  */
-const DEFAULT_POLL_US = availableParallelism() >= 4 ? 500 : 0;
+const POLL_US = availableParallelism() >= 4 ? { server: 500, client: 500 } : { server: 0, client: 200 };
+const DEFAULT_POLL_US = availableParallelism() > 1 ? POLL_US : { server: 0, client: 0 };
 
-export const pollOption = () =>
+export const pollOption = (end: 'server' | 'client') =>
   new Option('--poll-us <N>', 'while requests follow each other quickly: stay awake this long (microseconds); 0: never')
     .argParser(wholeNumber(0, 10_000))
-    .default(DEFAULT_POLL_US);
+    .default(DEFAULT_POLL_US[end]);
 
 /** Parses a whole number for commander. */
 export function wholeNumber(min: number, max: number): (text: string) => number {

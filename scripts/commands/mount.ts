@@ -65,7 +65,7 @@ export function addMountCommand(program: Command): void {
     .option('--timeout <SECONDS>', 'for how long it may be silent with --soft (default: 30)')
     .addOption(mountOption())
     .addOption(driverOption())
-    .addOption(pollOption())
+    .addOption(pollOption('client'))
     .option('--log-file <FILE>', 'in the background: where the log goes (default: nowhere)')
     .addOption(logLevelOption)
     .addHelpText('after', `\nOptions of -o:\n${mountOptionLines()}`)
@@ -76,7 +76,7 @@ export function addMountCommand(program: Command): void {
     .argument('URL')
     .addOption(mountOption())
     .addOption(driverOption())
-    .addOption(pollOption())
+    .addOption(pollOption('client'))
     .option('--at <MOUNTPOINT>', 'for the driver that mounts by itself')
     .addOption(logLevelOption)
     .action(mountClient);

@@ -79,7 +79,7 @@ export function addServeCommand(program: Command): void {
       parseLeaseTime,
       limits.sessionLeaseMs / 1000,
     )
-    .addOption(pollOption())
+    .addOption(pollOption('server'))
     .addOption(logLevelOption)
     .addHelpText(
       'after',
