@@ -108,8 +108,8 @@ export class FileData {
     const { node, server: handle } = open;
     const asOf = blocks.asOf(node);
     const attributesAsOf = leases.clock;
-    const where = { handle, offset: index * BLOCK_BYTES, size: BLOCK_BYTES };
-    const request = { ...where, knownVersion: undefined, wantsLease: false, wantsBlock: true };
+    const offset = index * BLOCK_BYTES;
+    const request = { handle, offset, size: BLOCK_BYTES, knownVersion: undefined, wantsLease: false, wantsBlock: true };
     // On the lane of recalls: what comes before this reply is older.
     const { reply, bulk } = await session.callForBulk('read', open.opener, request, { lane: 'small' });
     if (reply.leased) blocks.keep(node, index, bulk, asOf);
@@ -140,11 +140,20 @@ export class FileData {
 
   async write(open: OpenHandle, offset: number, data: Uint8Array, flags: number): Promise<number> {
     const append = (flags & O.APPEND) !== 0;
+    const sync = syncOf(flags);
     const { server: handle, killsSuidgid: killSuidgid } = open;
-    const how = { append, sync: syncOf(flags), killSuidgid, behind: false, extents: undefined, attributes: undefined };
-    const request = { handle, offset, ...how };
+    const request = {
+      handle,
+      offset,
+      append,
+      sync,
+      killSuidgid,
+      behind: false,
+      extents: undefined,
+      attributes: undefined,
+    };
     const { written } = await this.#context.session.call('write', open.opener, request, { bulk: data });
-    if (request.sync === 'none') this.#context.unsynced.wrote(open);
+    if (sync === 'none') this.#context.unsynced.wrote(open);
     return written;
   }
 
@@ -192,11 +201,12 @@ export class FileData {
   }
 
   /** A server that was started anew knows of no lease, and takes it as long as nobody else has changed the file. */
-  async #writeBehind(open: OpenHandle, { extents, data, attributes, sync }: GatheredWrite): Promise<number> {
+  async #writeBehind(open: OpenHandle, { extents: places, data, attributes, sync }: GatheredWrite): Promise<number> {
     const { leases, session, unsynced } = this.#context;
     const { server: handle, killsSuidgid: killSuidgid, expected, node } = open;
-    const where = { offset: extents[0]?.offset ?? 0, extents: extents.length > 1 ? extents : undefined };
-    const request = { handle, ...where, append: false, sync, killSuidgid, behind: true, attributes } as const;
+    const offset = places[0]?.offset ?? 0;
+    const extents = places.length > 1 ? places : undefined;
+    const request = { handle, offset, append: false, sync, killSuidgid, behind: true, extents, attributes };
     const asOf = unsynced.clock;
     const keep = <T>(step: () => T) => (expected ? expected.keep(step) : step());
     const mark = keep(() => leases.beginChange(node));

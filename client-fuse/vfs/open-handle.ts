@@ -12,11 +12,22 @@ import type { OpenHandle } from './node.ts';
 /** Not open at the server in any session. */
 export const NOT_OPENED = -1;
 
-export function newHandle(
-  of: Pick<OpenHandle, 'node' | 'isDirectory' | 'flags' | 'opener' | 'server' | 'epoch'>,
-): OpenHandle {
+/** One is made for each opening: each property by its name, since V8 adds those that follow a spread one by one, slowly. */
+export function newHandle({
+  node,
+  isDirectory,
+  flags,
+  opener,
+  server,
+  epoch,
+}: Pick<OpenHandle, 'node' | 'isDirectory' | 'flags' | 'opener' | 'server' | 'epoch'>): OpenHandle {
   return {
-    ...of,
+    node,
+    isDirectory,
+    flags,
+    opener,
+    server,
+    epoch,
     reopening: undefined,
     hasLostLocks: false,
     hasLostWrites: false,

@@ -174,7 +174,14 @@ export class RemoteDirectories {
       const node = leases.name(directory, key);
       const attributes = node && leases.knownAttributes(node);
       if (!node || !attributes || this.#context.written(node)) return listed;
-      return { ...listed, entry: this.#context.entry(directory, key, nodes.foundAgain(node), attributes) };
+      const { name, ino, type, cookie } = listed;
+      return {
+        name,
+        ino,
+        type,
+        cookie,
+        entry: this.#context.entry(directory, key, nodes.foundAgain(node), attributes),
+      };
     });
   }
 }

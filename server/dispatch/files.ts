@@ -22,7 +22,7 @@ export const fileHandlers: Handlers<'open' | 'create' | 'tmpfile' | 'release'> =
     handle: (context, { parent, mode, umask, flags }) => {
       const { store, identity } = context;
       const created = store.tmpfile(identity, store.resolve(parent), mode, umask, flags);
-      return { ...createdReply(context, created, flags, 'none'), directory: undefined };
+      return createdReply(context, created, flags, 'none', undefined);
     },
   },
   release: {
@@ -143,7 +143,7 @@ async function create(context: RequestContext, request: RequestOf<'create'>): Pr
     if (created === undefined) return undefined;
     leases.madeName(parent, name, created.inode);
     const directory = leases.attributesForHolder(session, change, parent);
-    return { ...createdReply(context, created, flags, wants), directory };
+    return createdReply(context, created, flags, wants, directory);
   });
   if (reply) return reply;
   // Another client was faster: O_CREAT opens what is there. Gone again meanwhile is ENOENT, as a caller would see it.
@@ -170,9 +170,15 @@ function makeOrOpen(
   return created;
 }
 
-function createdReply(context: RequestContext, created: CreatedFile, flags: number, wants: Wanted) {
+function createdReply(
+  context: RequestContext,
+  created: CreatedFile,
+  flags: number,
+  wants: Wanted,
+  directory: ReplyOf<'create'>['directory'],
+): ReplyOf<'create'> {
   const { session, store } = context;
   const file = new OpenFile(store, created.inode, created.fd, kindOf(flags));
   const handle = session.addFile(file);
-  return { entry: entryOf(context, created), handle, lease: grant(context, file, wants, true) };
+  return { entry: entryOf(context, created), handle, lease: grant(context, file, wants, true), directory };
 }

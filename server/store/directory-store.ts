@@ -274,8 +274,8 @@ export class DirectoryStore implements Store {
 
   #created(fd: number, hint: { parent: Inode; name: Buffer } | undefined): CreatedFile {
     try {
-      const found = this.#inodes.found(libc.reopen(fd, O.PATH | O.CLOEXEC), hint);
-      return { ...found, fd };
+      const { inode, attributes } = this.#inodes.found(libc.reopen(fd, O.PATH | O.CLOEXEC), hint);
+      return { inode, attributes, fd };
     } catch (error) {
       libc.close(fd);
       throw error;
