@@ -151,6 +151,11 @@ export class Server implements ConnectionHost {
     return this.#connections.size;
   }
 
+  /** Messages that have come or gone so far, about. */
+  get activities(): number {
+    return this.#poll.activities;
+  }
+
   active(): void {
     this.#poll.active();
   }

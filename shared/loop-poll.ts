@@ -17,6 +17,8 @@ export class LoopPoll {
   #lastMs = 0;
   #untilMs = 0;
   #running = false;
+  /** How often something has happened so far. */
+  activities = 0;
 
   /** Stays awake at most `longestUs` microseconds after the last activity; 0 switches it off. */
   constructor(longestUs: number) {
@@ -25,6 +27,7 @@ export class LoopPoll {
 
   /** Something happened: more may follow at once. */
   active(): void {
+    this.activities++;
     if (this.#longestMs === 0) return;
     const nowMs = performance.now();
     const gapMs = Math.min(nowMs - this.#lastMs, 4 * SHORT_GAP_MS);

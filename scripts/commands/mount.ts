@@ -19,6 +19,7 @@ import { environmentToken } from '../../client-fuse/transport/environment-token.
 import { serverAddressWith } from '../../client-fuse/transport/server-address.ts';
 import { ServerSession } from '../../client-fuse/transport/server-session.ts';
 import { RemoteFilesystem } from '../../client-fuse/vfs/remote-filesystem.ts';
+import { giveBackWhenIdle } from '../../shared/idle-memory.ts';
 import { LoopPoll } from '../../shared/loop-poll.ts';
 import { logLevelOption, openLog, pollOption } from './common-options.ts';
 import {
@@ -172,6 +173,7 @@ async function mountClient(url: string, options: MountCommandOptions & { at?: st
   const warning = tokenFileWarning(credentials);
   if (warning !== undefined) log.warn({}, warning);
   const loop = new LoopPoll(pollUs);
+  giveBackWhenIdle(() => loop.activities);
   let session: ServerSession | undefined;
   try {
     const softTimeoutMs = client.soft ? (client.timeoutMs ?? DEFAULT_SOFT_TIMEOUT_MS) : undefined;

@@ -14,6 +14,7 @@ import { KeptChangesFile } from '../../server/session/kept-changes.ts';
 import { defaultStateDirectory, loadHandleKey } from '../../server/store/handle-key.ts';
 import { actsAsCallers, type Squash } from '../../server/store/identity.ts';
 import type { ListenAddress } from '../../server/transport/listener.ts';
+import { giveBackWhenIdle } from '../../shared/idle-memory.ts';
 import { limits } from '../../shared/limits.ts';
 import { isLoopback } from '../../shared/loopback.ts';
 import { logLevelOption, openLog, pollOption } from './common-options.ts';
@@ -129,6 +130,7 @@ async function serve(directory: string | undefined, options: ServeOptions): Prom
     closeExports(exports);
     throw error;
   });
+  giveBackWhenIdle(() => server.activities);
   for (const one of exports) {
     const host = listen.host.includes(':') ? `[${listen.host}]` : listen.host;
     const path = one.name === '/' ? '/' : `/${one.name}`;

@@ -11,6 +11,7 @@ const c = {
   strlen: declare('ulong strlen(void *text)'),
   getrlimit: declare('int getrlimit64(int resource, void *limit)'),
   setrlimit: declare('int setrlimit64(int resource, void *limit)'),
+  mallocTrim: declare('int malloc_trim(ulong pad)'),
 } as const;
 
 /** SYS_setgroups, raw: glibc's setgroups changes all threads of the process, weft needs its own thread only. */
@@ -48,6 +49,11 @@ export function takeFromEnvironment(name: string): string | undefined {
   if (memory !== null) c.explicitBzero(memory, c.strlen(memory));
   delete process.env[name];
   return value;
+}
+
+/** What malloc(3) keeps of freed memory goes back to the system. */
+export function trimMemory(): void {
+  c.mallocTrim(0);
 }
 
 const RLIMIT_NOFILE = 7;
