@@ -80,6 +80,8 @@ export interface SessionOptions {
 }
 
 const NO_BULK = new Uint8Array(0);
+/** How much one answer counts in the average. */
+const ROUND_TRIP_WEIGHT = 0.1;
 
 export class ServerSession {
   readonly address: ServerAddress;
@@ -95,6 +97,8 @@ export class ServerSession {
   #lastSeq = 0;
   /** When the last request was sent that the server answered on the small lane. */
   #answeredMs = Number.NEGATIVE_INFINITY;
+  /** How long an answer on the small lane takes, averaged: the line, and what the server waits for. */
+  roundTripMs = 0;
   /**
    * The connection on which recalls come is lost: shared leases are, and exclusive ones are kept as long as nobody minds.
    * Told again when it is back: what the other lane brought meanwhile may have been recalled, and nobody could be told.
@@ -312,7 +316,10 @@ export class ServerSession {
     if (pending === undefined) return; // answered already, over an earlier connection
     this.#ended(pending);
     // Recalls come on the small lane, before the replies that were sent after them.
-    if (lane === 'small') this.#answeredMs = Math.max(this.#answeredMs, pending.sentMs);
+    if (lane === 'small') {
+      this.#answeredMs = Math.max(this.#answeredMs, pending.sentMs);
+      this.roundTripMs += (performance.now() - pending.sentMs - this.roundTripMs) * ROUND_TRIP_WEIGHT;
+    }
     if (code !== 0) {
       pending.reject(new FsError(Number(code), pending.operation));
       return;

@@ -13,38 +13,80 @@ import type { Node, OpenHandle } from './node.ts';
 import { NOT_OPENED, newHandle } from './open-handle.ts';
 import type { RemoteContext } from './remote-context.ts';
 import type { RemoteNames } from './remote-names.ts';
+import { WalkAhead } from './walk-ahead.ts';
 
 /** fuse_direntplus without its name. */
 const ENTRY_BYTES = 152;
 /** With so many names left the next part is asked for: the server reads them while the kernel takes these. */
 const LEFT_TO_ASK = 512;
-const OPENED = 'directory';
+
+interface Opened {
+  readonly handle: number;
+  readonly keepCache: boolean;
+  readonly cacheDirectory: boolean;
+}
 
 export class RemoteDirectories {
   readonly #context: RemoteContext;
   readonly #names: RemoteNames;
+  readonly #walk: WalkAhead;
 
   constructor(context: RemoteContext, names: RemoteNames) {
     this.#context = context;
     this.#names = names;
+    this.#walk = new WalkAhead(context, (node, opener) => this.#askAhead(node, opener));
   }
 
-  opendir(caller: Caller, id: NodeId): Eventually<{ handle: number; keepCache: boolean; cacheDirectory: boolean }> {
+  opendir(caller: Caller, id: NodeId): Eventually<Opened> {
     const node = this.#context.nodes.get(id);
     const opener = this.#context.identity(caller);
+    const known = this.#openedByKnowledge(node, opener);
+    if (known) return known;
+    const ask = async () => {
+      const opened = await this.#openAtServer(node, opener);
+      this.#walk.opened(node, opener);
+      return opened;
+    };
+    return this.#walk.asked(node)?.then(() => this.#openedByKnowledge(node, opener) ?? ask()) ?? ask();
+  }
+
+  /** Undefined: the server must be asked. */
+  #openedByKnowledge(node: Node, opener: OpenHandle['opener']): Opened | undefined {
     const { leases } = this.#context;
-    const right = `${opener} ${OPENED}`;
-    const listing = leases.mayOpen(node, right) ? leases.listing(node) : undefined;
-    if (listing) return this.#opened(node, opener, 0, NOT_OPENED, leases.clock, listing);
-    const { epoch } = this.#context.session;
+    const listing = leases.mayOpen(node, rightOf(opener)) ? leases.listing(node) : undefined;
+    if (listing === undefined) return undefined;
+    this.#walk.opened(node, opener);
+    return this.#opened(node, opener, 0, NOT_OPENED, leases.clock, listing);
+  }
+
+  async #openAtServer(node: Node, opener: OpenHandle['opener']): Promise<Opened> {
+    const { leases, session } = this.#context;
+    const { epoch } = session;
     const asOf = leases.clock;
+    const { handle, listing } = await this.#askListing(node, opener, asOf);
+    return this.#opened(node, opener, handle, handle === 0 ? NOT_OPENED : epoch, asOf, listing);
+  }
+
+  /** What is listed, if the directory is short: then it is not open at the server. */
+  async #askListing(node: Node, opener: OpenHandle['opener'], asOf: number) {
+    const { leases, session } = this.#context;
     const request = { inode: this.#context.inodeOf(node), maxEntries: limits.maxListedAtOpen };
-    return this.#context.call('opendir', caller, request).then(({ handle, listing: entries, directory }) => {
-      const listing = entries && this.#names.learnAll(node, entries, asOf);
-      if (directory) leases.learnAttributes(node, directory, true, asOf);
-      leases.learnOpener(node, right, asOf);
-      return this.#opened(node, opener, handle, handle === 0 ? NOT_OPENED : epoch, asOf, listing);
-    });
+    const { handle, listing: entries, directory } = await session.call('opendir', opener, request);
+    const listing = entries && this.#names.learnAll(node, entries, asOf);
+    if (directory) leases.learnAttributes(node, directory, true, asOf);
+    leases.learnOpener(node, rightOf(opener), asOf);
+    return { handle, listing };
+  }
+
+  /** For a program that will open it; what it would be told then it is told. */
+  async #askAhead(node: Node, opener: OpenHandle['opener']): Promise<void> {
+    const { leases, session } = this.#context;
+    try {
+      const { handle } = await this.#askListing(node, opener, leases.clock);
+      if (handle !== 0) await session.call('release', [], { handles: [handle] });
+    } catch {
+      // it is asked again when it is opened
+    }
   }
 
   #opened(
@@ -54,7 +96,7 @@ export class RemoteDirectories {
     epoch: number,
     asOf: number,
     listing: readonly ListedName[] | undefined,
-  ) {
+  ): Opened {
     const open = newHandle({ node, isDirectory: true, flags: 0, opener, server, epoch });
     const { kernel, leases } = this.#context;
     open.listing = listing;
@@ -184,6 +226,10 @@ export class RemoteDirectories {
       };
     });
   }
+}
+
+function rightOf(opener: OpenHandle['opener']): string {
+  return `${opener} directory`;
 }
 
 /** Undefined: the position is not one of this listing. */

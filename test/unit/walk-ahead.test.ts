@@ -1,0 +1,139 @@
+/** A program walks a tree on a slow line: directories are asked for before it opens them. The server is real, the slowness is said. */
+import { mkdirSync, writeFileSync } from 'node:fs';
+import { afterEach, beforeEach, expect, test, vi } from 'vitest';
+import type { ServerSession } from '../../client-fuse/transport/server-session.ts';
+import { type Caller, type NodeId, ROOT_NODE } from '../../client-fuse/vfs/filesystem.ts';
+import { RemoteFilesystem } from '../../client-fuse/vfs/remote-filesystem.ts';
+import { FORGETFUL_KERNEL, ROOT, TemporaryDirectory, TestServer } from '../support/fixture.ts';
+
+const b = (text: string) => Buffer.from(text);
+const root: Caller = { uid: 0, gid: 0, pid: 1, groups: [], signal: new AbortController().signal };
+const stranger: Caller = { uid: 1000, gid: 1000, pid: 1, groups: [], signal: new AbortController().signal };
+/** More than are asked for ahead in one directory. */
+const DIRECTORIES = Array.from({ length: 40 }, (_, index) => `d${index}`);
+const MANY_NAMES = 200;
+
+let directory: TemporaryDirectory;
+let server: TestServer;
+let session: ServerSession;
+let other: ServerSession;
+let filesystem: RemoteFilesystem;
+let asked: string[];
+
+beforeEach(async () => {
+  directory = new TemporaryDirectory();
+  for (const name of DIRECTORIES) {
+    mkdirSync(directory.join('t', name, 'below'), { recursive: true });
+    writeFileSync(directory.join('t', name, 'file'), name);
+  }
+  server = await TestServer.start(directory.path);
+  [session, other] = [await server.connect(), await server.connect()];
+  filesystem = new RemoteFilesystem(session);
+  filesystem.attachKernel(FORGETFUL_KERNEL);
+  asked = [];
+  const call = session.callForBulk.bind(session);
+  vi.spyOn(session, 'callForBulk').mockImplementation((operation, ...rest) => {
+    asked.push(operation);
+    session.roundTripMs = 10;
+    return call(operation, ...rest).finally(() => {
+      session.roundTripMs = 10;
+    });
+  });
+});
+afterEach(async () => {
+  vi.restoreAllMocks();
+  session.close();
+  other.close();
+  await server[Symbol.asyncDispose]();
+  directory[Symbol.dispose]();
+});
+
+const count = (operation: string) => asked.filter((one) => one === operation).length;
+const quiet = () => vi.waitFor(() => expect(session.inFlight).toBe(0));
+
+async function nodeOf(...path: string[]): Promise<NodeId> {
+  let node: NodeId = ROOT_NODE;
+  for (const name of path) ({ node } = await filesystem.lookup(root, node, b(name)));
+  return node;
+}
+
+async function listed(caller: Caller, ...path: string[]): Promise<string[]> {
+  const { handle } = await filesystem.opendir(caller, await nodeOf(...path));
+  const entries = await filesystem.readdir(caller, handle, 0, 32_768, true);
+  await filesystem.releasedir(handle);
+  return entries.map(({ name }) => String(name)).filter((name) => !name.startsWith('.'));
+}
+
+test('what is next to the directory that was opened, and below it, is asked for, some at a time', async () => {
+  const names = await listed(root, 't');
+  expect(count('opendir')).toBe(1);
+  const [first = '', second = ''] = names;
+  expect(await listed(root, 't', first)).toEqual(expect.arrayContaining(['below', 'file']));
+  await quiet();
+  expect(count('opendir')).toBe(2 + 1 + 16);
+  asked = [];
+  await listed(root, 't', first, 'below');
+  await listed(root, 't', second);
+  await quiet();
+  // Nothing was waited for; one more is ahead, and what is below the second.
+  expect(asked).toEqual(['opendir', 'opendir']);
+});
+
+test('each directory of a walk is asked for once', async () => {
+  for (const name of await listed(root, 't')) {
+    expect((await listed(root, 't', name)).toSorted()).toEqual(['below', 'file']);
+    expect(await listed(root, 't', name, 'below')).toEqual([]);
+  }
+  await quiet();
+  expect(count('opendir')).toBe(1 + 2 * DIRECTORIES.length);
+});
+
+test('who opens one that is being asked for waits for that answer', async () => {
+  const [first = '', second = ''] = await listed(root, 't');
+  await listed(root, 't', first);
+  expect(session.inFlight).toBeGreaterThan(0);
+  expect((await listed(root, 't', second)).toSorted()).toEqual(['below', 'file']);
+  await quiet();
+  const [top, below, ahead] = [1, 2, 16];
+  expect(count('opendir')).toBe(top + 1 + ahead + below + 1); // and not once more for the second
+});
+
+test('a directory that was changed meanwhile is shown as it is', async () => {
+  const [first = '', second = ''] = await listed(root, 't');
+  await listed(root, 't', first);
+  await quiet();
+  const where = { parent: other.hello.root.inode, name: b('t') };
+  const { found: top } = await other.call('lookup', ROOT, where);
+  const { found } = await other.call('lookup', ROOT, { parent: top?.inode as Uint8Array, name: b(second) });
+  await other.call('mkdir', ROOT, { parent: found?.inode as Uint8Array, name: b('new'), mode: 0o755, umask: 0 });
+  expect(await listed(root, 't', second)).toContain('new');
+});
+
+test('one that is too long to be listed at once is closed at the server', async () => {
+  const [first = '', second = ''] = await listed(root, 't');
+  for (let index = 0; index < MANY_NAMES; index++) writeFileSync(directory.join('t', second, `file-${index}`), '');
+  await listed(root, 't', first);
+  await vi.waitFor(() => expect(count('release')).toBe(1));
+  await quiet();
+  expect([...server.server.sessions.all].map(({ openFiles }) => openFiles)).toEqual([0, 0]);
+});
+
+test('what one user may open says nothing for another', async () => {
+  const names = await listed(root, 't');
+  mkdirSync(directory.join('t', 'zz-private'), { mode: 0o700 });
+  const [first = ''] = names;
+  await listed(root, 't', first);
+  await quiet();
+  await expect(listed(stranger, 't', 'zz-private')).rejects.toThrow('EACCES');
+});
+
+test('on a line that answers at once nothing is asked ahead', async () => {
+  vi.mocked(session.callForBulk).mockRestore();
+  session.roundTripMs = 0.2;
+  const call = vi.spyOn(session, 'callForBulk');
+  const [first = ''] = await listed(root, 't');
+  session.roundTripMs = 0.2;
+  await listed(root, 't', first);
+  await quiet();
+  expect(call.mock.calls.filter(([name]) => name === 'opendir')).toHaveLength(2);
+});
