@@ -18,13 +18,16 @@ export function openLog(level: string, name: string): Logger {
  * the programs, a client and maybe the server, only one may stay awake, or they keep each other and the programs from
  * running: the client, which nearly every request wakes twice (measured: docs/benchmarks.md).
  */
-const POLL_US = availableParallelism() >= 4 ? { server: 500, client: 500 } : { server: 0, client: 200 };
-const DEFAULT_POLL_US = availableParallelism() > 1 ? POLL_US : { server: 0, client: 0 };
+function defaultPollUs(end: 'server' | 'client'): number {
+  const processors = availableParallelism();
+  if (processors >= 4) return 500;
+  return end === 'client' && processors > 1 ? 200 : 0;
+}
 
 export const pollOption = (end: 'server' | 'client') =>
   new Option('--poll-us <N>', 'while requests follow each other quickly: stay awake this long (microseconds); 0: never')
     .argParser(wholeNumber(0, 10_000))
-    .default(DEFAULT_POLL_US[end]);
+    .default(defaultPollUs(end));
 
 /** Parses a whole number for commander. */
 export function wholeNumber(min: number, max: number): (text: string) => number {
