@@ -35,7 +35,7 @@ it('finds no fault, and cleans up', async () => {
   const { child, output } = start('--minutes', '0.05');
   expect(await exitOf(child, WITHIN_MS), output()).toBe(true);
   expect(output()).toMatch(
-    /^1 mount with 3 callers each .* [1-9]\d* operations .*\n {2}server: .*\n {2}clients: .*\nno fault$/m,
+    /^1 mount with 3 callers each .* [1-9][\d,]* operations .*\n {2}server: .*\n {2}clients: .*\nno fault$/m,
   );
   expect(child.exitCode).toBe(0);
   expectNothingLeft();
