@@ -75,9 +75,13 @@ export class WalkAhead {
       const { name, type } = listing[progress.next] as ListedName;
       if (type !== DT_DIR) continue;
       const child = leases.name(directory, keyOfName(name));
-      if (!child || child === this.#context.nodes.root || leases.listing(child) || this.#asked.has(child)) continue;
+      if (!child || leases.listing(child) || this.#asked.has(child)) continue;
       unopened.add(child);
-      const asked = this.#ask(child, opener).finally(() => this.#asked.delete(child));
+      const asked = this.#ask(child, opener).finally(() => {
+        this.#asked.delete(child);
+        // Refused, or too long: its place is free, though nobody may ever open it.
+        if (!leases.listing(child)) unopened.delete(child);
+      });
       this.#asked.set(child, asked);
     }
   }

@@ -12,19 +12,12 @@ import { errno } from '../../shared/errno.ts';
 import { limits } from '../../shared/limits.ts';
 import { O } from '../../shared/linux/constants.ts';
 import { CuttingProxy } from '../support/cutting-proxy.ts';
-import { silent, TemporaryDirectory, TestServer } from '../support/fixture.ts';
+import { FORGETFUL_KERNEL, silent, TemporaryDirectory, TestServer } from '../support/fixture.ts';
 import { KeptChangesInMemory, KeptClients } from '../support/kept-state.ts';
 
 const { maxKnownSinceStart, recallMs } = limits;
 const caller: Caller = { uid: 0, gid: 0, pid: 1, groups: [], signal: new AbortController().signal };
 const b = (text: string) => Buffer.from(text);
-const nothing = () => Promise.resolve();
-const notifier = {
-  invalidateInode: async () => true,
-  invalidateListing: nothing,
-  invalidateEntry: nothing,
-  incrementEpoch: nothing,
-};
 
 let directory: TemporaryDirectory;
 let server: TestServer;
@@ -71,7 +64,7 @@ async function opened(address = server.address): Promise<Writer> {
   const session = await ServerSession.connect(address, silent);
   sessions.push(session);
   const filesystem = new RemoteFilesystem(session);
-  filesystem.attachKernel({ notifier, epochs: true, hasMountsInside: async () => false });
+  filesystem.attachKernel(FORGETFUL_KERNEL);
   const { node } = await filesystem.lookup(caller, ROOT_NODE, b('f'));
   const { handle } = await filesystem.open(caller, node, O.RDWR, false);
   const { found } = await session.call('lookup', [0, 0], { parent: session.hello.root.inode, name: b('f') });

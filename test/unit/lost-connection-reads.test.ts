@@ -8,18 +8,11 @@ import { RemoteFilesystem } from '../../client-fuse/vfs/remote-filesystem.ts';
 import { limits } from '../../shared/limits.ts';
 import { O } from '../../shared/linux/constants.ts';
 import { CuttingProxy } from '../support/cutting-proxy.ts';
-import { silent, TemporaryDirectory, TestServer } from '../support/fixture.ts';
+import { FORGETFUL_KERNEL, silent, TemporaryDirectory, TestServer } from '../support/fixture.ts';
 
 const { recallMs } = limits;
 const caller: Caller = { uid: 0, gid: 0, pid: 1, groups: [], signal: new AbortController().signal };
 const b = (text: string) => Buffer.from(text);
-const nothing = () => Promise.resolve();
-const notifier = {
-  invalidateInode: async () => true,
-  invalidateListing: nothing,
-  invalidateEntry: nothing,
-  incrementEpoch: nothing,
-};
 
 let directory: TemporaryDirectory;
 let server: TestServer;
@@ -53,7 +46,7 @@ async function opened(flags: number, address = server.address): Promise<Client> 
   const session = await ServerSession.connect(address, silent);
   sessions.push(session);
   const filesystem = new RemoteFilesystem(session);
-  filesystem.attachKernel({ notifier, epochs: true, hasMountsInside: async () => false });
+  filesystem.attachKernel(FORGETFUL_KERNEL);
   const { node } = await filesystem.lookup(caller, ROOT_NODE, b('f'));
   const { handle, directIo } = await filesystem.open(caller, node, flags, false);
   const read = async () => Buffer.from(await filesystem.read(caller, handle, 0, 100, !directIo)).toString();

@@ -7,7 +7,7 @@ import { type Caller, ROOT_NODE } from '../../client-fuse/vfs/filesystem.ts';
 import { RemoteFilesystem } from '../../client-fuse/vfs/remote-filesystem.ts';
 import { errno } from '../../shared/errno.ts';
 import { O } from '../../shared/linux/constants.ts';
-import { BOOT, TemporaryDirectory, TestServer } from '../support/fixture.ts';
+import { BOOT, FORGETFUL_KERNEL, TemporaryDirectory, TestServer } from '../support/fixture.ts';
 
 const caller: Caller = { uid: 0, gid: 0, pid: 1, groups: [], signal: new AbortController().signal };
 const b = (text: string) => Buffer.from(text);
@@ -91,14 +91,7 @@ describe('the machine was started anew', () => {
   });
 
   test('what was gathered and not sent is sent to the new server, and is not lost', async () => {
-    const nothing = () => Promise.resolve();
-    const notifier = {
-      invalidateInode: async () => true,
-      invalidateListing: nothing,
-      invalidateEntry: nothing,
-      incrementEpoch: nothing,
-    };
-    filesystem.attachKernel({ notifier, epochs: true, hasMountsInside: async () => false });
+    filesystem.attachKernel(FORGETFUL_KERNEL);
     const handle = await open();
     await write(handle, 'late');
     await restart('machine');

@@ -1,5 +1,5 @@
 /** A program walks a tree on a slow line: directories are asked for before it opens them. The server is real, the slowness is said. */
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdirSync, writeFileSync } from 'node:fs';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import type { ServerSession } from '../../client-fuse/transport/server-session.ts';
 import { type Caller, type NodeId, ROOT_NODE } from '../../client-fuse/vfs/filesystem.ts';
@@ -125,6 +125,19 @@ test('what one user may open says nothing for another', async () => {
   await listed(root, 't', first);
   await quiet();
   await expect(listed(stranger, 't', 'zz-private')).rejects.toThrow('EACCES');
+});
+
+test('directories that may not be opened do not take the places of others', async () => {
+  const [first = '', ...others] = await listed(stranger, 't');
+  for (const name of others) chmodSync(directory.join('t', name), 0o711);
+  await listed(root, 't'); // what was local is seen
+  asked = [];
+  await listed(stranger, 't', first);
+  await quiet();
+  const before = count('opendir');
+  await listed(stranger, 't', first);
+  await quiet();
+  expect([before, count('opendir')]).toEqual([1 + 1 + 16, 1 + 1 + 16 + 16]);
 });
 
 test('on a line that answers at once nothing is asked ahead', async () => {
