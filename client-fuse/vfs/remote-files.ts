@@ -54,7 +54,7 @@ export class RemoteFiles {
     const { leases } = this.#context;
     const isCacheable = this.#isCacheable(flags, killSuidgid);
     const right = `${opener} ${flags & SENT_FLAGS}`;
-    const isKnown = isCacheable && node.writers === 0 && leases.isHeld(node) && leases.mayOpen(node, right);
+    const isKnown = isCacheable && isOnlyRead(node) && leases.isHeld(node) && leases.mayOpen(node, right);
     if (isCacheable) leases.count(isKnown);
     if (isKnown) return this.#cached(this.#unopened(node, flags, opener));
     return this.#ask(caller, node, flags, killSuidgid, isCacheable ? right : undefined);
@@ -83,13 +83,32 @@ export class RemoteFiles {
     right: string | undefined,
     maxFirstBytes = limits.maxFirstBytes,
   ): Promise<OpenedFile> {
-    const { leases, session } = this.#context;
     // The server would recall it, for this handle is one more.
     if (this.#closing.has(node)) this.#closing.releaseNow();
     await this.#context.written(node);
+    const wants = right === undefined ? this.#wantedToWrite(flags, node) : 'shared';
+    const ask = () => this.#askFor(wants, caller, node, flags, killSuidgid, right, maxFirstBytes);
+    if (wants !== 'exclusive') return ask();
+    node.openingToGather++;
+    try {
+      return await ask();
+    } finally {
+      node.openingToGather--;
+    }
+  }
+
+  async #askFor(
+    wants: Wanted,
+    caller: Caller,
+    node: Node,
+    flags: number,
+    killSuidgid: boolean,
+    right: string | undefined,
+    maxFirstBytes: number,
+  ): Promise<OpenedFile> {
+    const { leases, session } = this.#context;
     const { epoch } = session;
     const opener = this.#context.identity(caller);
-    const wants = right === undefined ? this.#wantedToWrite(flags, node) : 'shared';
     const firstBytes = right === undefined ? 0 : maxFirstBytes;
     const request = { inode: this.#context.inodeOf(node), flags: flags & SENT_FLAGS, killSuidgid, wants, firstBytes };
     const isChange = (flags & O.TRUNC) !== 0 || killSuidgid;
@@ -104,8 +123,8 @@ export class RemoteFiles {
     // Nothing was done to the file since it was asked for.
     const isUndisturbed = isHeld && leases.knownAttributes(node) === reply.attributes;
     const isOpen = reply.handle !== 0;
-    // It may have been removed before there was a handle here to keep it.
-    if (!isOpen && !isUndisturbed) return this.#ask(caller, node, flags, killSuidgid, right, 0);
+    // It may have been removed before there was a handle here to keep it, or another handle may gather what it writes.
+    if (!isOpen && !(isUndisturbed && isOnlyRead(node))) return this.#ask(caller, node, flags, killSuidgid, right, 0);
     const open = isOpen ? this.#handle(node, flags, opener, reply.handle, epoch) : this.#unopened(node, flags, opener);
     if (isHeld) {
       leases.learnCoversData(node, asOf);
@@ -473,6 +492,14 @@ export class RemoteFiles {
     // One that cannot be opened is told so at its next use.
     return Promise.allSettled([...opened, written]).then(() => {});
   }
+}
+
+/**
+ * Opening it need not be told to the server. Who opens it to write may be granted the exclusive lease as its only handle: the
+ * server would recall that when it hears of the other one, which this client opens before it gives any lease back.
+ */
+function isOnlyRead(node: Node): boolean {
+  return node.writers === 0 && node.openingToGather === 0;
 }
 
 /** Once. */

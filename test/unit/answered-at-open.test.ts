@@ -132,6 +132,30 @@ describe('a small file', () => {
     expect(requests.names()).toEqual(['open']);
   });
 
+  test.each([
+    ['first', [O.RDONLY, O.RDWR]],
+    ['last', [O.RDWR, O.RDONLY]],
+  ])('that is opened to be read %s, while it is opened to be written, is open at the server', async (_when, order) => {
+    for (const isKnown of [false, true]) {
+      const { node } = await filesystem.lookup(root, ROOT_NODE, b('f'));
+      if (isKnown) filesystem.release(await open(root, 'f'));
+      const opening = order.map(async (flags) => {
+        const { handle } = await filesystem.open(root, node, flags, false);
+        return [flags, handle] as const;
+      });
+      const handles = new Map(await Promise.all(opening));
+      const [reader, writer] = [handles.get(O.RDONLY) as number, handles.get(O.RDWR) as number];
+      // Its client would have to open it at the server before it may give back what the server recalls for that very opening.
+      expect(await read(reader)).toBe('text');
+      await filesystem.write(root, writer, 0, b('TEXT'), 0, false);
+      expect(await read(reader)).toBe('TEXT');
+      await filesystem.write(root, writer, 0, b('text'), 0, false);
+      for (const handle of [reader, writer]) filesystem.release(handle);
+      await filesystem.drain();
+      expect(server.server.exports.get('/')?.leases.counts.revocations).toBe(0);
+    }
+  });
+
   test('that another client removes goes on to be read', async () => {
     const handle = await open(root, 'f');
     await other.call('unlink', ROOT, { parent: other.hello.root.inode, name: b('f') });
