@@ -26,6 +26,7 @@ import { Denial, Interval } from './interval.ts';
 import { type Connector, type HelloReply, type Lane, Link, type LinkEvents, RefusedError } from './link.ts';
 import { RequestTable, type SlottedRequest } from './request-table.ts';
 import { isOnceOnly, isOwed, laneOf, opens } from './request-traits.ts';
+import { RoundTrip } from './round-trip.ts';
 import type { ServerAddress } from './server-address.ts';
 import { SoftTimeout, type Waiting } from './soft-timeout.ts';
 import { UnansweredError } from './unanswered-error.ts';
@@ -80,8 +81,6 @@ export interface SessionOptions {
 }
 
 const NO_BULK = new Uint8Array(0);
-/** How much one answer counts in the average. */
-const ROUND_TRIP_WEIGHT = 0.1;
 
 export class ServerSession {
   readonly address: ServerAddress;
@@ -97,8 +96,7 @@ export class ServerSession {
   #lastSeq = 0;
   /** When the last request was sent that the server answered on the small lane. */
   #answeredMs = Number.NEGATIVE_INFINITY;
-  /** How long an answer on the small lane takes, averaged: the line, and what the server waits for. */
-  roundTripMs = 0;
+  readonly roundTrip = new RoundTrip();
   /**
    * The connection on which recalls come is lost: shared leases are, and exclusive ones are kept as long as nobody minds.
    * Told again when it is back: what the other lane brought meanwhile may have been recalled, and nobody could be told.
@@ -318,7 +316,7 @@ export class ServerSession {
     // Recalls come on the small lane, before the replies that were sent after them.
     if (lane === 'small') {
       this.#answeredMs = Math.max(this.#answeredMs, pending.sentMs);
-      this.roundTripMs += (performance.now() - pending.sentMs - this.roundTripMs) * ROUND_TRIP_WEIGHT;
+      this.roundTrip.answered(performance.now() - pending.sentMs);
     }
     if (code !== 0) {
       pending.reject(new FsError(Number(code), pending.operation));

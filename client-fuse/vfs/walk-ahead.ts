@@ -10,7 +10,7 @@ import type { ListedName } from './listing-parts.ts';
 import type { Node } from './node.ts';
 import type { RemoteContext } from './remote-context.ts';
 
-/** A line is slow when answers take so long. On a local one they take a fifth of a millisecond. */
+/** A line is slow when it takes so long. A local one takes a fifth of a millisecond. */
 const SLOW_MS = 2;
 /** Directories that were opened last: those from the root down to where a walk is are among them, and of some walks at once. */
 const RECENT = 32;
@@ -48,7 +48,7 @@ export class WalkAhead {
 
   /** A program has opened it, and what it lists is known, if it ever will be. */
   opened(node: Node, opener: CallerIdentity): void {
-    if (this.#context.session.roundTripMs < SLOW_MS) return;
+    if (this.#context.session.roundTrip.ms < SLOW_MS) return;
     const parent = node.foundIn;
     const isWalk = parent !== undefined && this.#recent.includes(parent);
     if (this.#recent.at(-1) !== node) this.#recent.push(node);

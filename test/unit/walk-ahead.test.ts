@@ -1,6 +1,6 @@
 /** A program walks a tree on a slow line: directories are asked for before it opens them. The server is real, the slowness is said. */
 import { chmodSync, mkdirSync, writeFileSync } from 'node:fs';
-import { afterEach, beforeEach, expect, test, vi } from 'vitest';
+import { afterEach, beforeEach, expect, type MockInstance, test, vi } from 'vitest';
 import type { ServerSession } from '../../client-fuse/transport/server-session.ts';
 import { type Caller, type NodeId, ROOT_NODE } from '../../client-fuse/vfs/filesystem.ts';
 import { RemoteFilesystem } from '../../client-fuse/vfs/remote-filesystem.ts';
@@ -19,6 +19,8 @@ let session: ServerSession;
 let other: ServerSession;
 let filesystem: RemoteFilesystem;
 let asked: string[];
+/** What the line takes. */
+let lineMs: MockInstance<() => number>;
 
 beforeEach(async () => {
   directory = new TemporaryDirectory();
@@ -31,13 +33,11 @@ beforeEach(async () => {
   filesystem = new RemoteFilesystem(session);
   filesystem.attachKernel(FORGETFUL_KERNEL);
   asked = [];
+  lineMs = vi.spyOn(session.roundTrip, 'ms', 'get').mockReturnValue(10);
   const call = session.callForBulk.bind(session);
   vi.spyOn(session, 'callForBulk').mockImplementation((operation, ...rest) => {
     asked.push(operation);
-    session.roundTripMs = 10;
-    return call(operation, ...rest).finally(() => {
-      session.roundTripMs = 10;
-    });
+    return call(operation, ...rest);
   });
 });
 afterEach(async () => {
@@ -72,6 +72,7 @@ test('what is next to the directory that was opened, and below it, is asked for,
   await quiet();
   expect(count('opendir')).toBe(2 + 1 + 16);
   asked = [];
+  lineMs = vi.spyOn(session.roundTrip, 'ms', 'get').mockReturnValue(10);
   await listed(root, 't', first, 'below');
   await listed(root, 't', second);
   await quiet();
@@ -132,6 +133,7 @@ test('directories that may not be opened do not take the places of others', asyn
   for (const name of others) chmodSync(directory.join('t', name), 0o711);
   await listed(root, 't'); // what was local is seen
   asked = [];
+  lineMs = vi.spyOn(session.roundTrip, 'ms', 'get').mockReturnValue(10);
   await listed(stranger, 't', first);
   await quiet();
   const before = count('opendir');
@@ -141,12 +143,9 @@ test('directories that may not be opened do not take the places of others', asyn
 });
 
 test('on a line that answers at once nothing is asked ahead', async () => {
-  vi.mocked(session.callForBulk).mockRestore();
-  session.roundTripMs = 0.2;
-  const call = vi.spyOn(session, 'callForBulk');
+  lineMs.mockRestore();
   const [first = ''] = await listed(root, 't');
-  session.roundTripMs = 0.2;
   await listed(root, 't', first);
   await quiet();
-  expect(call.mock.calls.filter(([name]) => name === 'opendir')).toHaveLength(2);
+  expect(count('opendir')).toBe(2);
 });
