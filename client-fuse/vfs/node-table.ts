@@ -111,7 +111,7 @@ export class NodeTable {
       blocks: undefined,
       gatherer: undefined,
       writers: 0,
-      openingToGather: 0,
+      opening: 0,
       foundIn: undefined,
       foundAs: undefined,
       locks: undefined,

@@ -83,8 +83,8 @@ export interface Node {
   gatherer: OpenHandle | undefined;
   /** Open handles that may write. */
   writers: number;
-  /** Handles that are being opened, and may gather what they write when they are: the server is to know of all others. */
-  openingToGather: number;
+  /** Handles that are being opened, other than to be read through the page cache: one may be granted the exclusive lease. */
+  opening: number;
   /** The directory whose known name led to it last. */
   foundIn: Node | undefined;
   /** The name by which it was found last, for people. */

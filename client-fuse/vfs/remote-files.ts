@@ -57,7 +57,11 @@ export class RemoteFiles {
     const isKnown = isCacheable && isOnlyRead(node) && leases.isHeld(node) && leases.mayOpen(node, right);
     if (isCacheable) leases.count(isKnown);
     if (isKnown) return this.#cached(this.#unopened(node, flags, opener));
-    return this.#ask(caller, node, flags, killSuidgid, isCacheable ? right : undefined);
+    if (isCacheable) return this.#ask(caller, node, flags, killSuidgid, right);
+    node.opening++;
+    return this.#ask(caller, node, flags, killSuidgid, undefined).finally(() => {
+      node.opening--;
+    });
   }
 
   /** Its lease is as good as having it open at the server. */
@@ -83,32 +87,13 @@ export class RemoteFiles {
     right: string | undefined,
     maxFirstBytes = limits.maxFirstBytes,
   ): Promise<OpenedFile> {
+    const { leases, session } = this.#context;
     // The server would recall it, for this handle is one more.
     if (this.#closing.has(node)) this.#closing.releaseNow();
     await this.#context.written(node);
-    const wants = right === undefined ? this.#wantedToWrite(flags, node) : 'shared';
-    const ask = () => this.#askFor(wants, caller, node, flags, killSuidgid, right, maxFirstBytes);
-    if (wants !== 'exclusive') return ask();
-    node.openingToGather++;
-    try {
-      return await ask();
-    } finally {
-      node.openingToGather--;
-    }
-  }
-
-  async #askFor(
-    wants: Wanted,
-    caller: Caller,
-    node: Node,
-    flags: number,
-    killSuidgid: boolean,
-    right: string | undefined,
-    maxFirstBytes: number,
-  ): Promise<OpenedFile> {
-    const { leases, session } = this.#context;
     const { epoch } = session;
     const opener = this.#context.identity(caller);
+    const wants = right === undefined ? this.#wantedToWrite(flags, node) : 'shared';
     const firstBytes = right === undefined ? 0 : maxFirstBytes;
     const request = { inode: this.#context.inodeOf(node), flags: flags & SENT_FLAGS, killSuidgid, wants, firstBytes };
     const isChange = (flags & O.TRUNC) !== 0 || killSuidgid;
@@ -499,7 +484,7 @@ export class RemoteFiles {
  * server would recall that when it hears of the other one, which this client opens before it gives any lease back.
  */
 function isOnlyRead(node: Node): boolean {
-  return node.writers === 0 && node.openingToGather === 0;
+  return node.writers === 0 && node.opening === 0;
 }
 
 /** Once. */

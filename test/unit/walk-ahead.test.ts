@@ -72,7 +72,6 @@ test('what is next to the directory that was opened, and below it, is asked for,
   await quiet();
   expect(count('opendir')).toBe(2 + 1 + 16);
   asked = [];
-  lineMs = vi.spyOn(session.roundTrip, 'ms', 'get').mockReturnValue(10);
   await listed(root, 't', first, 'below');
   await listed(root, 't', second);
   await quiet();
@@ -133,7 +132,6 @@ test('directories that may not be opened do not take the places of others', asyn
   for (const name of others) chmodSync(directory.join('t', name), 0o711);
   await listed(root, 't'); // what was local is seen
   asked = [];
-  lineMs = vi.spyOn(session.roundTrip, 'ms', 'get').mockReturnValue(10);
   await listed(stranger, 't', first);
   await quiet();
   const before = count('opendir');
