@@ -29,9 +29,9 @@ export interface KernelChannel {
   reply(reply: Reply): number;
   /**
    * Writes a notification from another thread, never from this one: the kernel may wait for a lock that is held until
-   * this very process has answered a request. Resolves to 0 or an errno.
+   * this very process has answered a request. Resolves to 0 or an errno. `data` follows it, and must not change until then.
    */
-  notify(notification: Uint8Array): Promise<number>;
+  notify(notification: Uint8Array, data?: Uint8Array): Promise<number>;
   /** The size of requests is agreed upon: buffers for writes of `maxWriteBytes`. Called once, by INIT. */
   setMaxWrite(maxWriteBytes: number): void;
   /** Ends `serve`. The mount stays until the descriptor is closed or it is unmounted. */

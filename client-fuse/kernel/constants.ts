@@ -162,6 +162,7 @@ export const STATX_BTIME = 0x800;
 export const NOTIFY = {
   INVAL_INODE: 2,
   INVAL_ENTRY: 3,
+  STORE: 4,
   DELETE: 6,
   INC_EPOCH: 8,
 } as const;

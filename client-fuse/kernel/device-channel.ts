@@ -5,7 +5,7 @@
  * a thread cannot be woken, and a process whose pool does not come back cannot exit (tried: not even by an uncaught
  * exception), so a broken client would leave its mount hanging; and each request would have to wake two threads.
  */
-import { closeSync, write, writevSync } from 'node:fs';
+import { closeSync, write, writev, writevSync } from 'node:fs';
 import { assert } from '../../shared/assert.ts';
 import { errno, errnoOf, FsError } from '../../shared/errno.ts';
 import { type Polling, pollReadable, readNonblocking, setNonblocking, writeBytes } from '../../shared/linux/libc.ts';
@@ -132,10 +132,12 @@ export class DeviceChannel implements KernelChannel {
     }
   }
 
-  notify(notification: Uint8Array): Promise<number> {
+  notify(notification: Uint8Array, data?: Uint8Array): Promise<number> {
     if (!this.#isOpen) return Promise.resolve(errno.ENODEV);
     return new Promise((resolve) => {
-      write(this.#fd, notification, (error) => resolve(error ? errnoOf(error) : 0));
+      const done = (error: Error | null) => resolve(error ? errnoOf(error) : 0);
+      if (data === undefined) write(this.#fd, notification, done);
+      else writev(this.#fd, [notification, data], done);
     });
   }
 }

@@ -8,7 +8,7 @@ import { errno, FsError } from '../../shared/errno.ts';
 import type { NodeId } from '../vfs/filesystem.ts';
 import type { KernelChannel } from './channel.ts';
 import { EXPIRE_ONLY, NOTIFY } from './constants.ts';
-import { notifyDeleteOut, notifyInvalEntryOut, notifyInvalInodeOut, outHeader } from './structures.ts';
+import { notifyDeleteOut, notifyInvalEntryOut, notifyInvalInodeOut, notifyStoreOut, outHeader } from './structures.ts';
 
 /** fuse_out_header with unique 0 and the notification's code in place of the error, then arguments and name. */
 function frame(code: number, argumentBytes: number, name?: Uint8Array): { bytes: Buffer; view: DataView } {
@@ -47,6 +47,16 @@ export function encodeDelete(parent: NodeId, child: NodeId, name: Uint8Array): B
   return bytes;
 }
 
+/** What stands before `dataBytes` for the pages of an inode from `offset` on. */
+export function encodeStore(node: NodeId, offset: number, dataBytes: number): Buffer {
+  const { bytes, view } = frame(NOTIFY.STORE, notifyStoreOut.bytes);
+  outHeader.fields.len.set(view, 0, bytes.length + dataBytes);
+  notifyStoreOut.fields.nodeid.set(view, outHeader.bytes, node);
+  notifyStoreOut.fields.offset.set(view, outHeader.bytes, offset);
+  notifyStoreOut.fields.size.set(view, outHeader.bytes, dataBytes);
+  return bytes;
+}
+
 /** Every cached name of the mount is looked up again. Takes no lock of any directory (protocol 7.44). */
 export function encodeIncrementEpoch(): Buffer {
   return frame(NOTIFY.INC_EPOCH, 0).bytes;
@@ -79,6 +89,12 @@ export class Notifier {
     await this.#send(encodeInvalidateInode(node, 0, 0));
   }
 
+  /** Whole pages of the file, not beyond its end: the kernel would take that for the new one. */
+  async storePages(node: NodeId, offset: number, data: Uint8Array): Promise<void> {
+    const store = encodeStore(node, offset, data.length);
+    await this.#awaitedPages.runExclusive(() => this.#send(store, data));
+  }
+
   async invalidateEntry(parent: NodeId, name: Uint8Array, options: { expireOnly?: boolean } = {}): Promise<void> {
     await this.#send(encodeInvalidateEntry(parent, name, options.expireOnly ?? false));
   }
@@ -92,8 +108,8 @@ export class Notifier {
     await this.#send(encodeIncrementEpoch());
   }
 
-  async #send(notification: Buffer): Promise<number> {
-    const code = await this.#channel.notify(notification);
+  async #send(notification: Buffer, data?: Uint8Array): Promise<number> {
+    const code = await this.#channel.notify(notification, data);
     // ENOENT: neither inode nor name is cached. ENODEV: the mount is gone, and its caches with it.
     if (code !== 0 && code !== errno.ENOENT && code !== errno.ENODEV) throw new FsError(code, 'notification');
     return code;

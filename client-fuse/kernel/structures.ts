@@ -297,6 +297,12 @@ export const notifyInvalEntryOut = structure('fuse_notify_inval_entry_out', {
   namelen: 'u32',
   flags: 'u32',
 });
+export const notifyStoreOut = structure('fuse_notify_store_out', {
+  nodeid: 'u64',
+  offset: 'u64',
+  size: 'u32',
+  padding: 'u32',
+});
 export const notifyDeleteOut = structure('fuse_notify_delete_out', {
   parent: 'u64',
   child: 'u64',

@@ -24,6 +24,8 @@ export interface CacheNotifier {
   invalidateListing(node: NodeId): Promise<void>;
   invalidateEntry(parent: NodeId, name: Uint8Array, options?: { expireOnly?: boolean }): Promise<void>;
   incrementEpoch(): Promise<void>;
+  /** Whole pages of a file that nobody has asked for. The kernel waits for those that are being read. */
+  storePages(node: NodeId, offset: number, data: Uint8Array): Promise<void>;
 }
 
 export interface KernelAccess {
@@ -159,6 +161,30 @@ export class KernelCaches {
     return wait.then(() => this.beginRead(node, offset, size));
   }
 
+  /**
+   * Pages go to the kernel unasked; `isCovered`: by the lease, since before they were read. What changes the file waits for `stored`
+   * before it is done, and a recall before it invalidates.
+   */
+  async storePages(node: Node, offset: number, data: Uint8Array, isCovered: () => boolean): Promise<void> {
+    if (this.#kernel === undefined || this.#usableMs() <= 0 || node.given?.takingBack || !isCovered()) return;
+    const given = givenOf(node);
+    given.hasPages = true;
+    const before = given.storing;
+    const stored = this.#kernel.notifier.storePages(node.id, offset, data);
+    const storing = Promise.allSettled([before, stored]).then(() => {
+      if (given.storing === storing) given.storing = undefined;
+    });
+    given.storing = storing;
+    await stored;
+    // Too late for a recall that did not know of it.
+    if (!isCovered()) await this.dropPages(node, offset, data.length);
+  }
+
+  /** Resolves when the kernel has taken in what is being stored. Undefined: nothing is. */
+  stored({ given }: Node): Promise<void> | undefined {
+    return given?.storing;
+  }
+
   /** A creation, removal or rename in the directory begins; call the result when its reply is there. */
   beginChange(directory: Node): () => void {
     const given = givenOf(directory);
@@ -291,6 +317,8 @@ export class KernelCaches {
 
   #takeBackPages(node: Node, given: Given, { notifier }: KernelAccess): Promise<void> {
     return given.reads.takeBack(async (start, end) => {
+      // Reads go on meanwhile, which is what a store may wait for.
+      await given.storing;
       await notifier.invalidateInode(node.id, start, Number.isFinite(end) ? end - start : 0);
     });
   }
@@ -357,6 +385,7 @@ function givenOf(node: Node): Given {
     names: new Map(),
     listing: undefined,
     hasPages: false,
+    storing: undefined,
     reads: new PageReads(),
     changes: 0,
     moves: 0,

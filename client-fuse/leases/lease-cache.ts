@@ -114,6 +114,12 @@ export class LeaseCache {
     return known?.isHeld === true && known.coversData;
   }
 
+  /** What was read since `asOf` may be kept, and the file was not changed since. */
+  hasCovered(node: Node, asOf: number): boolean {
+    const isChanged = node.known === undefined || node.known.changing > 0 || node.known.changedAt > asOf;
+    return !isChanged && this.coversData(node) && !this.wasRecalled(node, asOf);
+  }
+
   /** A lease that a reply to a request of `asOf` grants was recalled already: the recall was handled first. */
   wasRecalled(node: Node, asOf: number): boolean {
     return this.#knowledge(node).recalledAt > asOf || this.#unknownRecallAt > asOf;

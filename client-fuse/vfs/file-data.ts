@@ -11,6 +11,7 @@ import { O } from '../../shared/linux/constants.ts';
 import { BlockCache, type BlockSource } from './block-cache.ts';
 import type { Node, OpenHandle } from './node.ts';
 import { ReadAhead, ReadAheadBudget, type VersionedData } from './read-ahead.ts';
+import { ReadAround } from './read-around.ts';
 import type { RemoteContext } from './remote-context.ts';
 import { SharedReads } from './shared-reads.ts';
 import { DirtyMemory, type GatheredWrite, type SendWrite, WriteBehind } from './write-behind.ts';
@@ -24,9 +25,11 @@ export class FileData {
   readonly #shared = new SharedReads();
   readonly #budget = new ReadAheadBudget(READ_AHEAD_BYTES);
   readonly #dirty = new DirtyMemory();
+  readonly #around: ReadAround;
 
   constructor(context: RemoteContext) {
     this.#context = context;
+    this.#around = new ReadAround(context, (open, offset, size) => this.#read(open, offset, size));
   }
 
   readAheadFor(open: OpenHandle): ReadAhead | undefined {
@@ -42,8 +45,10 @@ export class FileData {
   // --- reading past the kernel's page cache
 
   read(open: OpenHandle, offset: number, size: number): Promise<Uint8Array> {
-    const ahead = open.readAhead?.read(offset, size);
-    if (ahead) return ahead;
+    return open.readAhead?.read(offset, size) ?? this.#readShared(open, offset, size);
+  }
+
+  #readShared(open: OpenHandle, offset: number, size: number): Promise<Uint8Array> {
     return this.#shared.read(`${open.node.id} ${open.epoch} ${offset} ${size}`, () => this.#read(open, offset, size));
   }
 
@@ -123,7 +128,7 @@ export class FileData {
   /** The lease covers them: what is read stays good until it is recalled. Otherwise it is asked for with the read. */
   async readPages(open: OpenHandle, offset: number, size: number): Promise<Uint8Array> {
     const { leases, session, kernel } = this.#context;
-    if (leases.coversData(open.node)) return this.read(open, offset, size);
+    if (leases.coversData(open.node)) return this.#readCovered(open, offset, size);
     const asOf = leases.clock;
     const request = { handle: open.server, offset, size, knownVersion: undefined, wantsLease: true, wantsBlock: false };
     // On the lane on which recalls are acknowledged: the server must know that this lease is not held any more.
@@ -134,6 +139,13 @@ export class FileData {
     // Nobody would recall these: they are for this caller, and are dropped when it has them.
     if (!leases.coversData(open.node)) setImmediate(() => void kernel.dropPages(open.node, offset, size));
     return bulk;
+  }
+
+  #readCovered(open: OpenHandle, offset: number, size: number): Promise<Uint8Array> {
+    const ahead = open.readAhead?.read(offset, size);
+    if (ahead) return ahead;
+    this.#around.missed(open, offset);
+    return this.#readShared(open, offset, size);
   }
 
   // --- writing

@@ -107,6 +107,7 @@ export class NodeTable {
       given: undefined,
       unopened: undefined,
       cached: undefined,
+      missed: undefined,
       mapped: undefined,
       blocks: undefined,
       gatherer: undefined,

@@ -11,6 +11,7 @@ import type { ExpectedAttributes } from './expected-attributes.ts';
 import type { NodeId } from './filesystem.ts';
 import type { HeldLocks } from './held-locks.ts';
 import type { ListedName, ListingParts } from './listing-parts.ts';
+import type { MissedRegions } from './missed-regions.ts';
 import type { NodeBlocks } from './node-blocks.ts';
 import type { PageTwins } from './page-twins.ts';
 import type { ReadAhead } from './read-ahead.ts';
@@ -75,6 +76,8 @@ export interface Node {
   unopened: Set<OpenHandle> | undefined;
   /** Handles whose reads fill the kernel's page cache. */
   cached: Set<OpenHandle> | undefined;
+  /** Where its pages were missed in the kernel; set by ReadAround alone. */
+  missed: MissedRegions | undefined;
   /** Pages that the kernel has read since it knows the file: of mappings, above all. */
   mapped: MappedFile | undefined;
   /** Blocks of its data that the server lets this mount keep while others may write: set by SharedBlocks alone. */
@@ -117,6 +120,8 @@ export interface Given {
   listing: GivenListing | undefined;
   /** Pages may be cached. */
   hasPages: boolean;
+  /** Resolves when the kernel has the pages that it is being given unasked. */
+  storing: Promise<void> | undefined;
   readonly reads: PageReads;
   /** Creations, removals and renames in the directory that wait for their reply, holding its lock in the kernel. */
   changes: number;

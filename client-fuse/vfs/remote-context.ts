@@ -132,6 +132,9 @@ export class RemoteContext {
     const taken = this.kernel.takeBackAttributes(node);
     const mark = this.leases.beginChange(node);
     if (taken) await taken;
+    // Of before the change.
+    const stored = this.kernel.stored(node);
+    if (stored) await stored;
     let now: { attributes: Attributes; leased: boolean } | undefined;
     try {
       const result = await work();

@@ -98,7 +98,10 @@ export class RemoteFiles {
     const request = { inode: this.#context.inodeOf(node), flags: flags & SENT_FLAGS, killSuidgid, wants, firstBytes };
     const isChange = (flags & O.TRUNC) !== 0 || killSuidgid;
     // With O_RDONLY | O_TRUNC the server does so too.
-    if (isChange || (flags & O.ACCMODE) !== O.RDONLY) leases.opensToWrite(node);
+    if (isChange || (flags & O.ACCMODE) !== O.RDONLY) {
+      leases.opensToWrite(node);
+      await this.#context.kernel.stored(node);
+    }
     const send = () => session.callForBulk('open', opener, request, { lane: 'small' });
     const asOf = leases.clock;
     const { reply, bulk } = await (isChange ? this.#context.changing(node, send) : send());
@@ -167,7 +170,11 @@ export class RemoteFiles {
     const wants = this.#wantedToWrite(flags);
     const request = { parent: this.#context.inodeOf(directory), name, mode, umask, flags: flags & SENT_FLAGS, wants };
     const made = await this.#names.adding(directory, name, () => this.#context.call('create', caller, request));
-    return { entry: made.entry, opened: this.#created(caller, made.node, made.reply, flags, epoch, asOf) };
+    const opened = this.#created(caller, made.node, made.reply, flags, epoch, asOf);
+    // O_CREAT may have found a file that is being read by another name.
+    const stored = this.#context.kernel.stored(made.node);
+    if (stored) await stored;
+    return { entry: made.entry, opened };
   }
 
   async tmpfile(

@@ -170,6 +170,7 @@ function slowKernel(world: World): KernelAccess {
     invalidateListing: done,
     invalidateEntry: done,
     incrementEpoch: done,
+    storePages: done,
   };
   return { notifier, epochs: true, hasMountsInside: () => Promise.resolve(false) };
 }

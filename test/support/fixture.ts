@@ -33,6 +33,7 @@ export const FORGETFUL_KERNEL: KernelAccess = {
     invalidateListing: () => Promise.resolve(),
     invalidateEntry: () => Promise.resolve(),
     incrementEpoch: () => Promise.resolve(),
+    storePages: () => Promise.resolve(),
   },
   epochs: true,
   hasMountsInside: () => Promise.resolve(false),

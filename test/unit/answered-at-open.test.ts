@@ -46,6 +46,7 @@ beforeEach(async () => {
       invalidateListing: () => Promise.resolve(),
       invalidateEntry: () => Promise.resolve(),
       incrementEpoch: () => Promise.resolve(),
+      storePages: () => Promise.resolve(),
     },
   });
 });

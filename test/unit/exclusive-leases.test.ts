@@ -373,6 +373,7 @@ describe('a client that does not answer', () => {
       invalidateListing: nothing,
       invalidateEntry: nothing,
       incrementEpoch: nothing,
+      storePages: nothing,
     };
     filesystem.attachKernel({ notifier, epochs: true, hasMountsInside: async () => false });
     const caller = { uid: 0, gid: 0, pid: 1, groups: [], signal: new AbortController().signal };

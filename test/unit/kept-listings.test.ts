@@ -39,6 +39,7 @@ beforeEach(async () => {
       },
       invalidateEntry: () => Promise.resolve(),
       incrementEpoch: () => Promise.resolve(),
+      storePages: () => Promise.resolve(),
     },
   });
   node = (await filesystem.lookup(root, ROOT_NODE, b('d'))).node;

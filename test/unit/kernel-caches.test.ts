@@ -47,6 +47,10 @@ class Kernel implements CacheNotifier {
     return this.#do('epoch');
   }
 
+  storePages(node: number, offset: number, data: Uint8Array): Promise<void> {
+    return this.#do(`store ${node} ${offset} ${data.length}`);
+  }
+
   hasMountsInside = (): Promise<boolean> => Promise.resolve(this.mountsInside);
 }
 
@@ -588,6 +592,74 @@ describe('pages', () => {
       ['inode 2 0 4096'],
     ]);
     expect(watch(caches.beginRead(file, 0, 1)).state).toBe('pending');
+  });
+
+  describe('that are given unasked', () => {
+    const data = Buffer.alloc(8192);
+    let isCovered: boolean;
+    beforeEach(() => {
+      isCovered = true;
+    });
+    const store = () => caches.storePages(file, 4096, data, () => isCovered);
+
+    test('are there when the kernel has them, and taken back as others are', async () => {
+      await store();
+      expect([caches.stored(file), caches.hasPages(file)]).toEqual([undefined, true]);
+      await caches.takeBack([file]);
+      expect(kernel.calls).toEqual(['store 2 4096 8192', 'inode 2 0 0']);
+    });
+
+    test('come in before a recall invalidates them; what the kernel asks for meanwhile does not wait', async () => {
+      kernel.held = 'store';
+      void store();
+      const taken = watch(caches.takeBack([file]));
+      await settle();
+      // A page that the store waits for may be locked by this read.
+      expect([caches.beginRead(file, 4096, 4096), kernel.calls]).toEqual([undefined, ['store 2 4096 8192']]);
+      kernel.release();
+      await settle();
+      expect([taken.state, kernel.calls.slice(1)]).toEqual(['done', ['inode 2 0 0', 'inode 2 4096 4096']]);
+    });
+
+    test('are waited for by whoever asks, all of them', async () => {
+      kernel.held = 'store';
+      void store();
+      void store();
+      const stored = watch(caches.stored(file));
+      await settle();
+      expect(stored.state).toBe('pending');
+      kernel.release();
+      await settle();
+      expect([stored.state, caches.stored(file)]).toEqual(['done', undefined]);
+    });
+
+    test('are dropped when the lease has ended meanwhile', async () => {
+      kernel.held = 'store';
+      const stored = store();
+      isCovered = false;
+      kernel.release();
+      await stored;
+      expect(kernel.calls).toEqual(['store 2 4096 8192', 'inode 2 4096 8192']);
+    });
+
+    const refused: [string, () => unknown][] = [
+      ['no lease covers them', () => (isCovered = false)],
+      ['leases may not be used', () => (usableMs = 0)],
+      ['there is no kernel', () => (caches = new KernelCaches(() => usableMs))],
+    ];
+    test.each(refused)('are not given when %s', async (_when, prepare) => {
+      prepare();
+      await store();
+      expect([kernel.calls, caches.hasPages(file)]).toEqual([[], false]);
+    });
+
+    test('are not given while pages are being taken back', async () => {
+      caches.beginRead(file, 0, 4096);
+      kernel.held = 'inode 2';
+      void caches.takeBack([file]);
+      await store();
+      expect(kernel.calls).toEqual(['inode 2 0 0']);
+    });
   });
 
   test('that come in while only attributes are taken back are taken back too, or wait', async () => {

@@ -55,6 +55,7 @@ const sizes: Record<string, number> = {
   fuse_interrupt_in: 8,
   fuse_notify_inval_inode_out: 24,
   fuse_notify_inval_entry_out: 16,
+  fuse_notify_store_out: 24,
   fuse_notify_delete_out: 24,
 };
 

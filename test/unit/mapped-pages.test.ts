@@ -27,6 +27,7 @@ class World {
         invalidateListing: async () => {},
         invalidateEntry: async () => {},
         incrementEpoch: async () => {},
+        storePages: async () => {},
       },
     });
     this.pages = new MappedPages(kernel);

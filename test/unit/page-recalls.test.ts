@@ -31,6 +31,7 @@ test('the kernel keeps no page that was read before the change', async () => {
       invalidateListing: () => Promise.resolve(),
       invalidateEntry: () => Promise.resolve(),
       incrementEpoch: () => Promise.resolve(),
+      storePages: () => Promise.resolve(),
     },
   });
   const { node } = await filesystem.lookup(root, ROOT_NODE, Buffer.from('f'));

@@ -69,6 +69,19 @@ describe('cached data', { timeout: 120_000 }, () => {
     for (const kind of kinds) expect(reports[kind], kind).toMatchObject({ rounds: ROUNDS, stale: 0, examples: [] });
   });
 
+  it('is never old while more of it is on its way to the kernel than was asked for', async () => {
+    const reports = await rounds<Reports>(exported, 'scattered', ROUNDS, JSON.stringify(CHANGES));
+    for (const kind of CHANGES) expect(reports[kind], kind).toMatchObject({ rounds: ROUNDS, stale: 0, examples: [] });
+  });
+
+  it('comes by itself where a file is read here and there', async () => {
+    const before = (await exported.requests()).read ?? 0;
+    expect(await rounds(exported, 'everyPage', 1)).toEqual({ pages: 2048, wrong: 0 });
+    const after = (await exported.requests()).read ?? 0;
+    // Eight of each of the eight MiB, and what was asked for while they were under way.
+    expect(after - before).toBeLessThan(1024);
+  });
+
   it('is never old on the mount that changes it', async () => {
     await using alone = await LeaseExport.open(1);
     const count = Math.ceil(ROUNDS / 3);

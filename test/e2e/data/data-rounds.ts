@@ -4,6 +4,9 @@
  *
  *   stale KIND     A changes a file that B holds open and has read; B's very next read is what A left
  *   local KIND     the same by a local program of the server, which waits until B has dropped what it read
+ *   scattered KIND the same as stale and local, and on one mount, of a large file that is read here and there before, so that the rest
+ *                  of it is on its way to the kernel unasked
+ *   everyPage      all pages of a file in random order
  *   mixed          the same as stale, random kinds on few files, while `reread` processes keep reading these
  *   reread         opens and reads the files of `mixed` again and again, for COUNT milliseconds
  *   own KIND       a handle that is open for reading sees what another handle of the same mount writes
@@ -81,6 +84,7 @@ function readFresh(path: string): Buffer {
 
 /** Where two contents differ, in a few words. */
 function difference(seen: Buffer, is: Buffer): string {
+  if (seen.equals(is)) return '';
   const shown = (content: Buffer, at: number) => JSON.stringify(content.toString('latin1', at, at + 12));
   for (let at = 0; at < Math.max(seen.length, is.length); at++) {
     if (seen[at] === is[at]) continue;
@@ -251,6 +255,80 @@ function stale(kind: string, byLocal = false): Report {
     staleRound(kind, report.rounds, `${directory}/${report.rounds}`, report, byLocal);
   }
   return report;
+}
+
+/** The client brings a region of a MiB at its eighth read: the last read of each is the last before the change. */
+const SCATTERED_REGIONS = 3;
+const SCATTERED_READS = 8 * SCATTERED_REGIONS;
+const SCATTERED_BYTES = SCATTERED_REGIONS * (1 << 20) + 5000;
+
+function scatteredContent(round: number): Buffer {
+  return Buffer.alloc(SCATTERED_BYTES, `content ${round} of a larger file `);
+}
+
+function scatteredRound(kind: string, round: number, name: string, report: Report): void {
+  const [one = '', other = ''] = round % 2 ? mounts : [...mounts].reverse();
+  // Names that a local program changes are seen after the fact.
+  const changers = kind === 'rename-over' ? [one, other] : [one, other, local];
+  const changer = changers[(round >> 1) % changers.length] as string;
+  const before = scatteredContent(round);
+  const fd = fs.openSync(`${other}/${name}`, 'r');
+  const page = Buffer.alloc(4096);
+  for (let read = 0; read < SCATTERED_READS; read++) {
+    // Backwards, and apart: the kernel does not read ahead.
+    const place = 31 * (7 - Math.floor(read / SCATTERED_REGIONS)) + random(20);
+    const at = (1 << 20) * (read % SCATTERED_REGIONS) + 4096 * place;
+    const wrong = difference(page.subarray(0, fs.readSync(fd, page, 0, 4096, at)), before.subarray(at, at + 4096));
+    if (wrong) note(report, `${kind} round ${round}, before, page at ${at}: ${wrong}`);
+  }
+  const changed = (changes[kind] as Change)(`${changer}/${name}`, before, round);
+  const looks: [string, Buffer, Buffer][] = [
+    ['the open handle', readAll(fd), changed.held],
+    ['a new handle', readFresh(`${other}/${name}`), changed.fresh],
+    ['on the mount that changed it', readFresh(`${one}/${name}`), changed.fresh],
+  ];
+  for (const [of, seen, is] of looks) {
+    const wrong = difference(seen, is);
+    report.looks++;
+    if (wrong) note(report, `${kind} by ${changer} round ${round}: ${of}: ${wrong}`);
+  }
+  fs.closeSync(fd);
+  closeLeftOpen();
+  fs.unlinkSync(`${local}/${name}`);
+}
+
+function scattered(kind: string): Report {
+  const report = newReport();
+  const directory = `scattered ${kind}`;
+  fs.mkdirSync(`${local}/${directory}`);
+  for (let round = 0; round < count; round++) {
+    fs.writeFileSync(`${local}/${directory}/${round}`, scatteredContent(round));
+  }
+  pause(EVENTS_PASSED_MS);
+  for (; report.rounds < count; report.rounds++) {
+    scatteredRound(kind, report.rounds, `${directory}/${report.rounds}`, report);
+  }
+  return report;
+}
+
+/** All pages of a file, in random order. */
+function everyPage(): { pages: number; wrong: number } {
+  const pages = 2048;
+  const content = Buffer.alloc(4096 * pages);
+  for (let page = 0; page < pages; page++) content.writeUInt32LE(page, 4096 * page);
+  fs.writeFileSync(`${local}/pages`, content);
+  pause(EVENTS_PASSED_MS);
+  const order = Array.from({ length: pages }, (_, page) => ({ page, key: Math.random() }));
+  order.sort((a, b) => a.key - b.key);
+  let wrong = 0;
+  const fd = fs.openSync(`${mounts[0]}/pages`, 'r');
+  const seen = Buffer.alloc(4096);
+  for (const { page } of order) {
+    fs.readSync(fd, seen, 0, 4096, 4096 * page);
+    if (!seen.equals(content.subarray(4096 * page, 4096 * page + 4096))) wrong++;
+  }
+  fs.closeSync(fd);
+  return { pages, wrong };
 }
 
 const MIXED_FILES = 3;
@@ -560,6 +638,8 @@ const programs: Readonly<Record<string, () => unknown>> = {
   kinds: () => ({ changes: Object.keys(changes), onlookers: Object.keys(onlookers), removals: Object.keys(removals) }),
   stale: () => each((kind) => stale(kind)),
   local: () => each((kind) => stale(kind, true)),
+  scattered: () => each(scattered),
+  everyPage,
   mixed,
   reread,
   own: () => each(own),
