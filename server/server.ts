@@ -214,7 +214,10 @@ export class Server implements ConnectionHost {
     this.sessions.expire(performance.now());
     this.#sinceStart.expire();
     const used = new Set([...this.sessions.all].map(({ exported }) => exported));
-    for (const exported of this.exports.values()) if (!used.has(exported)) exported.store.closeUnused();
+    for (const exported of this.exports.values()) {
+      if (used.has(exported)) exported.store.closeRemoved();
+      else exported.store.closeUnused();
+    }
   }
 
   /** Whoever has no grant any more loses the connections and the session at once. */

@@ -48,8 +48,12 @@ interface Pending extends Waiting, SlottedRequest {
   sentMs: number;
   /** Its caller was told that there is no answer. */
   isAbandoned: boolean;
-  readonly resolve: (reply: Answer<OperationName>) => void;
+  resolve: (reply: Answer<OperationName>) => void;
+  reject: (error: unknown) => void;
 }
+
+/** Whoever waited for it has been told. */
+const NOBODY = () => {};
 
 export interface Answer<N extends OperationName> {
   readonly reply: ReplyOf<N>;
@@ -329,6 +333,9 @@ export class ServerSession {
     } catch (error) {
       pending.reject(new FsError(errno.EPROTO, pending.operation, { cause: error }));
       if (error instanceof ProtocolError) throw error; // ends this connection
+    } finally {
+      // Tables that a Map has outgrown stay in the heap, and name each other, until all of it is collected: with them, the data.
+      pending.resolve = pending.reject = NOBODY;
     }
   }
 

@@ -230,7 +230,7 @@ export class LocalChanges {
     const key = keyOfName(name);
     let is: string | null;
     try {
-      is = this.#store.find(directory, name)?.key ?? null;
+      is = this.#keyOf(directory, name);
     } catch (error) {
       if (!(error instanceof FsError)) throw error;
       names?.delete(key); // it cannot be told now: no descriptors, or the directory has gone
@@ -241,6 +241,13 @@ export class LocalChanges {
     if (names?.get(key) === is) return this.#checkAttributes(directory);
     names?.set(key, is);
     this.onChange(directory);
+  }
+
+  #keyOf(directory: Inode, name: Uint8Array): string | null {
+    const inode = this.#store.find(directory, name);
+    // No event would tell that it is removed.
+    if (inode && !inode.watch) this.#store.letGo(inode);
+    return inode?.key ?? null;
   }
 
   #checkAttributes(inode: Inode): void {

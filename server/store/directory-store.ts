@@ -68,6 +68,14 @@ export class DirectoryStore implements Store {
     this.#inodes.nameRemoved(inode);
   }
 
+  letGo(inode: Inode): void {
+    this.#inodes.letGo(inode);
+  }
+
+  closeRemoved(): void {
+    this.#inodes.closeRemoved();
+  }
+
   // names
 
   lookup(as: Identity, parent: Inode, name: Uint8Array): FoundInode {

@@ -17,6 +17,8 @@ import { type HandleContent, type HandleSigner, handleKind, keyOfHandle } from '
 import { Mounts, ROOT_FILESYSTEM } from './mounts.ts';
 
 const FORGET_AT_ONCE = 8;
+/** Of each a fstat(2). */
+const LOOKED_AT_ONCE = 256;
 const EMPTY = new Uint8Array(0);
 
 export interface FoundInode {
@@ -32,6 +34,8 @@ export class InodeTable {
   readonly #byHandle = new Map<string, Inode>();
   /** Inodes with an open descriptor, in the order of last use. */
   readonly #described = new Set<Inode>();
+  /** Where `closeRemoved` goes on. */
+  #looking = this.#described.values();
   readonly #mounts: Mounts;
   readonly #instance = randomBytes(8);
   readonly #versions = new VersionCounter();
@@ -154,6 +158,31 @@ export class InodeTable {
     if (inode.pins === 0) this.#closeDescriptor(inode);
     this.#removed.add(inode);
     this.#forgetRemoved();
+  }
+
+  /** Nobody would be told that it is removed, so it is reached anew when it is asked for. */
+  letGo(inode: Inode): void {
+    if (inode.pins === 0 && inode.born === undefined) this.#closeDescriptor(inode);
+  }
+
+  /** The same for those that local programs have removed, where no event has told: the next few of all, in turn. */
+  closeRemoved(): void {
+    for (let looked = 0; looked < LOOKED_AT_ONCE; looked++) {
+      const next = this.#looking.next();
+      if (next.done) {
+        this.#looking = this.#described.values();
+        return;
+      }
+      if (next.value.watch === undefined) this.#lookAt(next.value);
+    }
+  }
+
+  #lookAt(inode: Inode): void {
+    try {
+      this.nameRemoved(inode);
+    } catch (error) {
+      if (!(error instanceof FsError)) throw error; // whoever asks for it is told
+    }
   }
 
   /** Descriptors keep filesystems mounted. Those of inodes that may not be found again by name stay. */

@@ -37,6 +37,10 @@ export interface Store {
   unpin(inode: Inode): void;
   /** A local program may have removed its last name: its space is to be free when nobody has it open. */
   nameRemoved(inode: Inode): void;
+  /** Nobody would say so: nothing keeps its space from being free. */
+  letGo(inode: Inode): void;
+  /** The same as `nameRemoved` for a few of those of which nobody would. To be called now and then. */
+  closeRemoved(): void;
 
   /** The inode behind a name, whoever asks; null when the name is absent, or no client can be told what it is. */
   find(parent: Inode, name: Uint8Array): Inode | null;

@@ -215,6 +215,8 @@ export class SimulatedStore {
   /** A file of this disk needs no descriptor. */
   nameRemoved(): void {}
   closeUnused(): void {}
+  letGo(): void {}
+  closeRemoved(): void {}
   descriptorOf(): number {
     return -1;
   }

@@ -84,6 +84,8 @@ export class MemoryStore {
   unpin(): void {}
   nameRemoved(): void {}
   closeUnused(): void {}
+  letGo(): void {}
+  closeRemoved(): void {}
   access(): void {}
   close(): void {}
 

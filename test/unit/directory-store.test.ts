@@ -434,6 +434,23 @@ describe('inodes', () => {
     expect(new Set(seen.values()).size).toBeLessThan(200); // the numbers were used again
   });
 
+  test('what local programs have removed is found in turn, and not kept open', () => {
+    const large = openStore(directory.path, 1_000);
+    const inodes = Array.from({ length: 600 }, (_, index) => {
+      writeFileSync(directory.join(`f${index}`), '');
+      return large.lookup(root, large.root, b(`f${index}`)).inode;
+    });
+    for (let index = 0; index < inodes.length; index += 2) unlinkSync(directory.join(`f${index}`));
+    const [first] = inodes as [Inode];
+    large.pin(first);
+    for (let round = 0; round < 6; round++) large.closeRemoved();
+    const isOpen = inodes.map(({ descriptor }) => descriptor >= 0);
+    expect(isOpen).toEqual(inodes.map((inode, index) => inode === first || index % 2 === 1));
+    large.unpin(first);
+    expect(first.descriptor).toBe(-1);
+    large.close();
+  });
+
   test('unlinked but open: it goes on, with few descriptors too', () => {
     const small = openStore(directory.path, 2);
     const created = small.create(root, small.root, b('f'), 0o600, 0, O.RDWR);

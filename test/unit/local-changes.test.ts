@@ -266,6 +266,13 @@ describe('what a local program removes, or replaces, takes no space', () => {
     });
   });
 
+  test('what a local program has made, and no client knows: whoever removes it', async () => {
+    fs.writeFileSync(at('new'), '');
+    const { ino } = fs.statSync(at('new'), { bigint: true });
+    await vi.waitFor(() => expect(store.numbered(ino)).toHaveLength(1), { timeout: 1000, interval: 1 });
+    expect(store.numbered(ino).map(({ descriptor }) => descriptor)).toEqual([-1]);
+  });
+
   test('not so what has another name, or is given one', async () => {
     const { inode, fd } = store.tmpfile(root, d, 0o600, 0, O.RDWR);
     store.pin(inode);
