@@ -4,7 +4,7 @@
  * being given (KernelCaches.storePages). One a mount.
  */
 import { PAGE_SIZE } from '../../shared/limits.ts';
-import { REGION_BYTES, MissedRegions } from './missed-regions.ts';
+import { MissedRegions, REGION_BYTES } from './missed-regions.ts';
 import type { Node, OpenHandle } from './node.ts';
 import type { RemoteContext } from './remote-context.ts';
 

@@ -1,7 +1,7 @@
 /** When a region of a file is worth bringing whole. */
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { REGION_BYTES, MissedRegions } from '../../client-fuse/vfs/missed-regions.ts';
+import { MissedRegions, REGION_BYTES } from '../../client-fuse/vfs/missed-regions.ts';
 import { PAGE_SIZE } from '../../shared/limits.ts';
 
 /** How many reads of region `index` are missed until it is worth it. */
