@@ -19,6 +19,9 @@ import { ensureOpen, HandleTable } from './open-handle.ts';
 import { SharedBlocks } from './shared-blocks.ts';
 import { Unsynced } from './unsynced.ts';
 
+/** A line that takes so long, there and back, is slow: what a program will want is asked for ahead. A local one takes a fifth of a millisecond. */
+export const SLOW_MS = 2;
+
 /** How attributes are shown on this mount, whatever the server says (`-o uid=,gid=,umask=`). */
 export interface Presentation {
   readonly uid?: number | undefined;

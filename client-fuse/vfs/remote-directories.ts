@@ -7,6 +7,7 @@ import type { U64 } from '../../shared/attributes.ts';
 import type { Eventually } from '../../shared/eventually.ts';
 import { limits } from '../../shared/limits.ts';
 import { keyOfName } from '../leases/lease-cache.ts';
+import type { FilesAhead } from './files-ahead.ts';
 import type { Caller, DirectoryEntry, NodeId } from './filesystem.ts';
 import { type ListedName, ListingParts } from './listing-parts.ts';
 import type { Node, OpenHandle } from './node.ts';
@@ -29,11 +30,13 @@ interface Opened {
 export class RemoteDirectories {
   readonly #context: RemoteContext;
   readonly #names: RemoteNames;
+  readonly #files: FilesAhead;
   readonly #walk: WalkAhead;
 
-  constructor(context: RemoteContext, names: RemoteNames) {
+  constructor(context: RemoteContext, names: RemoteNames, files: FilesAhead) {
     this.#context = context;
     this.#names = names;
+    this.#files = files;
     this.#walk = new WalkAhead(context, (node, opener) => this.#askAhead(node, opener));
   }
 
@@ -44,7 +47,7 @@ export class RemoteDirectories {
     if (known) return known;
     const ask = async () => {
       const opened = await this.#openAtServer(node, opener);
-      this.#walk.opened(node, opener);
+      this.#walksTo(node, opener);
       return opened;
     };
     return this.#walk.asked(node)?.then(() => this.#openedByKnowledge(node, opener) ?? ask()) ?? ask();
@@ -55,8 +58,13 @@ export class RemoteDirectories {
     const { leases } = this.#context;
     const listing = leases.mayOpen(node, rightOf(opener)) ? leases.listing(node) : undefined;
     if (listing === undefined) return undefined;
-    this.#walk.opened(node, opener);
+    this.#walksTo(node, opener);
     return this.#opened(node, opener, 0, NOT_OPENED, leases.clock, listing);
+  }
+
+  #walksTo(node: Node, opener: OpenHandle['opener']): void {
+    this.#files.opensDirectory(node);
+    this.#walk.opened(node, opener);
   }
 
   async #openAtServer(node: Node, opener: OpenHandle['opener']): Promise<Opened> {
@@ -83,6 +91,7 @@ export class RemoteDirectories {
     const { leases, session } = this.#context;
     try {
       const { handle } = await this.#askListing(node, opener, leases.clock);
+      this.#files.listed(node);
       if (handle !== 0) await session.call('release', [], { handles: [handle] });
     } catch {
       // it is asked again when it is opened

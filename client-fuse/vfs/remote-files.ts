@@ -11,6 +11,7 @@ import { FALLOC, O } from '../../shared/linux/constants.ts';
 import type { ReplyOf, RequestOf } from '../../shared/protocol/messages.ts';
 import { ClosingFiles } from './closing-files.ts';
 import { FileData, WRITTEN_THROUGH } from './file-data.ts';
+import { FilesAhead, type Opening } from './files-ahead.ts';
 import type { Caller, Entry, NodeId, OpenedFile } from './filesystem.ts';
 import { expectedOf, gatherWrite } from './gathering.ts';
 import type { Node, OpenHandle } from './node.ts';
@@ -33,6 +34,7 @@ export class RemoteFiles {
   readonly #locks: RemoteLocks;
   readonly #data: FileData;
   readonly #closing: ClosingFiles;
+  readonly ahead: FilesAhead;
 
   constructor(context: RemoteContext, names: RemoteNames, locks: RemoteLocks) {
     this.#context = context;
@@ -40,6 +42,7 @@ export class RemoteFiles {
     this.#locks = locks;
     this.#data = new FileData(context);
     this.#closing = new ClosingFiles(context, locks);
+    this.ahead = new FilesAhead(context, (node, opening) => this.#openAhead(node, opening));
   }
 
   get dirtyBytes(): number {
@@ -52,16 +55,59 @@ export class RemoteFiles {
     const node = this.#context.nodes.get(id);
     const opener = this.#context.identity(caller);
     const { leases } = this.#context;
-    const isCacheable = this.#isCacheable(flags, killSuidgid);
-    const right = `${opener} ${flags & SENT_FLAGS}`;
-    const isKnown = isCacheable && isOnlyRead(node) && leases.isHeld(node) && leases.mayOpen(node, right);
-    if (isCacheable) leases.count(isKnown);
-    if (isKnown) return this.#cached(this.#unopened(node, flags, opener));
-    if (isCacheable) return this.#ask(caller, node, flags, killSuidgid, right);
+    if (this.#isCacheable(flags, killSuidgid)) {
+      this.ahead.opens(node, opener, flags & SENT_FLAGS);
+      const right = rightOf(opener, flags);
+      const known = this.#openedByKnowledge(node, flags, opener);
+      leases.count(known !== undefined);
+      if (known) return known;
+      const ask = () => this.#ask(caller, node, flags, killSuidgid, right);
+      return this.ahead.asked(node)?.then(() => this.#openedByKnowledge(node, flags, opener) ?? ask()) ?? ask();
+    }
     node.opening++;
     return this.#ask(caller, node, flags, killSuidgid, undefined).finally(() => {
       node.opening--;
     });
+  }
+
+  /** Undefined: the server must be asked. */
+  #openedByKnowledge(node: Node, flags: number, opener: OpenHandle['opener']): OpenedFile | undefined {
+    const { leases } = this.#context;
+    if (!isOnlyRead(node) || !leases.isHeld(node) || !leases.mayOpen(node, rightOf(opener, flags))) return undefined;
+    const open = this.#unopened(node, flags, opener);
+    open.first = this.ahead.take(node);
+    return this.#cached(open);
+  }
+
+  /** In the place of a program that will open it to read. */
+  async #openAhead(node: Node, { opener, flags }: Opening): Promise<Uint8Array | undefined> {
+    const { leases, session } = this.#context;
+    if (!isOnlyRead(node) || this.#closing.has(node) || node.gatherer) return undefined;
+    const asOf = leases.clock;
+    const firstBytes = limits.maxFirstBytes;
+    const request = {
+      inode: this.#context.inodeOf(node),
+      flags,
+      killSuidgid: false,
+      wants: 'shared',
+      firstBytes,
+    } as const;
+    const { reply, bulk } = await session.callForBulk('open', opener, request, { lane: 'small' });
+    // It has grown, or is not leased.
+    if (reply.handle !== 0) await session.call('release', [], { handles: [reply.handle] });
+    const isGood = reply.handle === 0 && this.#learnOpened(node, reply, asOf) === 'undisturbed' && isOnlyRead(node);
+    if (!isGood || bulk.length === 0) return undefined;
+    leases.learnCoversData(node, asOf);
+    leases.learnOpener(node, rightOf(opener, flags), asOf);
+    return bulk;
+  }
+
+  /** 'undisturbed': nothing was done to the file since it was asked for. */
+  #learnOpened(node: Node, { attributes, lease }: ReplyOf<'open'>, asOf: number): 'none' | 'held' | 'undisturbed' {
+    const { leases } = this.#context;
+    if (attributes) leases.learnAttributes(node, attributes, lease === 'shared', asOf);
+    if (lease !== 'shared' || !leases.isHeld(node)) return 'none';
+    return leases.knownAttributes(node) === attributes ? 'undisturbed' : 'held';
   }
 
   /** Its lease is as good as having it open at the server. */
@@ -106,10 +152,9 @@ export class RemoteFiles {
     const asOf = leases.clock;
     const { reply, bulk } = await (isChange ? this.#context.changing(node, send) : send());
     if (isChange) this.#dropAhead(node);
-    if (reply.attributes) leases.learnAttributes(node, reply.attributes, reply.lease === 'shared', asOf);
-    const isHeld = right !== undefined && reply.lease === 'shared' && leases.isHeld(node);
-    // Nothing was done to the file since it was asked for.
-    const isUndisturbed = isHeld && leases.knownAttributes(node) === reply.attributes;
+    const lease = this.#learnOpened(node, reply, asOf);
+    const isHeld = right !== undefined && lease !== 'none';
+    const isUndisturbed = isHeld && lease === 'undisturbed';
     const isOpen = reply.handle !== 0;
     // It may have been removed before there was a handle here to keep it, or another handle may gather what it writes.
     if (!isOpen && !(isUndisturbed && isOnlyRead(node))) return this.#ask(caller, node, flags, killSuidgid, right, 0);
@@ -492,6 +537,10 @@ export class RemoteFiles {
  */
 function isOnlyRead(node: Node): boolean {
   return node.writers === 0 && node.opening === 0;
+}
+
+function rightOf(opener: OpenHandle['opener'], flags: number): string {
+  return `${opener} ${flags & SENT_FLAGS}`;
 }
 
 /** Once. */

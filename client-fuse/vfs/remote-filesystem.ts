@@ -46,7 +46,7 @@ export class RemoteFilesystem implements Filesystem {
     this.#names = new RemoteNames(this.#context);
     this.#locks = new RemoteLocks(this.#context);
     this.#files = new RemoteFiles(this.#context, this.#names, this.#locks);
-    this.#directories = new RemoteDirectories(this.#context, this.#names);
+    this.#directories = new RemoteDirectories(this.#context, this.#names, this.#files.ahead);
     session.onRecall = (inodes) => (inodes === null ? this.#revoked() : this.#giveBack(inodes));
     session.onRecallBlocks = (inode, blocks) => {
       const node = this.#context.nodeOf(inode);

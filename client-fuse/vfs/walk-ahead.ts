@@ -8,14 +8,17 @@ import { keyOfName } from '../leases/lease-cache.ts';
 import type { CallerIdentity } from '../transport/server-session.ts';
 import type { ListedName } from './listing-parts.ts';
 import type { Node } from './node.ts';
-import type { RemoteContext } from './remote-context.ts';
+import { type RemoteContext, SLOW_MS } from './remote-context.ts';
 
-/** A line is slow when it takes so long. A local one takes a fifth of a millisecond. */
-const SLOW_MS = 2;
 /** Directories that were opened last: those from the root down to where a walk is are among them, and of some walks at once. */
 const RECENT = 32;
-/** Asked for in one directory and not opened yet. */
+/** Asked for in one directory and not opened yet; and as soon as it is known what is in one of these, in that one. */
 const AHEAD = 16;
+const AHEAD_BELOW = 4;
+/** Asked for and not opened yet, in all. */
+const MOST_AHEAD = 64;
+/** Longer than that nobody walks from one directory to the next: other walks may have their place. */
+const AHEAD_MS = 10_000;
 /** Requests under way. */
 const MOST_ASKED = 32;
 /** d_type of a directory. */
@@ -34,6 +37,8 @@ export class WalkAhead {
   readonly #ask: (node: Node, opener: CallerIdentity) => Promise<void>;
   readonly #recent: Node[] = [];
   readonly #asked = new Map<Node, Promise<void>>();
+  /** Those that were not opened yet, and when they were asked for, in that order. */
+  readonly #ahead = new Map<Node, number>();
   readonly #progress = new WeakMap<Node, Progress>();
 
   constructor(context: RemoteContext, ask: (node: Node, opener: CallerIdentity) => Promise<void>) {
@@ -49,6 +54,7 @@ export class WalkAhead {
   /** A program has opened it, and what it lists is known, if it ever will be. */
   opened(node: Node, opener: CallerIdentity): void {
     if (this.#context.session.roundTrip.ms < SLOW_MS) return;
+    this.#ahead.delete(node);
     const parent = node.foundIn;
     const isWalk = parent !== undefined && this.#recent.includes(parent);
     if (this.#recent.at(-1) !== node) this.#recent.push(node);
@@ -56,11 +62,12 @@ export class WalkAhead {
     if (!isWalk) return;
     this.#progress.get(parent)?.unopened.delete(node);
     // A walk goes down before it goes on.
-    this.#askBelow(node, opener);
-    this.#askBelow(parent, opener);
+    this.#askBelow(node, opener, AHEAD);
+    this.#askBelow(parent, opener, AHEAD);
   }
 
-  #askBelow(directory: Node, opener: CallerIdentity): void {
+  /** `most`: of this directory. */
+  #askBelow(directory: Node, opener: CallerIdentity, most: number): void {
     const { leases } = this.#context;
     const listing = leases.listing(directory);
     if (listing === undefined) return;
@@ -71,18 +78,29 @@ export class WalkAhead {
     }
     const { unopened } = progress;
     for (; progress.next < listing.length; progress.next++) {
-      if (unopened.size >= AHEAD || this.#asked.size >= MOST_ASKED) return;
+      if (unopened.size >= most || this.#asked.size >= MOST_ASKED || !this.#isRoom()) return;
       const { name, type } = listing[progress.next] as ListedName;
       if (type !== DT_DIR) continue;
       const child = leases.name(directory, keyOfName(name));
       if (!child || leases.listing(child) || this.#asked.has(child)) continue;
       unopened.add(child);
+      this.#ahead.set(child, performance.now());
       const asked = this.#ask(child, opener).finally(() => {
         this.#asked.delete(child);
+        if (leases.listing(child)) return this.#askBelow(child, opener, AHEAD_BELOW);
         // Refused, or too long: its place is free, though nobody may ever open it.
-        if (!leases.listing(child)) unopened.delete(child);
+        unopened.delete(child);
+        this.#ahead.delete(child);
       });
       this.#asked.set(child, asked);
     }
+  }
+
+  #isRoom(): boolean {
+    for (const [node, sinceMs] of this.#ahead) {
+      if (this.#ahead.size < MOST_AHEAD || sinceMs > performance.now() - AHEAD_MS) break;
+      this.#ahead.delete(node);
+    }
+    return this.#ahead.size < MOST_AHEAD;
   }
 }

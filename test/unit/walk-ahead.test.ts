@@ -70,12 +70,13 @@ test('what is next to the directory that was opened, and below it, is asked for,
   const [first = '', second = ''] = names;
   expect(await listed(root, 't', first)).toEqual(expect.arrayContaining(['below', 'file']));
   await quiet();
-  expect(count('opendir')).toBe(2 + 1 + 16);
+  // The first one and 16 more, with what is below each.
+  expect(count('opendir')).toBe(1 + 2 * (1 + 16));
   asked = [];
   await listed(root, 't', first, 'below');
   await listed(root, 't', second);
   await quiet();
-  // Nothing was waited for; one more is ahead, and what is below the second.
+  // Nothing was waited for; one more is ahead, and what is below it.
   expect(asked).toEqual(['opendir', 'opendir']);
 });
 
@@ -88,14 +89,37 @@ test('each directory of a walk is asked for once', async () => {
   expect(count('opendir')).toBe(1 + 2 * DIRECTORIES.length);
 });
 
+test('a way down is gone ahead to its end', async () => {
+  mkdirSync(directory.join('down', '1', '2', '3', '4', '5', '6'), { recursive: true });
+  await listed(root, 'down');
+  await listed(root, 'down', '1');
+  await quiet();
+  expect(count('opendir')).toBe(7);
+});
+
+test('of a wide tree no more than 64 are asked for and not opened', async () => {
+  for (let index = 0; index < 16 * 16; index++) {
+    mkdirSync(directory.join('w', `${index % 16}`, `${index >> 4}`, 'a'), { recursive: true });
+  }
+  const [first = ''] = await listed(root, 'w');
+  await listed(root, 'w', first);
+  await quiet();
+  expect(count('opendir')).toBe(2 + 64);
+  asked = [];
+  const [, second = ''] = await listed(root, 'w');
+  await listed(root, 'w', second);
+  await quiet();
+  expect(asked).toEqual(['opendir']);
+});
+
 test('who opens one that is being asked for waits for that answer', async () => {
   const [first = '', second = ''] = await listed(root, 't');
   await listed(root, 't', first);
   expect(session.inFlight).toBeGreaterThan(0);
   expect((await listed(root, 't', second)).toSorted()).toEqual(['below', 'file']);
   await quiet();
-  const [top, below, ahead] = [1, 2, 16];
-  expect(count('opendir')).toBe(top + 1 + ahead + below + 1); // and not once more for the second
+  const [top, ahead] = [1, 16];
+  expect(count('opendir')).toBe(top + 2 * (1 + ahead + 1)); // and not once more for the second
 });
 
 test('a directory that was changed meanwhile is shown as it is', async () => {

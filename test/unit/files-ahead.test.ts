@@ -1,0 +1,191 @@
+/** A program reads one small file after the other on a slow line: they are here before it opens them. The slowness is said. */
+import { chmodSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { afterEach, beforeEach, expect, type MockInstance, test, vi } from 'vitest';
+import type { ServerSession } from '../../client-fuse/transport/server-session.ts';
+import { type Caller, type NodeId, ROOT_NODE } from '../../client-fuse/vfs/filesystem.ts';
+import { RemoteFilesystem } from '../../client-fuse/vfs/remote-filesystem.ts';
+import { KiB } from '../../shared/limits.ts';
+import { O } from '../../shared/linux/constants.ts';
+import { FORGETFUL_KERNEL, ROOT, TemporaryDirectory, TestServer } from '../support/fixture.ts';
+
+const b = (text: string) => Buffer.from(text);
+const root: Caller = { uid: 0, gid: 0, pid: 1, groups: [], signal: new AbortController().signal };
+const stranger: Caller = { uid: 1000, gid: 1000, pid: 1, groups: [], signal: new AbortController().signal };
+const FILES = 40;
+
+let directory: TemporaryDirectory;
+let server: TestServer;
+let session: ServerSession;
+let other: ServerSession;
+let filesystem: RemoteFilesystem;
+let asked: string[];
+let lineMs: MockInstance<() => number>;
+
+beforeEach(async () => {
+  directory = new TemporaryDirectory();
+  mkdirSync(directory.join('d'));
+  for (let index = 0; index < FILES; index++) writeFileSync(directory.join('d', `f${index}`), `content ${index}`);
+  server = await TestServer.start(directory.path);
+  [session, other] = [await server.connect(), await server.connect()];
+  filesystem = new RemoteFilesystem(session);
+  filesystem.attachKernel(FORGETFUL_KERNEL);
+  asked = [];
+  lineMs = vi.spyOn(session.roundTrip, 'ms', 'get').mockReturnValue(10);
+  const call = session.callForBulk.bind(session);
+  vi.spyOn(session, 'callForBulk').mockImplementation((operation, ...rest) => {
+    asked.push(operation);
+    return call(operation, ...rest);
+  });
+});
+afterEach(async () => {
+  vi.restoreAllMocks();
+  session.close();
+  other.close();
+  await server[Symbol.asyncDispose]();
+  directory[Symbol.dispose]();
+});
+
+const opens = () => asked.filter((one) => one === 'open').length;
+const quiet = () => vi.waitFor(() => expect(session.inFlight).toBe(0));
+
+async function nodeOf(...path: string[]): Promise<NodeId> {
+  let node: NodeId = ROOT_NODE;
+  for (const name of path) ({ node } = await filesystem.lookup(root, node, b(name)));
+  return node;
+}
+
+/** Names in the order in which they are listed, without directories. */
+async function listed(...path: string[]): Promise<string[]> {
+  const { handle } = await filesystem.opendir(root, await nodeOf(...path));
+  const entries = await filesystem.readdir(root, handle, 0, 32_768, true);
+  await filesystem.releasedir(handle);
+  return entries.filter(({ type }) => type === 8).map(({ name }) => String(name));
+}
+
+async function contentOf(caller: Caller, ...path: string[]): Promise<string> {
+  const { handle } = await filesystem.open(caller, await nodeOf(...path), O.RDONLY, false);
+  const data = await filesystem.read(caller, handle, 0, 128 * KiB, true);
+  const text = Buffer.from(data).toString();
+  filesystem.release(handle);
+  return text;
+}
+
+/** Enough of them to be a walk. */
+async function readFour(names: readonly string[], caller = root): Promise<void> {
+  for (const name of names.slice(0, 4)) await contentOf(caller, 'd', name);
+  await quiet();
+}
+
+test('after four that are listed in a row all others are asked for, and reading them asks for nothing', async () => {
+  const names = await listed('d');
+  expect(names).toHaveLength(FILES);
+  await readFour(names);
+  expect(opens()).toBe(FILES);
+  asked = [];
+  for (const name of names.slice(4)) expect(await contentOf(root, 'd', name)).toBe(`content ${name.slice(1)}`);
+  expect(asked).toEqual([]);
+});
+
+test('the files of a directory that a walk comes to are asked for before the first is opened', async () => {
+  mkdirSync(directory.join('e'));
+  for (let index = 0; index < 5; index++) writeFileSync(directory.join('e', `g${index}`), `another ${index}`);
+  await readFour(await listed('d'));
+  asked = [];
+  await listed('e');
+  await quiet();
+  expect(opens()).toBe(5);
+  for (let index = 0; index < 5; index++) expect(await contentOf(root, 'e', `g${index}`)).toBe(`another ${index}`);
+  expect(opens()).toBe(5);
+});
+
+test('who opens one that is being asked for waits for that answer', async () => {
+  const names = await listed('d');
+  for (const name of names.slice(0, 4)) await contentOf(root, 'd', name);
+  expect(session.inFlight).toBeGreaterThan(0);
+  expect(await contentOf(root, 'd', names[4] as string)).toBe(`content ${names[4]?.slice(1)}`);
+  await quiet();
+  expect(opens()).toBe(FILES);
+});
+
+test('what another client has changed meanwhile is shown as it is', async () => {
+  const names = await listed('d');
+  await readFour(names);
+  const name = names[20] as string;
+  const { found: d } = await other.call('lookup', ROOT, { parent: other.hello.root.inode, name: b('d') });
+  const { found } = await other.call('lookup', ROOT, { parent: d?.inode as Uint8Array, name: b(name) });
+  const none = { mode: undefined, uid: undefined, gid: undefined, atime: undefined, mtime: undefined };
+  const inode = found?.inode as Uint8Array;
+  await other.call('setattr', ROOT, { inode, handle: 0, ...none, size: 3, killSuidgid: false });
+  expect(await contentOf(root, 'd', name)).toBe('con');
+});
+
+test('what this mount has changed meanwhile, too', async () => {
+  const names = await listed('d');
+  await readFour(names);
+  const name = names[20] as string;
+  const { handle } = await filesystem.open(root, await nodeOf('d', name), O.WRONLY, false);
+  await filesystem.write(root, handle, 0, b('CONTENT'), O.WRONLY, false);
+  expect(await contentOf(root, 'd', name)).toBe(`CONTENT ${name.slice(1)}`);
+  await filesystem.flush(root, handle, 1);
+  filesystem.release(handle);
+  expect(await contentOf(root, 'd', name)).toBe(`CONTENT ${name.slice(1)}`);
+  expect(readFileSync(directory.join('d', name), 'latin1')).toBe(`CONTENT ${name.slice(1)}`);
+});
+
+test('what one user may read says nothing for another', async () => {
+  for (let index = 0; index < FILES; index++) chmodSync(directory.join('d', `f${index}`), 0o600);
+  const names = await listed('d');
+  await readFour(names);
+  await expect(contentOf(stranger, 'd', names[10] as string)).rejects.toThrow('EACCES');
+});
+
+test('one that may not be read is refused to whoever opens it', async () => {
+  chmodSync(directory.path, 0o755);
+  const names = await listed('d');
+  chmodSync(directory.join('d', names[10] as string), 0o600);
+  await listed('d'); // what was local is seen
+  await readFour(await listed('d'), stranger);
+  await expect(contentOf(stranger, 'd', names[10] as string)).rejects.toThrow('EACCES');
+  expect(await contentOf(stranger, 'd', names[11] as string)).toBe(`content ${names[11]?.slice(1)}`);
+});
+
+test('large and empty ones are not asked for, and one that has grown meanwhile is closed at the server', async () => {
+  writeFileSync(directory.join('d', 'large'), Buffer.alloc(65 * KiB));
+  writeFileSync(directory.join('d', 'empty'), '');
+  const names = await listed('d');
+  const small = names.filter((name) => name.startsWith('f'));
+  writeFileSync(directory.join('d', small.at(-1) as string), Buffer.alloc(65 * KiB));
+  await readFour(small);
+  await quiet();
+  expect(opens()).toBeLessThanOrEqual(FILES);
+  expect([...server.server.sessions.all].map(({ openFiles }) => openFiles)).toEqual([0, 0]);
+  expect(await contentOf(root, 'd', small.at(-1) as string)).toHaveLength(65 * KiB);
+});
+
+test('of a large directory no more than 128 files are here and not opened', async () => {
+  for (let index = 0; index < 300; index++) writeFileSync(directory.join('d', `f${index}`), `content ${index}`);
+  const names = await listed('d');
+  await readFour(names);
+  expect(opens()).toBe(4 + 128);
+  for (const name of names.slice(4, 14)) await contentOf(root, 'd', name);
+  await quiet();
+  expect(opens()).toBe(4 + 128 + 10);
+});
+
+test.each([
+  ['on a line that answers at once', () => lineMs.mockRestore(), (names: string[]) => names],
+  ['for who reads one file again and again', () => {}, (names: string[]) => Array(8).fill(names[0]) as string[]],
+])('%s nothing is asked ahead', async (_when, prepare, choose) => {
+  prepare();
+  const chosen = choose((await listed('d')).slice(0, 8));
+  for (const name of chosen) await contentOf(root, 'd', name);
+  await quiet();
+  // Of what the pretended kernel does not keep each reading asks again.
+  expect(opens()).toBe(chosen.length);
+});
+
+test('nor where files are opened by names that nobody has listed', async () => {
+  for (let index = 0; index < 8; index++) await contentOf(root, 'd', `f${index}`);
+  await quiet();
+  expect(opens()).toBe(8);
+});
