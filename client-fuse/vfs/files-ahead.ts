@@ -11,7 +11,7 @@ import type { ListedName } from './listing-parts.ts';
 import type { Node } from './node.ts';
 import { type RemoteContext, SLOW_MS } from './remote-context.ts';
 
-/** So many files in a row that are in directories which a program has opened lately, read by one identity in one way, are a walk. */
+/** So many files in directories that programs have opened lately, read by one identity in one way, are a walk. */
 const WALK_OPENS = 4;
 const RECENT = 32;
 /** Asked for at once: what keeps a line of 10 ms and 25 MiB/s busy, and does not hold up what is asked for besides. */
@@ -20,8 +20,8 @@ const MOST_ASKED = 32;
 /** Here and not opened. Whoever walks on without reading them gets no more. */
 const MOST_KEPT = 128;
 const MOST_KEPT_BYTES = 4 * MiB;
-/** Longer than that nobody walks from one file to the next: other walks may have their place. */
-const KEPT_MS = 10_000;
+/** A walk that has opened none for so long is over. */
+const PAUSE_MS = 2_000;
 /** Directories whose files wait to be asked for. */
 const MOST_DIRECTORIES = 64;
 /** d_type of a regular file. */
@@ -33,11 +33,18 @@ export interface Opening {
   readonly flags: number;
 }
 
+interface Walk extends Opening {
+  last: Node | undefined;
+  lastMs: number;
+  opens: number;
+  /** Listings whose files were asked for, or are waiting. */
+  readonly seen: WeakSet<readonly ListedName[]>;
+}
+
 interface Kept {
   readonly content: Uint8Array;
-  /** The clock of the leases when it was asked for, and the time. */
+  /** The clock of the leases when it was asked for. */
   readonly asOf: number;
-  readonly sinceMs: number;
 }
 
 interface Waiting {
@@ -54,14 +61,12 @@ export class FilesAhead {
   readonly #open: OpenAhead;
   readonly #asked = new Map<Node, Promise<void>>();
   #askedBytes = 0;
-  /** In the order in which they came. */
   readonly #kept = new Map<Node, Kept>();
   #keptBytes = 0;
   #waiting: Waiting[] = [];
-  readonly #seen = new WeakSet<readonly ListedName[]>();
   /** Directories that programs have opened. */
   readonly #recent: Node[] = [];
-  #walk: (Opening & { last: Node; opens: number }) | undefined;
+  #walk: Walk | undefined;
 
   constructor(context: RemoteContext, open: OpenAhead) {
     this.#context = context;
@@ -85,19 +90,24 @@ export class FilesAhead {
   opens(node: Node, opener: CallerIdentity, flags: number): void {
     if (this.#context.session.roundTrip.ms < SLOW_MS) return;
     const directory = node.foundIn;
-    if (directory === undefined || !this.#recent.includes(directory)) {
-      this.#walk = undefined;
-      return;
-    }
-    const walk = this.#walk;
-    if (walk === undefined || String(walk.opener) !== String(opener) || walk.flags !== flags) {
-      this.#walk = { opener, flags, last: node, opens: 1 };
-      return;
-    }
+    if (directory === undefined || !this.#recent.includes(directory)) return;
+    const walk = this.#walkOf(opener, flags);
     if (walk.last !== node) walk.opens++;
     walk.last = node;
+    walk.lastMs = performance.now();
     this.listed(directory);
     this.#ask();
+  }
+
+  /** The one that goes on, or a new one: what an earlier one has left is not wanted any more. */
+  #walkOf(opener: CallerIdentity, flags: number): Walk {
+    const walk = this.#walk;
+    const isSame = walk && String(walk.opener) === String(opener) && walk.flags === flags;
+    if (isSame && performance.now() - walk.lastMs < PAUSE_MS) return walk;
+    this.#waiting = [];
+    for (const [node, kept] of this.#kept) this.#forget(node, kept);
+    this.#walk = { opener, flags, last: undefined, lastMs: 0, opens: 0, seen: new WeakSet() };
+    return this.#walk;
   }
 
   /** A program opens a directory. */
@@ -110,36 +120,29 @@ export class FilesAhead {
 
   /** What a directory lists is known, and a walk comes to it. */
   listed(directory: Node): void {
-    if (!this.#isWalk) return;
+    if (this.#walk === undefined || this.#walk.opens < WALK_OPENS) return;
+    const { seen } = this.#walk;
     const listing = this.#context.leases.listing(directory);
-    if (listing === undefined || this.#seen.has(listing) || this.#waiting.length >= MOST_DIRECTORIES) return;
-    this.#seen.add(listing);
+    if (listing === undefined || seen.has(listing) || this.#waiting.length >= MOST_DIRECTORIES) return;
+    seen.add(listing);
     this.#waiting.push({ directory, listing, next: 0 });
     this.#ask();
   }
 
-  get #isWalk(): boolean {
-    return this.#walk !== undefined && this.#walk.opens >= WALK_OPENS;
-  }
-
+  /** What is waiting was listed for the walk that goes on. */
   #ask(): void {
     for (;;) {
       const [waiting] = this.#waiting;
-      if (waiting === undefined || !this.#isWalk || !this.#isRoom()) return;
+      if (waiting === undefined || this.#walk === undefined || !this.#isRoom()) return;
       const node = this.#next(waiting);
-      if (node) this.#askFor(node, this.#walk as Opening);
+      if (node) this.#askFor(node, this.#walk);
       else this.#waiting.shift();
     }
   }
 
   #isRoom(): boolean {
-    if (this.#asked.size >= MOST_ASKED || this.#askedBytes >= MOST_ASKED_BYTES) return false;
-    const isFull = () => this.#kept.size + this.#asked.size >= MOST_KEPT || this.#keptBytes >= MOST_KEPT_BYTES;
-    for (const [node, kept] of this.#kept) {
-      if (!isFull() || kept.sinceMs > performance.now() - KEPT_MS) break;
-      this.#forget(node, kept);
-    }
-    return !isFull();
+    const isLineBusy = this.#asked.size >= MOST_ASKED || this.#askedBytes >= MOST_ASKED_BYTES;
+    return !isLineBusy && this.#kept.size + this.#asked.size < MOST_KEPT && this.#keptBytes < MOST_KEPT_BYTES;
   }
 
   /** The next small file of the directory that the kernel has nothing of. */
@@ -165,7 +168,7 @@ export class FilesAhead {
     const size = leases.knownAttributes(node)?.size ?? 0;
     this.#askedBytes += size;
     const keep = (content: Uint8Array | undefined) => {
-      if (content) this.#keep(node, { content, asOf, sinceMs: performance.now() });
+      if (content) this.#keep(node, { content, asOf });
     };
     const done = () => {
       this.#asked.delete(node);

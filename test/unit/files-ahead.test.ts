@@ -172,6 +172,18 @@ test('of a large directory no more than 128 files are here and not opened', asyn
   expect(opens()).toBe(4 + 128 + 10);
 });
 
+test('what a walk that is over has left makes room for the next one', async () => {
+  for (let index = 0; index < 300; index++) writeFileSync(directory.join('d', `f${index}`), `content ${index}`);
+  const names = await listed('d');
+  await readFour(names);
+  await new Promise((resolve) => setTimeout(resolve, 2_100));
+  asked = [];
+  await listed('d');
+  for (const name of names.slice(160, 164)) await contentOf(root, 'd', name);
+  await quiet();
+  expect(opens()).toBe(4 + 128);
+});
+
 test.each([
   ['on a line that answers at once', () => lineMs.mockRestore(), (names: string[]) => names],
   ['for who reads one file again and again', () => {}, (names: string[]) => Array(8).fill(names[0]) as string[]],
