@@ -128,7 +128,9 @@ test('what this mount has changed meanwhile, too', async () => {
   expect(await contentOf(root, 'd', name)).toBe(`CONTENT ${name.slice(1)}`);
   await filesystem.flush(root, handle, 1);
   filesystem.release(handle);
-  expect(await contentOf(root, 'd', name)).toBe(`CONTENT ${name.slice(1)}`);
+  await quiet();
+  // The first asks, and brings a lease; the second is on the credit of that.
+  for (let reads = 0; reads < 2; reads++) expect(await contentOf(root, 'd', name)).toBe(`CONTENT ${name.slice(1)}`);
   expect(readFileSync(directory.join('d', name), 'latin1')).toBe(`CONTENT ${name.slice(1)}`);
 });
 
