@@ -87,7 +87,9 @@ export const nameHandlers: Handlers<
   rmdir: {
     mutates: true,
     handle: (context, { parent, name }) =>
-      removeName(context, parent, name, ({ store, identity }, directory) => store.rmdir(identity, directory, name)),
+      removeName(context, parent, name, ({ store, identity }, directory, victim) =>
+        store.rmdir(identity, directory, name, victim),
+      ),
   },
   rename: { mutates: true, handle: rename },
   forget: {

@@ -237,9 +237,13 @@ export class LocalChanges {
       this.onChange(directory);
       return;
     }
+    const before = names?.get(key);
     // Our own doing; or made and removed, or moved away and back, which leaves other times behind.
-    if (names?.get(key) === is) return this.#checkAttributes(directory);
+    if (before === is) return this.#checkAttributes(directory);
     names?.set(key, is);
+    // A directory's own watch tells of that only when nobody has it open.
+    const lost = before ? this.#store.withKey(before) : undefined;
+    if (lost) this.#checkAttributes(lost);
     this.onChange(directory);
   }
 

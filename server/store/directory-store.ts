@@ -68,6 +68,10 @@ export class DirectoryStore implements Store {
     this.#inodes.nameRemoved(inode);
   }
 
+  withKey(key: string): Inode | undefined {
+    return this.#inodes.withKey(key);
+  }
+
   letGo(inode: Inode): void {
     this.#inodes.letGo(inode);
   }
@@ -141,9 +145,10 @@ export class DirectoryStore implements Store {
     if (victim) this.#inodes.nameRemoved(victim);
   }
 
-  rmdir(as: Identity, parent: Inode, name: Uint8Array): void {
+  rmdir(as: Identity, parent: Inode, name: Uint8Array, victim = this.find(parent, name)): void {
     const directory = this.#fd(parent);
     runAs(as, () => libc.unlinkat(directory, name, AT.REMOVEDIR));
+    if (victim) this.#inodes.nameRemoved(victim);
   }
 
   rename(

@@ -8,6 +8,7 @@
  */
 import { randomBytes } from 'node:crypto';
 import { assert } from '../../shared/assert.ts';
+import { isDirectory } from '../../shared/attributes.ts';
 import { errno, FsError } from '../../shared/errno.ts';
 import { limits } from '../../shared/limits.ts';
 import { O } from '../../shared/linux/constants.ts';
@@ -17,6 +18,8 @@ import { type HandleContent, type HandleSigner, handleKind, keyOfHandle } from '
 import { Mounts, ROOT_FILESYSTEM } from './mounts.ts';
 
 const FORGET_AT_ONCE = 8;
+/** What is in them is gone, but each takes an inode and a block of the disk. */
+const MOST_REMOVED_DIRECTORIES = 128;
 /** Of each a fstat(2). */
 const LOOKED_AT_ONCE = 256;
 const EMPTY = new Uint8Array(0);
@@ -41,6 +44,8 @@ export class InodeTable {
   readonly #versions = new VersionCounter();
   /** They lost their last name, and may be in use yet. */
   readonly #removed = new Set<Inode>();
+  /** Directories that did, in that order: each may be some program's working directory, which nobody says. */
+  readonly #removedDirectories = new Set<Inode>();
   #counter = 0n;
   /** Some inodes are found again by name. */
   #usesHints = false;
@@ -145,7 +150,7 @@ export class InodeTable {
   unpin(inode: Inode): void {
     assert(inode.pins > 0, 'an inode is unpinned as often as it was pinned');
     inode.pins--;
-    if (inode.isRemoved && inode.pins === 0) this.#closeDescriptor(inode);
+    if (inode.isGone && !this.#removedDirectories.has(inode)) this.#closeDescriptor(inode);
   }
 
   /**
@@ -153,8 +158,22 @@ export class InodeTable {
    * one longer than the last open handle.
    */
   nameRemoved(inode: Inode): void {
-    if (inode.descriptor < 0 || fstat(inode.descriptor).nlink > 0) return;
+    const attributes = inode.descriptor < 0 ? undefined : fstat(inode.descriptor);
+    if (attributes === undefined || attributes.nlink > 0) return;
     inode.isRemoved = true;
+    if (!isDirectory(attributes)) return this.#letGoRemoved(inode);
+    this.#removedDirectories.add(inode);
+    const [oldest] = this.#removedDirectories;
+    if (oldest === undefined || this.#removedDirectories.size <= MOST_REMOVED_DIRECTORIES) return;
+    this.#removedDirectories.delete(oldest);
+    this.#letGoRemoved(oldest);
+  }
+
+  withKey(key: string): Inode | undefined {
+    return this.#byKey.get(key);
+  }
+
+  #letGoRemoved(inode: Inode): void {
     if (inode.pins === 0) this.#closeDescriptor(inode);
     this.#removed.add(inode);
     this.#forgetRemoved();
@@ -199,6 +218,7 @@ export class InodeTable {
     this.#byKey.clear();
     this.#byHandle.clear();
     this.#removed.clear();
+    this.#removedDirectories.clear();
   }
 
   #reach(inode: Inode): number {
@@ -292,6 +312,7 @@ export class InodeTable {
     this.#byKey.delete(inode.key);
     this.#byHandle.delete(keyOfHandle(inode.handle));
     this.#removed.delete(inode);
+    this.#removedDirectories.delete(inode);
     this.#closeDescriptor(inode);
   }
 

@@ -31,6 +31,8 @@ export interface Store {
   resolve(handle: Uint8Array): Inode;
   /** The inode if it is in memory. */
   known(handle: Uint8Array): Inode | undefined;
+  /** The same, by the inode's key. */
+  withKey(key: string): Inode | undefined;
   /** Those with this number that are in memory: several, where filesystems are mounted in the export. Looks at all. */
   numbered(ino: bigint): Inode[];
   pin(inode: Inode): void;
@@ -54,7 +56,7 @@ export interface Store {
   link(as: Identity, inode: Inode, parent: Inode, name: Uint8Array): FoundInode;
   /** `victim`: what the name is, if `find` has said so in the same turn. */
   unlink(as: Identity, parent: Inode, name: Uint8Array, victim?: Inode | null): void;
-  rmdir(as: Identity, parent: Inode, name: Uint8Array): void;
+  rmdir(as: Identity, parent: Inode, name: Uint8Array, victim?: Inode | null): void;
   /** `replaced`: what the new name is, if `find` has said so in the same turn. */
   rename(
     as: Identity,

@@ -215,6 +215,7 @@ export class SimulatedStore {
   /** A file of this disk needs no descriptor. */
   nameRemoved(): void {}
   closeUnused(): void {}
+  withKey(): undefined {}
   letGo(): void {}
   closeRemoved(): void {}
   descriptorOf(): number {

@@ -84,6 +84,7 @@ export class MemoryStore {
   unpin(): void {}
   nameRemoved(): void {}
   closeUnused(): void {}
+  withKey(): undefined {}
   letGo(): void {}
   closeRemoved(): void {}
   access(): void {}

@@ -451,6 +451,19 @@ describe('inodes', () => {
     large.close();
   });
 
+  test('of directories that were removed the last 128 are reached, for whoever is in one', () => {
+    const large = openStore(directory.path, 1_000);
+    const inodes = Array.from(
+      { length: 140 },
+      (_, index) => large.mkdir(root, large.root, b(`d${index}`), 0o755, 0).inode,
+    );
+    for (const index of inodes.keys()) large.rmdir(root, large.root, b(`d${index}`));
+    expect(inodes.map(({ descriptor }) => descriptor >= 0)).toEqual(inodes.map((_, index) => index >= 140 - 128));
+    expect(large.attributes(inodes[139] as Inode)).toMatchObject({ nlink: 0 });
+    expect(codeOf(() => large.attributes(inodes[0] as Inode))).toBe(errno.ESTALE);
+    large.close();
+  });
+
   test('unlinked but open: it goes on, with few descriptors too', () => {
     const small = openStore(directory.path, 2);
     const created = small.create(root, small.root, b('f'), 0o600, 0, O.RDWR);

@@ -209,9 +209,9 @@ describe('local programs', () => {
     const sub = lookUp(d, 'sub') as Inode;
     fs.rmdirSync(at('sub'));
     await vi.waitFor(() => expect(names(holder.recalled)).toContain('d'), SOON);
+    expect(holder.recalled).toContain(sub);
     store.close(); // whatever held it
-    await vi.waitFor(() => expect(holder.recalled).toContain(sub), SOON);
-    expect(sub.watch).toBeUndefined();
+    await vi.waitFor(() => expect(sub.watch).toBeUndefined(), SOON);
   });
 
   test('many changes at once: whatever inotify could not queue', async () => {
@@ -271,6 +271,13 @@ describe('what a local program removes, or replaces, takes no space', () => {
     const { ino } = fs.statSync(at('new'), { bigint: true });
     await vi.waitFor(() => expect(store.numbered(ino)).toHaveLength(1), { timeout: 1000, interval: 1 });
     expect(store.numbered(ino).map(({ descriptor }) => descriptor)).toEqual([-1]);
+  });
+
+  test('a directory is known to be removed, though somebody may be in it', async () => {
+    const sub = lookUp(d, 'sub') as Inode;
+    fs.rmdirSync(at('sub'));
+    await vi.waitFor(() => expect(sub.isRemoved).toBe(true), { timeout: 1000, interval: 1 });
+    expect(store.attributes(sub)).toMatchObject({ nlink: 0 });
   });
 
   test('not so what has another name, or is given one', async () => {
