@@ -1,12 +1,13 @@
 /** A program reads one small file after the other on a slow line: they are here before it opens them. The slowness is said. */
 import { chmodSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { afterEach, beforeEach, expect, type MockInstance, test, vi } from 'vitest';
+import { afterEach, beforeEach, expect, type MockInstance, test } from 'vitest';
 import type { ServerSession } from '../../client-fuse/transport/server-session.ts';
-import { type Caller, type NodeId, ROOT_NODE } from '../../client-fuse/vfs/filesystem.ts';
-import { RemoteFilesystem } from '../../client-fuse/vfs/remote-filesystem.ts';
+import type { Caller } from '../../client-fuse/vfs/filesystem.ts';
+import type { RemoteFilesystem } from '../../client-fuse/vfs/remote-filesystem.ts';
 import { KiB } from '../../shared/limits.ts';
 import { O } from '../../shared/linux/constants.ts';
-import { FORGETFUL_KERNEL, ROOT, TemporaryDirectory, TestServer } from '../support/fixture.ts';
+import { AskingClient } from '../support/asking-client.ts';
+import { ROOT, TemporaryDirectory, type TestServer } from '../support/fixture.ts';
 
 const b = (text: string) => Buffer.from(text);
 const root: Caller = { uid: 0, gid: 0, pid: 1, groups: [], signal: new AbortController().signal };
@@ -14,46 +15,30 @@ const stranger: Caller = { uid: 1000, gid: 1000, pid: 1, groups: [], signal: new
 const FILES = 40;
 
 let directory: TemporaryDirectory;
+let client: AskingClient;
 let server: TestServer;
 let session: ServerSession;
 let other: ServerSession;
 let filesystem: RemoteFilesystem;
-let asked: string[];
 let lineMs: MockInstance<() => number>;
 
 beforeEach(async () => {
   directory = new TemporaryDirectory();
   mkdirSync(directory.join('d'));
   for (let index = 0; index < FILES; index++) writeFileSync(directory.join('d', `f${index}`), `content ${index}`);
-  server = await TestServer.start(directory.path);
-  [session, other] = [await server.connect(), await server.connect()];
-  filesystem = new RemoteFilesystem(session);
-  filesystem.attachKernel(FORGETFUL_KERNEL);
-  asked = [];
-  lineMs = vi.spyOn(session.roundTrip, 'ms', 'get').mockReturnValue(10);
-  const call = session.callForBulk.bind(session);
-  vi.spyOn(session, 'callForBulk').mockImplementation((operation, ...rest) => {
-    asked.push(operation);
-    return call(operation, ...rest);
-  });
+  client = await AskingClient.start(directory);
+  ({ server, session, other, filesystem } = client);
+  lineMs = client.slow(10);
 });
 afterEach(async () => {
-  vi.restoreAllMocks();
-  session.close();
-  other.close();
-  await server[Symbol.asyncDispose]();
+  await client[Symbol.asyncDispose]();
   directory[Symbol.dispose]();
 });
 
-const opens = () => asked.filter((one) => one === 'open').length;
-const quiet = () => vi.waitFor(() => expect(session.inFlight).toBe(0));
+const opens = () => client.count('open');
+const quiet = () => client.quiet();
 
-async function nodeOf(...path: string[]): Promise<NodeId> {
-  let node: NodeId = ROOT_NODE;
-  for (const name of path) ({ node } = await filesystem.lookup(root, node, b(name)));
-  return node;
-}
-
+const nodeOf = (...path: string[]) => client.nodeOf(root, path);
 /** Names in the order in which they are listed, without directories. */
 async function listed(...path: string[]): Promise<string[]> {
   const { handle } = await filesystem.opendir(root, await nodeOf(...path));
@@ -81,16 +66,16 @@ test('after four that are listed in a row all others are asked for, and reading 
   expect(names).toHaveLength(FILES);
   await readFour(names);
   expect(opens()).toBe(FILES);
-  asked = [];
+  client.asked = [];
   for (const name of names.slice(4)) expect(await contentOf(root, 'd', name)).toBe(`content ${name.slice(1)}`);
-  expect(asked).toEqual([]);
+  expect(client.asked).toEqual([]);
 });
 
 test('the files of a directory that a walk comes to are asked for before the first is opened', async () => {
   mkdirSync(directory.join('e'));
   for (let index = 0; index < 5; index++) writeFileSync(directory.join('e', `g${index}`), `another ${index}`);
   await readFour(await listed('d'));
-  asked = [];
+  client.asked = [];
   await listed('e');
   await quiet();
   expect(opens()).toBe(5);
@@ -179,7 +164,7 @@ test('what a walk that is over has left makes room for the next one', async () =
   const names = await listed('d');
   await readFour(names);
   await new Promise((resolve) => setTimeout(resolve, 2_100));
-  asked = [];
+  client.asked = [];
   await listed('d');
   for (const name of names.slice(160, 164)) await contentOf(root, 'd', name);
   await quiet();

@@ -4,12 +4,13 @@ import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import type { ServerSession } from '../../client-fuse/transport/server-session.ts';
 import { type Caller, type DirectoryEntry, type NodeId, ROOT_NODE } from '../../client-fuse/vfs/filesystem.ts';
 import { type ListedName, ListingParts } from '../../client-fuse/vfs/listing-parts.ts';
-import { RemoteFilesystem } from '../../client-fuse/vfs/remote-filesystem.ts';
+import type { RemoteFilesystem } from '../../client-fuse/vfs/remote-filesystem.ts';
 import { LeaseManager } from '../../server/leases/lease-manager.ts';
 import { DirectoryStore } from '../../server/store/directory-store.ts';
 import type { U64 } from '../../shared/attributes.ts';
 import { limits } from '../../shared/limits.ts';
-import { FORGETFUL_KERNEL, lookUp, ROOT, TemporaryDirectory, TestServer } from '../support/fixture.ts';
+import { AskingClient } from '../support/asking-client.ts';
+import { lookUp, ROOT, TemporaryDirectory } from '../support/fixture.ts';
 
 const b = (text: string) => Buffer.from(text);
 const root: Caller = { uid: 0, gid: 0, pid: 1, groups: [], signal: new AbortController().signal };
@@ -18,7 +19,7 @@ const FILES = Array.from({ length: 900 }, (_, index) => `file-${index}`);
 const CHUNK = 32_768;
 
 let directory: TemporaryDirectory;
-let server: TestServer;
+let client: AskingClient;
 let session: ServerSession;
 let other: ServerSession;
 let filesystem: RemoteFilesystem;
@@ -27,22 +28,17 @@ beforeEach(async () => {
   directory = new TemporaryDirectory();
   mkdirSync(directory.join('d'));
   for (const name of FILES) writeFileSync(directory.join('d', name), '');
-  server = await TestServer.start(directory.path);
-  [session, other] = [await server.connect(), await server.connect()];
-  filesystem = new RemoteFilesystem(session);
-  filesystem.attachKernel(FORGETFUL_KERNEL);
+  client = await AskingClient.start(directory);
+  ({ session, other, filesystem } = client);
 });
 afterEach(async () => {
-  vi.restoreAllMocks();
-  session.close();
-  other.close();
-  await server[Symbol.asyncDispose]();
+  await client[Symbol.asyncDispose]();
   directory[Symbol.dispose]();
 });
 
 function requestsOf(): () => string[] {
-  const calls = vi.spyOn(session, 'callForBulk');
-  return () => calls.mock.calls.splice(0).map(([name]) => name);
+  client.asked = [];
+  return () => client.asked.splice(0);
 }
 
 async function opened(): Promise<{ node: NodeId; handle: number }> {

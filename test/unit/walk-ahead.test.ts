@@ -2,9 +2,10 @@
 import { chmodSync, mkdirSync, writeFileSync } from 'node:fs';
 import { afterEach, beforeEach, expect, type MockInstance, test, vi } from 'vitest';
 import type { ServerSession } from '../../client-fuse/transport/server-session.ts';
-import { type Caller, type NodeId, ROOT_NODE } from '../../client-fuse/vfs/filesystem.ts';
-import { RemoteFilesystem } from '../../client-fuse/vfs/remote-filesystem.ts';
-import { FORGETFUL_KERNEL, ROOT, TemporaryDirectory, TestServer } from '../support/fixture.ts';
+import type { Caller } from '../../client-fuse/vfs/filesystem.ts';
+import type { RemoteFilesystem } from '../../client-fuse/vfs/remote-filesystem.ts';
+import { AskingClient } from '../support/asking-client.ts';
+import { ROOT, TemporaryDirectory, type TestServer } from '../support/fixture.ts';
 
 const b = (text: string) => Buffer.from(text);
 const root: Caller = { uid: 0, gid: 0, pid: 1, groups: [], signal: new AbortController().signal };
@@ -14,11 +15,11 @@ const DIRECTORIES = Array.from({ length: 40 }, (_, index) => `d${index}`);
 const MANY_NAMES = 200;
 
 let directory: TemporaryDirectory;
+let client: AskingClient;
 let server: TestServer;
 let session: ServerSession;
 let other: ServerSession;
 let filesystem: RemoteFilesystem;
-let asked: string[];
 /** What the line takes. */
 let lineMs: MockInstance<() => number>;
 
@@ -28,35 +29,19 @@ beforeEach(async () => {
     mkdirSync(directory.join('t', name, 'below'), { recursive: true });
     writeFileSync(directory.join('t', name, 'file'), name);
   }
-  server = await TestServer.start(directory.path);
-  [session, other] = [await server.connect(), await server.connect()];
-  filesystem = new RemoteFilesystem(session);
-  filesystem.attachKernel(FORGETFUL_KERNEL);
-  asked = [];
-  lineMs = vi.spyOn(session.roundTrip, 'ms', 'get').mockReturnValue(10);
-  const call = session.callForBulk.bind(session);
-  vi.spyOn(session, 'callForBulk').mockImplementation((operation, ...rest) => {
-    asked.push(operation);
-    return call(operation, ...rest);
-  });
+  client = await AskingClient.start(directory);
+  ({ server, session, other, filesystem } = client);
+  lineMs = client.slow(10);
 });
 afterEach(async () => {
-  vi.restoreAllMocks();
-  session.close();
-  other.close();
-  await server[Symbol.asyncDispose]();
+  await client[Symbol.asyncDispose]();
   directory[Symbol.dispose]();
 });
 
-const count = (operation: string) => asked.filter((one) => one === operation).length;
-const quiet = () => vi.waitFor(() => expect(session.inFlight).toBe(0));
+const count = (operation: string) => client.count(operation);
+const quiet = () => client.quiet();
 
-async function nodeOf(...path: string[]): Promise<NodeId> {
-  let node: NodeId = ROOT_NODE;
-  for (const name of path) ({ node } = await filesystem.lookup(root, node, b(name)));
-  return node;
-}
-
+const nodeOf = (...path: string[]) => client.nodeOf(root, path);
 async function listed(caller: Caller, ...path: string[]): Promise<string[]> {
   const { handle } = await filesystem.opendir(caller, await nodeOf(...path));
   const entries = await filesystem.readdir(caller, handle, 0, 32_768, true);
@@ -72,12 +57,12 @@ test('what is next to the directory that was opened, and below it, is asked for,
   await quiet();
   // The first one and 16 more, with what is below each.
   expect(count('opendir')).toBe(1 + 2 * (1 + 16));
-  asked = [];
+  client.asked = [];
   await listed(root, 't', first, 'below');
   await listed(root, 't', second);
   await quiet();
   // Nothing was waited for; one more is ahead, and what is below it.
-  expect(asked).toEqual(['opendir', 'opendir']);
+  expect(client.asked).toEqual(['opendir', 'opendir']);
 });
 
 test('each directory of a walk is asked for once', async () => {
@@ -105,11 +90,11 @@ test('of a wide tree no more than 64 are asked for and not opened', async () => 
   await listed(root, 'w', first);
   await quiet();
   expect(count('opendir')).toBe(2 + 64);
-  asked = [];
+  client.asked = [];
   const [, second = ''] = await listed(root, 'w');
   await listed(root, 'w', second);
   await quiet();
-  expect(asked).toEqual(['opendir']);
+  expect(client.asked).toEqual(['opendir']);
 });
 
 test('who opens one that is being asked for waits for that answer', async () => {
@@ -155,7 +140,7 @@ test('directories that may not be opened do not take the places of others', asyn
   const [first = '', ...others] = await listed(stranger, 't');
   for (const name of others) chmodSync(directory.join('t', name), 0o711);
   await listed(root, 't'); // what was local is seen
-  asked = [];
+  client.asked = [];
   await listed(stranger, 't', first);
   await quiet();
   const before = count('opendir');
