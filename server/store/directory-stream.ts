@@ -5,6 +5,7 @@
  * struct linux_dirent64:  0 ino u64   8 off s64   16 reclen u16   18 type u8   19 name, ended by NUL
  */
 import type { U64 } from '../../shared/attributes.ts';
+import { errno, FsError } from '../../shared/errno.ts';
 import { getdents, readU64, seekDirectory } from '../../shared/linux/libc.ts';
 
 export interface StreamEntry {
@@ -35,11 +36,21 @@ export function readEntries(fd: number, cookie: U64, sizeBytes: number): Listed 
   // What has room for one more name and brings none is the end, which otherwise would be asked about once more.
   for (let left = room; left >= MAX_RECORD_BYTES; left -= used) {
     const target = records.subarray(0, left);
-    used = getdents(fd, target);
+    used = readRecords(fd, target);
     if (used === 0) return { entries, end: true };
     addEntries(entries, target, used);
   }
   return { entries, end: false };
+}
+
+/** In a directory that was removed there is nothing, which the kernel says so; readdir(3) takes it for the end. */
+function readRecords(fd: number, target: Buffer): number {
+  try {
+    return getdents(fd, target);
+  } catch (error) {
+    if (error instanceof FsError && error.code === errno.ENOENT) return 0;
+    throw error;
+  }
 }
 
 function addEntries(entries: StreamEntry[], records: Buffer, used: number): void {

@@ -451,6 +451,14 @@ describe('inodes', () => {
     large.close();
   });
 
+  test('a directory that was removed lists nothing, to whoever is in it', () => {
+    const { inode } = store.mkdir(root, top, b('d'), 0o755, 0);
+    store.rmdir(root, top, b('d'));
+    const fd = store.openDirectory(root, inode);
+    expect(store.descriptors.entries(fd, 0, 4096)).toEqual({ entries: [], end: true });
+    closeSync(fd);
+  });
+
   test('of directories that were removed the last 128 are reached, for whoever is in one', () => {
     const large = openStore(directory.path, 1_000);
     const inodes = Array.from(
