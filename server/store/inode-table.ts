@@ -184,7 +184,10 @@ export class InodeTable {
     if (inode.pins === 0 && inode.born === undefined) this.#closeDescriptor(inode);
   }
 
-  /** The same for those that local programs have removed, where no event has told: the next few of all, in turn. */
+  /**
+   * The same for those that local programs have removed, where no event has told: the next few of all, in turn. Not in a filesystem that is
+   * mounted inside: it may be one over a network, and make everybody wait.
+   */
   closeRemoved(): void {
     for (let looked = 0; looked < LOOKED_AT_ONCE; looked++) {
       const next = this.#looking.next();
@@ -192,7 +195,8 @@ export class InodeTable {
         this.#looking = this.#described.values();
         return;
       }
-      if (next.value.watch === undefined) this.#lookAt(next.value);
+      const inode = next.value;
+      if (inode.watch === undefined && inode.device === this.root.device) this.#lookAt(inode);
     }
   }
 
