@@ -176,7 +176,7 @@ export class KernelCaches {
     });
     given.storing = storing;
     await stored;
-    // Too late for a recall that did not know of it.
+    // Not by a recall, which waits: the connection was lost, or the server has been silent for too long.
     if (!isCovered()) await this.dropPages(node, offset, data.length);
   }
 

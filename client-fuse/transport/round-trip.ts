@@ -5,6 +5,8 @@
 
 /** How much one answer that took longer counts: a line that has become slow is known to be after some hundred requests. */
 const SLOWER_WEIGHT = 0.01;
+/** A local line takes a fifth of a millisecond. */
+const SLOW_MS = 2;
 
 export class RoundTrip {
   #ms = Number.POSITIVE_INFINITY;
@@ -12,6 +14,11 @@ export class RoundTrip {
   /** In milliseconds; 0 before the first answer. */
   get ms(): number {
     return Number.isFinite(this.#ms) ? this.#ms : 0;
+  }
+
+  /** What a program will want is worth asking for ahead; elsewhere the processors have nothing else to do than what is asked ahead. */
+  get isSlow(): boolean {
+    return this.ms >= SLOW_MS;
   }
 
   answered(ms: number): void {

@@ -42,13 +42,13 @@ export class FileData {
     );
   }
 
-  // --- reading past the kernel's page cache
+  // --- reading
 
   read(open: OpenHandle, offset: number, size: number): Promise<Uint8Array> {
-    return open.readAhead?.read(offset, size) ?? this.#readShared(open, offset, size);
-  }
-
-  #readShared(open: OpenHandle, offset: number, size: number): Promise<Uint8Array> {
+    const ahead = open.readAhead?.read(offset, size);
+    if (ahead) return ahead;
+    // For the kernel's pages, then, and under a lease: see `readPages`.
+    if (open.isCached) this.#around.missed(open, offset);
     return this.#shared.read(`${open.node.id} ${open.epoch} ${offset} ${size}`, () => this.#read(open, offset, size));
   }
 
@@ -128,7 +128,7 @@ export class FileData {
   /** The lease covers them: what is read stays good until it is recalled. Otherwise it is asked for with the read. */
   async readPages(open: OpenHandle, offset: number, size: number): Promise<Uint8Array> {
     const { leases, session, kernel } = this.#context;
-    if (leases.coversData(open.node)) return this.#readCovered(open, offset, size);
+    if (leases.coversData(open.node)) return this.read(open, offset, size);
     const asOf = leases.clock;
     const request = { handle: open.server, offset, size, knownVersion: undefined, wantsLease: true, wantsBlock: false };
     // On the lane on which recalls are acknowledged: the server must know that this lease is not held any more.
@@ -139,13 +139,6 @@ export class FileData {
     // Nobody would recall these: they are for this caller, and are dropped when it has them.
     if (!leases.coversData(open.node)) setImmediate(() => void kernel.dropPages(open.node, offset, size));
     return bulk;
-  }
-
-  #readCovered(open: OpenHandle, offset: number, size: number): Promise<Uint8Array> {
-    const ahead = open.readAhead?.read(offset, size);
-    if (ahead) return ahead;
-    this.#around.missed(open, offset);
-    return this.#readShared(open, offset, size);
   }
 
   // --- writing

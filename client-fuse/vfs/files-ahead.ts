@@ -5,15 +5,15 @@
  * not done. Owned by RemoteFiles; RemoteDirectories says which directories a walk comes to.
  */
 import { KiB, limits, MiB } from '../../shared/limits.ts';
+import { DT } from '../../shared/linux/constants.ts';
 import { keyOfName } from '../leases/lease-cache.ts';
 import type { CallerIdentity } from '../transport/server-session.ts';
 import type { ListedName } from './listing-parts.ts';
 import type { Node } from './node.ts';
-import { type RemoteContext, SLOW_MS } from './remote-context.ts';
+import type { RemoteContext } from './remote-context.ts';
 
 /** So many files in directories that programs have opened lately, read by one identity in one way, are a walk. */
 const WALK_OPENS = 4;
-const RECENT = 32;
 /** Asked for at once: what keeps a line of 10 ms and 25 MiB/s busy, and does not hold up what is asked for besides. */
 const MOST_ASKED_BYTES = 256 * KiB;
 const MOST_ASKED = 32;
@@ -24,8 +24,6 @@ const MOST_KEPT_BYTES = 4 * MiB;
 const PAUSE_MS = 2_000;
 /** Directories whose files wait to be asked for. */
 const MOST_DIRECTORIES = 64;
-/** d_type of a regular file. */
-const DT_REG = 8;
 
 /** How a program opens its files: what the server is asked in its place. */
 export interface Opening {
@@ -64,8 +62,6 @@ export class FilesAhead {
   readonly #kept = new Map<Node, Kept>();
   #keptBytes = 0;
   #waiting: Waiting[] = [];
-  /** Directories that programs have opened. */
-  readonly #recent: Node[] = [];
   #walk: Walk | undefined;
 
   constructor(context: RemoteContext, open: OpenAhead) {
@@ -88,9 +84,9 @@ export class FilesAhead {
 
   /** A program opens a file to read it. */
   opens(node: Node, opener: CallerIdentity, flags: number): void {
-    if (this.#context.session.roundTrip.ms < SLOW_MS) return;
+    if (!this.#context.session.roundTrip.isSlow) return;
     const directory = node.foundIn;
-    if (directory === undefined || !this.#recent.includes(directory)) return;
+    if (directory === undefined || !this.#context.recentDirectories.has(directory)) return;
     const walk = this.#walkOf(opener, flags);
     if (walk.last !== node) walk.opens++;
     walk.last = node;
@@ -110,17 +106,9 @@ export class FilesAhead {
     return this.#walk;
   }
 
-  /** A program opens a directory. */
-  opensDirectory(directory: Node): void {
-    if (this.#context.session.roundTrip.ms < SLOW_MS) return;
-    if (this.#recent.at(-1) !== directory) this.#recent.push(directory);
-    if (this.#recent.length > RECENT) this.#recent.shift();
-    this.listed(directory);
-  }
-
   /** What a directory lists is known, and a walk comes to it. */
   listed(directory: Node): void {
-    if (this.#walk === undefined || this.#walk.opens < WALK_OPENS) return;
+    if (this.#walk === undefined || this.#walk.opens < WALK_OPENS || !this.#context.session.roundTrip.isSlow) return;
     const { seen } = this.#walk;
     const listing = this.#context.leases.listing(directory);
     if (listing === undefined || seen.has(listing) || this.#waiting.length >= MOST_DIRECTORIES) return;
@@ -150,7 +138,7 @@ export class FilesAhead {
     const { leases } = this.#context;
     while (waiting.next < waiting.listing.length) {
       const { name, type } = waiting.listing[waiting.next++] as ListedName;
-      const node = type === DT_REG ? leases.name(waiting.directory, keyOfName(name)) : undefined;
+      const node = type === DT.REG ? leases.name(waiting.directory, keyOfName(name)) : undefined;
       if (node && this.#isWorthIt(node)) return node;
     }
     return undefined;

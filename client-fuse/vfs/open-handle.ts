@@ -7,7 +7,7 @@
 import { errno, FsError } from '../../shared/errno.ts';
 import { O } from '../../shared/linux/constants.ts';
 import type { ServerSession } from '../transport/server-session.ts';
-import type { OpenHandle } from './node.ts';
+import type { Node, OpenHandle } from './node.ts';
 
 /** Not open at the server in any session. */
 export const NOT_OPENED = -1;
@@ -48,6 +48,14 @@ export function newHandle({
 
 export function canWrite({ flags, isDirectory }: OpenHandle): boolean {
   return !isDirectory && (flags & O.ACCMODE) !== O.RDONLY && (flags & O.EXEC) === 0;
+}
+
+/** What is here of the file's data and the kernel has not asked for yet is not what the file contains any more. */
+export function dropAhead({ cached }: Node): void {
+  for (const open of cached ?? []) {
+    open.first = undefined;
+    open.readAhead?.drop();
+  }
 }
 
 /** Handles by the number that the kernel knows them by. */

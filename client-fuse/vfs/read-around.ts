@@ -35,8 +35,10 @@ export class ReadAround {
     node.missed ??= new MissedRegions();
     const roundTripMs = this.#context.session.roundTrip.ms;
     const price = roundTripMs > 0 ? this.#regionMs / roundTripMs : 0;
-    if (!node.missed.missed(index, price) || this.#underWay >= AT_ONCE || !this.#isRoomFor(node)) return;
+    if (!node.missed.missed(index, price) || this.#underWay >= AT_ONCE) return;
     node.missed.brings(index);
+    // Looked at again after twice as many reads: to ask for the memory is a trip to /proc.
+    if (!this.#isRoomFor(node)) return;
     this.#underWay++;
     const done = () => this.#underWay--;
     // Whoever wants the pages asks for them, and is told what is wrong.

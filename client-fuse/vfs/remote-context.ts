@@ -16,11 +16,9 @@ import { MappedPages } from './mapped-pages.ts';
 import type { Node, OpenHandle } from './node.ts';
 import { NodeTable } from './node-table.ts';
 import { ensureOpen, HandleTable } from './open-handle.ts';
+import { RecentDirectories } from './recent-directories.ts';
 import { SharedBlocks } from './shared-blocks.ts';
 import { Unsynced } from './unsynced.ts';
-
-/** A line that takes so long, there and back, is slow: what a program will want is asked for ahead. A local one takes a fifth of a millisecond. */
-export const SLOW_MS = 2;
 
 /** How attributes are shown on this mount, whatever the server says (`-o uid=,gid=,umask=`). */
 export interface Presentation {
@@ -42,6 +40,7 @@ export class RemoteContext {
   readonly blockBudget = new BlockBudget(limits.maxCachedBlocks);
   readonly blocks: SharedBlocks;
   readonly unsynced = new Unsynced();
+  readonly recentDirectories = new RecentDirectories();
   readonly #presentation: Presentation;
   readonly #forgotten: ForgetQueue | undefined;
 
@@ -135,7 +134,7 @@ export class RemoteContext {
     const taken = this.kernel.takeBackAttributes(node);
     const mark = this.leases.beginChange(node);
     if (taken) await taken;
-    // Of before the change.
+    // The kernel would have them afterwards, as of before the change.
     const stored = this.kernel.stored(node);
     if (stored) await stored;
     let now: { attributes: Attributes; leased: boolean } | undefined;

@@ -63,7 +63,7 @@ export class RemoteDirectories {
   }
 
   #walksTo(node: Node, opener: OpenHandle['opener']): void {
-    this.#files.opensDirectory(node);
+    this.#files.listed(node);
     this.#walk.opened(node, opener);
   }
 

@@ -1,265 +1,61 @@
 /**
- * Open files. Three ways to have one open: cached (read-only, pages kept by the kernel under a shared lease, and opened
- * without asking when that was allowed before); gathering (the only handle, under an exclusive lease); and plain, each
- * read and write one request past all caches.
+ * Open files: their data, what is gathered of them, and what a lease that goes back asks for first. How a file is opened, and what that
+ * says of its reads and writes, is file-opening.ts.
  */
 import type { U64 } from '../../shared/attributes.ts';
 import { errno, FsError } from '../../shared/errno.ts';
 import type { Eventually } from '../../shared/eventually.ts';
-import { BLOCK_BYTES, limits } from '../../shared/limits.ts';
+import { BLOCK_BYTES } from '../../shared/limits.ts';
 import { FALLOC, O } from '../../shared/linux/constants.ts';
-import type { ReplyOf, RequestOf } from '../../shared/protocol/messages.ts';
 import { ClosingFiles } from './closing-files.ts';
 import { FileData, WRITTEN_THROUGH } from './file-data.ts';
-import { FilesAhead, type Opening } from './files-ahead.ts';
-import type { Caller, Entry, NodeId, OpenedFile } from './filesystem.ts';
-import { expectedOf, gatherWrite } from './gathering.ts';
+import { FileOpening } from './file-opening.ts';
+import type { FilesAhead } from './files-ahead.ts';
+import type { Caller, NodeId, OpenedFile } from './filesystem.ts';
+import { gatherWrite } from './gathering.ts';
 import type { Node, OpenHandle } from './node.ts';
 import { pathOf } from './node-path.ts';
-import { canWrite, ensureOpen, NOT_OPENED, newHandle } from './open-handle.ts';
-import { checkName, type RemoteContext } from './remote-context.ts';
+import { canWrite, dropAhead, ensureOpen } from './open-handle.ts';
+import type { RemoteContext } from './remote-context.ts';
 import type { RemoteLocks } from './remote-locks.ts';
 import type { RemoteNames } from './remote-names.ts';
 
-/** What opening a file again must not do again. */
-const ONCE_FLAGS = O.CREAT | O.EXCL | O.TRUNC;
-/** Flags with a meaning to the server; the others (O_DIRECT, O_NONBLOCK, ...) are this machine's business. */
-const SENT_FLAGS = O.ACCMODE | O.TRUNC | O.EXCL | O.NOATIME | O.EXEC;
-
-type Wanted = RequestOf<'open'>['wants'];
-
 export class RemoteFiles {
   readonly #context: RemoteContext;
-  readonly #names: RemoteNames;
   readonly #locks: RemoteLocks;
   readonly #data: FileData;
   readonly #closing: ClosingFiles;
-  readonly ahead: FilesAhead;
+  readonly #opening: FileOpening;
 
   constructor(context: RemoteContext, names: RemoteNames, locks: RemoteLocks) {
     this.#context = context;
-    this.#names = names;
     this.#locks = locks;
     this.#data = new FileData(context);
     this.#closing = new ClosingFiles(context, locks);
-    this.ahead = new FilesAhead(context, (node, opening) => this.#openAhead(node, opening));
+    this.#opening = new FileOpening(context, names, this.#data, this.#closing);
+  }
+
+  /** Files that a walk is about to read. */
+  get ahead(): FilesAhead {
+    return this.#opening.ahead;
   }
 
   get dirtyBytes(): number {
     return this.#data.dirtyBytes;
   }
 
-  // --- opening
+  // --- opening and closing
 
   open(caller: Caller, id: NodeId, flags: number, killSuidgid: boolean): Eventually<OpenedFile> {
-    const node = this.#context.nodes.get(id);
-    const opener = this.#context.identity(caller);
-    const { leases } = this.#context;
-    if (this.#isCacheable(flags, killSuidgid)) {
-      this.ahead.opens(node, opener, flags & SENT_FLAGS);
-      const right = rightOf(opener, flags);
-      const known = this.#openedByKnowledge(node, flags, opener);
-      leases.count(known !== undefined);
-      if (known) return known;
-      const ask = () => this.#ask(caller, node, flags, killSuidgid, right);
-      return this.ahead.asked(node)?.then(() => this.#openedByKnowledge(node, flags, opener) ?? ask()) ?? ask();
-    }
-    node.opening++;
-    return this.#ask(caller, node, flags, killSuidgid, undefined).finally(() => {
-      node.opening--;
-    });
+    return this.#opening.open(caller, id, flags, killSuidgid);
   }
 
-  /** Undefined: the server must be asked. */
-  #openedByKnowledge(node: Node, flags: number, opener: OpenHandle['opener']): OpenedFile | undefined {
-    const { leases } = this.#context;
-    if (!isOnlyRead(node) || !leases.isHeld(node) || !leases.mayOpen(node, rightOf(opener, flags))) return undefined;
-    const open = this.#unopened(node, flags, opener);
-    open.first = this.ahead.take(node);
-    return this.#cached(open);
+  create(caller: Caller, parent: NodeId, name: Uint8Array, mode: number, umask: number, flags: number) {
+    return this.#opening.create(caller, parent, name, mode, umask, flags);
   }
 
-  /** In the place of a program that will open it to read. */
-  async #openAhead(node: Node, { opener, flags }: Opening): Promise<Uint8Array | undefined> {
-    const { leases, session } = this.#context;
-    if (!isOnlyRead(node) || this.#closing.has(node) || node.gatherer) return undefined;
-    const asOf = leases.clock;
-    const firstBytes = limits.maxFirstBytes;
-    const request = {
-      inode: this.#context.inodeOf(node),
-      flags,
-      killSuidgid: false,
-      wants: 'shared',
-      firstBytes,
-    } as const;
-    const { reply, bulk } = await session.callForBulk('open', opener, request, { lane: 'small' });
-    // It has grown, or is not leased.
-    if (reply.handle !== 0) await session.call('release', [], { handles: [reply.handle] });
-    const isGood = reply.handle === 0 && this.#learnOpened(node, reply, asOf) === 'undisturbed' && isOnlyRead(node);
-    if (!isGood || bulk.length === 0) return undefined;
-    leases.learnCoversData(node, asOf);
-    leases.learnOpener(node, rightOf(opener, flags), asOf);
-    return bulk;
-  }
-
-  /** 'undisturbed': nothing was done to the file since it was asked for. */
-  #learnOpened(node: Node, { attributes, lease }: ReplyOf<'open'>, asOf: number): 'none' | 'held' | 'undisturbed' {
-    const { leases } = this.#context;
-    if (attributes) leases.learnAttributes(node, attributes, lease === 'shared', asOf);
-    if (lease !== 'shared' || !leases.isHeld(node)) return 'none';
-    return leases.knownAttributes(node) === attributes ? 'undisturbed' : 'held';
-  }
-
-  /** Its lease is as good as having it open at the server. */
-  #unopened(node: Node, flags: number, opener: OpenHandle['opener']): OpenHandle {
-    const open = this.#handle(node, flags, opener, 0, NOT_OPENED);
-    node.unopened ??= new Set();
-    node.unopened.add(open);
-    this.#context.withUnopened.add(node);
-    return open;
-  }
-
-  #isCacheable(flags: number, killSuidgid: boolean): boolean {
-    const isReadOnly = (flags & O.ACCMODE) === O.RDONLY && !(flags & (O.TRUNC | O.DIRECT));
-    return isReadOnly && !killSuidgid && this.#context.kernel.isAttached;
-  }
-
-  /** `right`: the file is opened to be read through the page cache, and this is to be remembered. */
-  async #ask(
-    caller: Caller,
-    node: Node,
-    flags: number,
-    killSuidgid: boolean,
-    right: string | undefined,
-    maxFirstBytes = limits.maxFirstBytes,
-  ): Promise<OpenedFile> {
-    const { leases, session } = this.#context;
-    // The server would recall it, for this handle is one more.
-    if (this.#closing.has(node)) this.#closing.releaseNow();
-    await this.#context.written(node);
-    const { epoch } = session;
-    const opener = this.#context.identity(caller);
-    const wants = right === undefined ? this.#wantedToWrite(flags, node) : 'shared';
-    const firstBytes = right === undefined ? 0 : maxFirstBytes;
-    const request = { inode: this.#context.inodeOf(node), flags: flags & SENT_FLAGS, killSuidgid, wants, firstBytes };
-    const isChange = (flags & O.TRUNC) !== 0 || killSuidgid;
-    // With O_RDONLY | O_TRUNC the server does so too.
-    if (isChange || (flags & O.ACCMODE) !== O.RDONLY) {
-      leases.opensToWrite(node);
-      await this.#context.kernel.stored(node);
-    }
-    const send = () => session.callForBulk('open', opener, request, { lane: 'small' });
-    const asOf = leases.clock;
-    const { reply, bulk } = await (isChange ? this.#context.changing(node, send) : send());
-    if (isChange) this.#dropAhead(node);
-    const lease = this.#learnOpened(node, reply, asOf);
-    const isHeld = right !== undefined && lease !== 'none';
-    const isUndisturbed = isHeld && lease === 'undisturbed';
-    const isOpen = reply.handle !== 0;
-    // It may have been removed before there was a handle here to keep it, or another handle may gather what it writes.
-    if (!isOpen && !(isUndisturbed && isOnlyRead(node))) return this.#ask(caller, node, flags, killSuidgid, right, 0);
-    const open = isOpen ? this.#handle(node, flags, opener, reply.handle, epoch) : this.#unopened(node, flags, opener);
-    if (isHeld) {
-      leases.learnCoversData(node, asOf);
-      leases.learnOpener(node, right, asOf);
-      if (isUndisturbed && bulk.length > 0) open.first = bulk;
-      return this.#cached(open);
-    }
-    return this.#plain(open, reply.lease, asOf);
-  }
-
-  #wantedToWrite(flags: number, node?: Node): Wanted {
-    // The server may not know of handles whose reads the kernel caches: see `unopened`.
-    if (node?.cached?.size) return 'none';
-    const writes = (flags & O.ACCMODE) !== O.RDONLY && !(flags & O.EXEC);
-    // The second driver could not tell a late error at close(2).
-    return writes && this.#context.kernel.isAttached && !(flags & WRITTEN_THROUGH) ? 'exclusive' : 'none';
-  }
-
-  #handle(node: Node, flags: number, opener: OpenHandle['opener'], server: number, epoch: number): OpenHandle {
-    const kept = flags & SENT_FLAGS & ~ONCE_FLAGS;
-    const open = newHandle({ node, isDirectory: false, flags: kept, opener, server, epoch });
-    open.isDirect = (flags & O.DIRECT) !== 0;
-    open.readAhead = this.#data.readAheadFor(open);
-    if (canWrite(open)) node.writers++;
-    return open;
-  }
-
-  #cached(open: OpenHandle): OpenedFile {
-    const { node } = open;
-    open.isCached = true;
-    node.cached ??= new Set();
-    node.cached.add(open);
-    return { handle: this.#context.handles.add(open), directIo: false, keepCache: this.#context.kernel.hasPages(node) };
-  }
-
-  #plain(open: OpenHandle, lease: ReplyOf<'open'>['lease'], asOf: number): OpenedFile {
-    const { blocks } = this.#context;
-    blocks.opened(open);
-    const isAlone = !open.node.cached?.size && !this.#context.leases.wasRecalled(open.node, asOf);
-    if (lease === 'exclusive' && isAlone) {
-      open.behind = this.#data.writeBehindFor(open);
-      open.blocks = this.#data.blocksFor(open);
-      open.node.gatherer = open;
-      blocks.clear(open.node);
-    }
-    return { handle: this.#context.handles.add(open), directIo: true, keepCache: false };
-  }
-
-  async create(caller: Caller, parent: NodeId, name: Uint8Array, mode: number, umask: number, flags: number) {
-    checkName(name);
-    const { session, nodes, leases } = this.#context;
-    const { epoch } = session;
-    const asOf = leases.clock;
-    const directory = nodes.get(parent);
-    const wants = this.#wantedToWrite(flags);
-    const request = { parent: this.#context.inodeOf(directory), name, mode, umask, flags: flags & SENT_FLAGS, wants };
-    const made = await this.#names.adding(directory, name, () => this.#context.call('create', caller, request));
-    const opened = this.#created(caller, made.node, made.reply, flags, epoch, asOf);
-    // O_CREAT may have found a file that is being read by another name.
-    const stored = this.#context.kernel.stored(made.node);
-    if (stored) await stored;
-    return { entry: made.entry, opened };
-  }
-
-  async tmpfile(
-    caller: Caller,
-    parent: NodeId,
-    mode: number,
-    umask: number,
-    flags: number,
-  ): Promise<{ entry: Entry; opened: OpenedFile }> {
-    const { leases, session } = this.#context;
-    const { epoch } = session;
-    const request = { parent: this.#context.inode(parent), mode, umask, flags: flags & SENT_FLAGS };
-    const asOf = leases.clock;
-    const reply = await this.#context.call('tmpfile', caller, request);
-    const node = this.#names.found(reply.entry, asOf);
-    const opened = this.#created(caller, node, reply, flags, epoch, asOf);
-    return { entry: this.#context.nodeEntry(node, reply.entry.attributes), opened };
-  }
-
-  #created(
-    caller: Caller,
-    node: Node,
-    reply: ReplyOf<'create'>,
-    flags: number,
-    epoch: number,
-    asOf: number,
-  ): OpenedFile {
-    const open = this.#handle(node, flags, this.#context.identity(caller), reply.handle, epoch);
-    // O_CREAT may have found the file there, and O_TRUNC have emptied it.
-    if (canWrite(open)) this.#context.leases.opensToWrite(node);
-    if (flags & O.TRUNC) this.#dropAhead(node);
-    const opened = this.#plain(open, reply.lease, asOf);
-    // The server takes this caller for the one that it says it is: not so where it maps users to others.
-    const isOwn = reply.entry.attributes.uid === caller.uid;
-    if (open.behind) {
-      // Not one that O_CREAT found there: on that no such lease is granted.
-      this.#context.leases.learnNew(node, reply.entry.leased, asOf);
-      if (isOwn) open.expected = expectedOf(this.#context.leases, node);
-    }
-    return opened;
+  tmpfile(caller: Caller, parent: NodeId, mode: number, umask: number, flags: number) {
+    return this.#opening.tmpfile(caller, parent, mode, umask, flags);
   }
 
   release(handle: number): void {
@@ -346,7 +142,7 @@ export class RemoteFiles {
     }
     if (node.gatherer === open) await this.#endGathering(open);
     open.killsSuidgid = killSuidgid;
-    this.#dropAhead(node);
+    dropAhead(node);
     if (isWriteback) return this.#writeBack(handle, node, offset, data, flags);
     const { blocks } = this.#context;
     const start = flags & O.APPEND ? Number.POSITIVE_INFINITY : offset;
@@ -372,17 +168,9 @@ export class RemoteFiles {
     return data.length;
   }
 
-  /** What is here and the kernel has not asked for yet. */
-  #dropAhead(node: Node): void {
-    for (const open of node.cached ?? []) {
-      open.first = undefined;
-      open.readAhead?.drop();
-    }
-  }
-
   #changedData(node: Node): void {
     node.gatherer?.blocks?.clear();
-    this.#dropAhead(node);
+    dropAhead(node);
   }
 
   /** The kernel dropped pages before it sent a change; a reader may have brought them back while it was under way. */
@@ -400,11 +188,6 @@ export class RemoteFiles {
     open.blocks?.clear();
     await behind.drain();
     if (node.gatherer === open) node.gatherer = undefined;
-  }
-
-  /** The leases on these are gone. */
-  dropAhead(nodes: readonly Node[]): void {
-    for (const node of nodes) this.#dropAhead(node);
   }
 
   /** No exclusive lease holds any more. `isFenced`: others may have had it, so what was gathered is refused. */
@@ -521,7 +304,7 @@ export class RemoteFiles {
    * server, and handles that were opened on the credit of the lease are opened, before somebody else removes the file.
    */
   giveBack(node: Node): Promise<void> | undefined {
-    this.#dropAhead(node);
+    dropAhead(node);
     const { gatherer, unopened } = node;
     if (!gatherer && !unopened?.size) return undefined;
     const opened = [...(unopened ?? [])].map((open) => ensureOpen(open, this.#context.session));
@@ -529,18 +312,6 @@ export class RemoteFiles {
     // One that cannot be opened is told so at its next use.
     return Promise.allSettled([...opened, written]).then(() => {});
   }
-}
-
-/**
- * Opening it need not be told to the server. Who opens it to write may be granted the exclusive lease as its only handle: the
- * server would recall that when it hears of the other one, which this client opens before it gives any lease back.
- */
-function isOnlyRead(node: Node): boolean {
-  return node.writers === 0 && node.opening === 0;
-}
-
-function rightOf(opener: OpenHandle['opener'], flags: number): string {
-  return `${opener} ${flags & SENT_FLAGS}`;
 }
 
 /** Once. */

@@ -22,6 +22,7 @@ import type {
 import { gatherAttributes } from './gathering.ts';
 import type { Node } from './node.ts';
 import { pathOf } from './node-path.ts';
+import { dropAhead } from './open-handle.ts';
 import { reclaim } from './reclaim.ts';
 import { type Presentation, RemoteContext } from './remote-context.ts';
 import { RemoteDirectories } from './remote-directories.ts';
@@ -116,7 +117,7 @@ export class RemoteFilesystem implements Filesystem {
     leases.clear();
     blocks.clearAll();
     const given = [...nodes.all].filter((node) => node.given !== undefined);
-    this.#files.dropAhead([...nodes.all].filter((node) => node.cached?.size));
+    for (const node of nodes.all) dropAhead(node);
     return kernel.takeBackAll(given);
   }
 

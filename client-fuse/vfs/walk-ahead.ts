@@ -4,14 +4,13 @@
  * be waited for (a `grep -r` on a line of 10 ms). Where an answer comes at once there is nothing to gain, and it is not done. Only what is known
  * under a lease tells where a walk leads. Owned by RemoteDirectories.
  */
+import { DT } from '../../shared/linux/constants.ts';
 import { keyOfName } from '../leases/lease-cache.ts';
 import type { CallerIdentity } from '../transport/server-session.ts';
 import type { ListedName } from './listing-parts.ts';
 import type { Node } from './node.ts';
-import { type RemoteContext, SLOW_MS } from './remote-context.ts';
+import type { RemoteContext } from './remote-context.ts';
 
-/** Directories that were opened last: those from the root down to where a walk is are among them, and of some walks at once. */
-const RECENT = 32;
 /** Asked for in one directory and not opened yet; and as soon as it is known what is in one of these, in that one. */
 const AHEAD = 16;
 const AHEAD_BELOW = 4;
@@ -21,8 +20,6 @@ const MOST_AHEAD = 64;
 const AHEAD_MS = 10_000;
 /** Requests under way. */
 const MOST_ASKED = 32;
-/** d_type of a directory. */
-const DT_DIR = 4;
 
 /** How far the directories of one listing have been asked for. */
 interface Progress {
@@ -35,7 +32,6 @@ export class WalkAhead {
   readonly #context: RemoteContext;
   /** Asks for what a directory lists. Never rejects. */
   readonly #ask: (node: Node, opener: CallerIdentity) => Promise<void>;
-  readonly #recent: Node[] = [];
   readonly #asked = new Map<Node, Promise<void>>();
   /** Those that were not opened yet, and when they were asked for, in that order. */
   readonly #ahead = new Map<Node, number>();
@@ -53,12 +49,12 @@ export class WalkAhead {
 
   /** A program has opened it, and what it lists is known, if it ever will be. */
   opened(node: Node, opener: CallerIdentity): void {
-    if (this.#context.session.roundTrip.ms < SLOW_MS) return;
+    if (!this.#context.session.roundTrip.isSlow) return;
     this.#ahead.delete(node);
     const parent = node.foundIn;
-    const isWalk = parent !== undefined && this.#recent.includes(parent);
-    if (this.#recent.at(-1) !== node) this.#recent.push(node);
-    if (this.#recent.length > RECENT) this.#recent.shift();
+    const { recentDirectories } = this.#context;
+    const isWalk = parent !== undefined && recentDirectories.has(parent);
+    recentDirectories.opened(node);
     if (!isWalk) return;
     this.#progress.get(parent)?.unopened.delete(node);
     // A walk goes down before it goes on.
@@ -80,7 +76,7 @@ export class WalkAhead {
     for (; progress.next < listing.length; progress.next++) {
       if (unopened.size >= most || this.#asked.size >= MOST_ASKED || !this.#isRoom()) return;
       const { name, type } = listing[progress.next] as ListedName;
-      if (type !== DT_DIR) continue;
+      if (type !== DT.DIR) continue;
       const child = leases.name(directory, keyOfName(name));
       if (!child || leases.listing(child) || this.#asked.has(child)) continue;
       unopened.add(child);

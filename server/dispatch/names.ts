@@ -79,17 +79,11 @@ export const nameHandlers: Handlers<
   },
   unlink: {
     mutates: true,
-    handle: (context, { parent, name }) =>
-      removeName(context, parent, name, ({ store, identity }, directory, victim) =>
-        store.unlink(identity, directory, name, victim),
-      ),
+    handle: (context, { parent, name }) => removeName(context, parent, name, 'unlink'),
   },
   rmdir: {
     mutates: true,
-    handle: (context, { parent, name }) =>
-      removeName(context, parent, name, ({ store, identity }, directory, victim) =>
-        store.rmdir(identity, directory, name, victim),
-      ),
+    handle: (context, { parent, name }) => removeName(context, parent, name, 'rmdir'),
   },
   rename: { mutates: true, handle: rename },
   forget: {
@@ -137,17 +131,17 @@ function removeName(
   context: RequestContext,
   parent: Uint8Array,
   name: Uint8Array,
-  remove: (context: RequestContext, directory: Inode, victim: Inode | null) => void,
+  how: 'unlink' | 'rmdir',
 ): Eventually<ReplyOf<'unlink'>> {
-  const { session, store, leases } = context;
+  const { session, store, leases, identity } = context;
   const directory = store.resolve(parent);
   const victim = store.find(directory, name);
   const inodes = victim ? [directory, victim] : [directory];
   return leases.during(session, inodes, (change) => {
     // While leases were recalled, the name may have come to mean another inode.
-    if (change.hasWaited && store.find(directory, name) !== victim) return removeName(context, parent, name, remove);
+    if (change.hasWaited && store.find(directory, name) !== victim) return removeName(context, parent, name, how);
     context.request.applying();
-    remove(context, directory, victim);
+    store[how](identity, directory, name, victim);
     context.request.applied();
     context.sinceStart.removed(directory, name);
     leases.madeName(directory, name, null);

@@ -140,14 +140,16 @@ export class DirectoryStore implements Store {
   }
 
   unlink(as: Identity, parent: Inode, name: Uint8Array, victim = this.find(parent, name)): void {
-    const directory = this.#fd(parent);
-    runAs(as, () => libc.unlinkat(directory, name, 0)); // if there is none, it says what is wrong
-    if (victim) this.#inodes.nameRemoved(victim);
+    this.#remove(as, parent, name, 0, victim);
   }
 
   rmdir(as: Identity, parent: Inode, name: Uint8Array, victim = this.find(parent, name)): void {
+    this.#remove(as, parent, name, AT.REMOVEDIR, victim);
+  }
+
+  #remove(as: Identity, parent: Inode, name: Uint8Array, flags: number, victim: Inode | null): void {
     const directory = this.#fd(parent);
-    runAs(as, () => libc.unlinkat(directory, name, AT.REMOVEDIR));
+    runAs(as, () => libc.unlinkat(directory, name, flags)); // if there is none, it says what is wrong
     if (victim) this.#inodes.nameRemoved(victim);
   }
 

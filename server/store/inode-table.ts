@@ -107,6 +107,10 @@ export class InodeTable {
     }
   }
 
+  withKey(key: string): Inode | undefined {
+    return this.#byKey.get(key);
+  }
+
   numbered(ino: bigint): Inode[] {
     return [...this.#byKey.values()].filter((inode) => BigInt(inode.ino) === ino);
   }
@@ -155,7 +159,7 @@ export class InodeTable {
 
   /**
    * The inode may have lost its last name. Its space is free only when no descriptor is left, so the table does not keep
-   * one longer than the last open handle.
+   * one longer than the last open handle; of a directory, in which somebody may be, until more were removed.
    */
   nameRemoved(inode: Inode): void {
     const attributes = inode.descriptor < 0 ? undefined : fstat(inode.descriptor);
@@ -169,24 +173,15 @@ export class InodeTable {
     this.#letGoRemoved(oldest);
   }
 
-  withKey(key: string): Inode | undefined {
-    return this.#byKey.get(key);
-  }
-
   #letGoRemoved(inode: Inode): void {
     if (inode.pins === 0) this.#closeDescriptor(inode);
     this.#removed.add(inode);
     this.#forgetRemoved();
   }
 
-  /** Nobody would be told that it is removed, so it is reached anew when it is asked for. */
-  letGo(inode: Inode): void {
-    if (inode.pins === 0 && inode.born === undefined) this.#closeDescriptor(inode);
-  }
-
   /**
-   * The same for those that local programs have removed, where no event has told: the next few of all, in turn. Not in a filesystem that is
-   * mounted inside: it may be one over a network, and make everybody wait.
+   * Local programs may have removed some of which no event tells: looks at the next few of all, in turn. Not in a filesystem that is mounted
+   * inside: it may be one over a network, and make everybody wait.
    */
   closeRemoved(): void {
     for (let looked = 0; looked < LOOKED_AT_ONCE; looked++) {
@@ -206,6 +201,11 @@ export class InodeTable {
     } catch (error) {
       if (!(error instanceof FsError)) throw error; // whoever asks for it is told
     }
+  }
+
+  /** Nobody would be told that it is removed, so it is reached anew when it is asked for. */
+  letGo(inode: Inode): void {
+    if (inode.pins === 0 && inode.born === undefined) this.#closeDescriptor(inode);
   }
 
   /** Descriptors keep filesystems mounted. Those of inodes that may not be found again by name stay. */

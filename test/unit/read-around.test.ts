@@ -48,6 +48,7 @@ beforeEach(async () => {
   });
 });
 afterEach(async () => {
+  vi.restoreAllMocks();
   session.close();
   await server[Symbol.asyncDispose]();
   directory[Symbol.dispose]();
@@ -83,6 +84,14 @@ test('of the last one whole pages: the kernel would take the rest for zeros, or 
   expect(stores[0]).toEqual({ offset: 2 * REGION_BYTES, data: content.subarray(2 * REGION_BYTES, -100) });
 });
 
+test('nothing is brought of a file that does not fit into half of the memory, which is looked at once in a while', async () => {
+  const memory = vi.spyOn(process, 'availableMemory').mockReturnValue(2 * content.length - 1);
+  const { handle } = await open();
+  await readPages(handle, 0, 20);
+  await session.call('statfs', ROOT, { inode: session.hello.root.inode });
+  expect([told, memory.mock.calls.length]).toEqual([[], 1]);
+});
+
 test('nothing is brought of a file that is read from front to back, or a little', async () => {
   const { handle } = await open();
   for (let offset = 0; offset < 2 * REGION_BYTES; offset += 32 * PAGE_SIZE) {
@@ -97,7 +106,7 @@ test('nothing is brought of a file that is read from front to back, or a little'
 const changes: [string, (node: number) => Promise<unknown>][] = [
   ['opening to write', (node) => filesystem.open(root, node, O.RDWR, false) as Promise<unknown>],
   ['opening to empty', (node) => filesystem.open(root, node, O.RDONLY | O.TRUNC, false) as Promise<unknown>],
-  ['truncation', (node) => filesystem.setattr(root, node, { size: 5 } as never)],
+  ['truncation', (node) => filesystem.setattr(root, node, { size: 5 })],
   ['creation of what is there', () => filesystem.create(root, ROOT_NODE, Buffer.from('f'), 0o644, 0, O.RDWR)],
   ['a change on another mount', () => truncateElsewhere()],
 ];

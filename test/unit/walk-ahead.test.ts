@@ -1,11 +1,9 @@
 /** A program walks a tree on a slow line: directories are asked for before it opens them. The server is real, the slowness is said. */
 import { chmodSync, mkdirSync, writeFileSync } from 'node:fs';
 import { afterEach, beforeEach, expect, type MockInstance, test, vi } from 'vitest';
-import type { ServerSession } from '../../client-fuse/transport/server-session.ts';
 import type { Caller } from '../../client-fuse/vfs/filesystem.ts';
-import type { RemoteFilesystem } from '../../client-fuse/vfs/remote-filesystem.ts';
 import { AskingClient } from '../support/asking-client.ts';
-import { ROOT, TemporaryDirectory, type TestServer } from '../support/fixture.ts';
+import { ROOT, TemporaryDirectory } from '../support/fixture.ts';
 
 const b = (text: string) => Buffer.from(text);
 const root: Caller = { uid: 0, gid: 0, pid: 1, groups: [], signal: new AbortController().signal };
@@ -16,10 +14,6 @@ const MANY_NAMES = 200;
 
 let directory: TemporaryDirectory;
 let client: AskingClient;
-let server: TestServer;
-let session: ServerSession;
-let other: ServerSession;
-let filesystem: RemoteFilesystem;
 /** What the line takes. */
 let lineMs: MockInstance<() => number>;
 
@@ -30,7 +24,6 @@ beforeEach(async () => {
     writeFileSync(directory.join('t', name, 'file'), name);
   }
   client = await AskingClient.start(directory);
-  ({ server, session, other, filesystem } = client);
   lineMs = client.slow(10);
 });
 afterEach(async () => {
@@ -38,29 +31,25 @@ afterEach(async () => {
   directory[Symbol.dispose]();
 });
 
-const count = (operation: string) => client.count(operation);
-const quiet = () => client.quiet();
-
-const nodeOf = (...path: string[]) => client.nodeOf(root, path);
 async function listed(caller: Caller, ...path: string[]): Promise<string[]> {
-  const { handle } = await filesystem.opendir(caller, await nodeOf(...path));
-  const entries = await filesystem.readdir(caller, handle, 0, 32_768, true);
-  await filesystem.releasedir(handle);
+  const { handle } = await client.filesystem.opendir(caller, await client.nodeOf(root, path));
+  const entries = await client.filesystem.readdir(caller, handle, 0, 32_768, true);
+  await client.filesystem.releasedir(handle);
   return entries.map(({ name }) => String(name)).filter((name) => !name.startsWith('.'));
 }
 
 test('what is next to the directory that was opened, and below it, is asked for, some at a time', async () => {
   const names = await listed(root, 't');
-  expect(count('opendir')).toBe(1);
+  expect(client.count('opendir')).toBe(1);
   const [first = '', second = ''] = names;
   expect(await listed(root, 't', first)).toEqual(expect.arrayContaining(['below', 'file']));
-  await quiet();
+  await client.quiet();
   // The first one and 16 more, with what is below each.
-  expect(count('opendir')).toBe(1 + 2 * (1 + 16));
+  expect(client.count('opendir')).toBe(1 + 2 * (1 + 16));
   client.asked = [];
   await listed(root, 't', first, 'below');
   await listed(root, 't', second);
-  await quiet();
+  await client.quiet();
   // Nothing was waited for; one more is ahead, and what is below it.
   expect(client.asked).toEqual(['opendir', 'opendir']);
 });
@@ -70,16 +59,16 @@ test('each directory of a walk is asked for once', async () => {
     expect((await listed(root, 't', name)).toSorted()).toEqual(['below', 'file']);
     expect(await listed(root, 't', name, 'below')).toEqual([]);
   }
-  await quiet();
-  expect(count('opendir')).toBe(1 + 2 * DIRECTORIES.length);
+  await client.quiet();
+  expect(client.count('opendir')).toBe(1 + 2 * DIRECTORIES.length);
 });
 
 test('a way down is gone ahead to its end', async () => {
   mkdirSync(directory.join('down', '1', '2', '3', '4', '5', '6'), { recursive: true });
   await listed(root, 'down');
   await listed(root, 'down', '1');
-  await quiet();
-  expect(count('opendir')).toBe(7);
+  await client.quiet();
+  expect(client.count('opendir')).toBe(7);
 });
 
 test('of a wide tree no more than 64 are asked for and not opened', async () => {
@@ -88,33 +77,33 @@ test('of a wide tree no more than 64 are asked for and not opened', async () => 
   }
   const [first = ''] = await listed(root, 'w');
   await listed(root, 'w', first);
-  await quiet();
-  expect(count('opendir')).toBe(2 + 64);
+  await client.quiet();
+  expect(client.count('opendir')).toBe(2 + 64);
   client.asked = [];
   const [, second = ''] = await listed(root, 'w');
   await listed(root, 'w', second);
-  await quiet();
+  await client.quiet();
   expect(client.asked).toEqual(['opendir']);
 });
 
 test('who opens one that is being asked for waits for that answer', async () => {
   const [first = '', second = ''] = await listed(root, 't');
   await listed(root, 't', first);
-  expect(session.inFlight).toBeGreaterThan(0);
+  expect(client.session.inFlight).toBeGreaterThan(0);
   expect((await listed(root, 't', second)).toSorted()).toEqual(['below', 'file']);
-  await quiet();
+  await client.quiet();
   const [top, ahead] = [1, 16];
-  expect(count('opendir')).toBe(top + 2 * (1 + ahead + 1)); // and not once more for the second
+  expect(client.count('opendir')).toBe(top + 2 * (1 + ahead + 1)); // and not once more for the second
 });
 
 test('a directory that was changed meanwhile is shown as it is', async () => {
   const [first = '', second = ''] = await listed(root, 't');
   await listed(root, 't', first);
-  await quiet();
-  const where = { parent: other.hello.root.inode, name: b('t') };
-  const { found: top } = await other.call('lookup', ROOT, where);
-  const { found } = await other.call('lookup', ROOT, { parent: top?.inode as Uint8Array, name: b(second) });
-  await other.call('mkdir', ROOT, { parent: found?.inode as Uint8Array, name: b('new'), mode: 0o755, umask: 0 });
+  await client.quiet();
+  const where = { parent: client.other.hello.root.inode, name: b('t') };
+  const { found: top } = await client.other.call('lookup', ROOT, where);
+  const { found } = await client.other.call('lookup', ROOT, { parent: top?.inode as Uint8Array, name: b(second) });
+  await client.other.call('mkdir', ROOT, { parent: found?.inode as Uint8Array, name: b('new'), mode: 0o755, umask: 0 });
   expect(await listed(root, 't', second)).toContain('new');
 });
 
@@ -122,9 +111,9 @@ test('one that is too long to be listed at once is closed at the server', async 
   const [first = '', second = ''] = await listed(root, 't');
   for (let index = 0; index < MANY_NAMES; index++) writeFileSync(directory.join('t', second, `file-${index}`), '');
   await listed(root, 't', first);
-  await vi.waitFor(() => expect(count('release')).toBe(1));
-  await quiet();
-  expect([...server.server.sessions.all].map(({ openFiles }) => openFiles)).toEqual([0, 0]);
+  await vi.waitFor(() => expect(client.count('release')).toBe(1));
+  await client.quiet();
+  expect([...client.server.server.sessions.all].map(({ openFiles }) => openFiles)).toEqual([0, 0]);
 });
 
 test('what one user may open says nothing for another', async () => {
@@ -132,7 +121,7 @@ test('what one user may open says nothing for another', async () => {
   mkdirSync(directory.join('t', 'zz-private'), { mode: 0o700 });
   const [first = ''] = names;
   await listed(root, 't', first);
-  await quiet();
+  await client.quiet();
   await expect(listed(stranger, 't', 'zz-private')).rejects.toThrow('EACCES');
 });
 
@@ -142,17 +131,17 @@ test('directories that may not be opened do not take the places of others', asyn
   await listed(root, 't'); // what was local is seen
   client.asked = [];
   await listed(stranger, 't', first);
-  await quiet();
-  const before = count('opendir');
+  await client.quiet();
+  const before = client.count('opendir');
   await listed(stranger, 't', first);
-  await quiet();
-  expect([before, count('opendir')]).toEqual([1 + 1 + 16, 1 + 1 + 16 + 16]);
+  await client.quiet();
+  expect([before, client.count('opendir')]).toEqual([1 + 1 + 16, 1 + 1 + 16 + 16]);
 });
 
 test('on a line that answers at once nothing is asked ahead', async () => {
   lineMs.mockRestore();
   const [first = ''] = await listed(root, 't');
   await listed(root, 't', first);
-  await quiet();
-  expect(count('opendir')).toBe(2);
+  await client.quiet();
+  expect(client.count('opendir')).toBe(2);
 });
