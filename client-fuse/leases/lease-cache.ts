@@ -116,8 +116,9 @@ export class LeaseCache {
 
   /** What was read since `asOf` may be kept, and the file was not changed since. */
   hasCovered(node: Node, asOf: number): boolean {
-    const isChanged = node.known === undefined || node.known.changing > 0 || node.known.changedAt > asOf;
-    return !isChanged && this.coversData(node) && !this.wasRecalled(node, asOf);
+    const { changing, changedAt, uncoveredAt } = this.#knowledge(node);
+    const isSame = changing === 0 && changedAt <= asOf && uncoveredAt <= asOf;
+    return isSame && this.coversData(node) && !this.wasRecalled(node, asOf);
   }
 
   /** A lease that a reply to a request of `asOf` grants was recalled already: the recall was handled first. */

@@ -47,12 +47,13 @@ export class FileOpening {
     if (this.#isCacheable(flags, killSuidgid)) {
       this.ahead.opens(node, opener, flags & SENT_FLAGS);
       const right = rightOf(opener, flags);
-      const open = () => this.#openedByKnowledge(node, flags, opener, right);
-      const known = open();
+      const known = this.#openedByKnowledge(node, flags, opener, right);
       leases.count(known !== undefined);
       if (known) return known;
-      const ask = () => this.#ask(caller, node, flags, killSuidgid, right);
-      return this.ahead.asked(node)?.then(() => open() ?? ask()) ?? ask();
+      const asked = this.ahead.asked(node);
+      if (asked === undefined) return this.#ask(caller, node, flags, killSuidgid, right);
+      const answered = () => this.#openedByKnowledge(node, flags, opener, right);
+      return asked.then(() => answered() ?? this.#ask(caller, node, flags, killSuidgid, right));
     }
     node.opening++;
     return this.#ask(caller, node, flags, killSuidgid, undefined).finally(() => {
@@ -140,7 +141,8 @@ export class FileOpening {
     // With O_RDONLY | O_TRUNC the server does so too.
     if (isChange || (flags & O.ACCMODE) !== O.RDONLY) {
       leases.opensToWrite(node);
-      await this.#context.kernel.stored(node);
+      const stored = this.#context.kernel.stored(node);
+      if (stored) await stored;
     }
     const send = () => this.#request(node, opener, flags, killSuidgid, wants, firstBytes);
     const asOf = leases.clock;

@@ -99,6 +99,37 @@ describe('what is read of a file is kept', () => {
     expect(cache.coversData(file)).toBe(false);
   });
 
+  describe('has been all the while', () => {
+    test('when nothing happened to the file', () => {
+      expect(covered()).toBe(true);
+      const asOf = cache.clock;
+      cache.changed(directory);
+      expect(cache.hasCovered(file, asOf)).toBe(true);
+      isUsable = false;
+      expect(cache.hasCovered(file, asOf)).toBe(false);
+    });
+
+    const events: [what: string, event: () => void][] = [
+      ['its recall', () => cache.gaveBack(cache.recall([file]).nodes)],
+      ['the loss of the connection', () => cache.clear()],
+      ['its opening to write', () => cache.opensToWrite(file)],
+      ['an own change', () => cache.endChange(file, cache.beginChange(file))],
+    ];
+    test.each(events)('not over %s, though it is again', (_what, event) => {
+      expect(covered()).toBe(true);
+      const asOf = cache.clock;
+      event();
+      expect(covered()).toBe(true);
+      expect([cache.hasCovered(file, asOf), cache.hasCovered(file, cache.clock)]).toEqual([false, true]);
+    });
+
+    test('not during an own change', () => {
+      expect(covered()).toBe(true);
+      cache.beginChange(file);
+      expect([cache.coversData(file), cache.hasCovered(file, cache.clock)]).toEqual([true, false]);
+    });
+  });
+
   test('over own writes, which the server knows of', () => {
     expect(covered()).toBe(true);
     cache.changed(file);
