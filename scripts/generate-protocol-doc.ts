@@ -38,6 +38,8 @@ order of the fields below. Bulk data is the last element of its frame, a \`bin 3
 | recalled, client to server | \`6, id, inodes\` |
 | granted, server to client | \`7, ticket, errno\` |
 | grant taken, client to server | \`8, ticket\` |
+| recall of blocks, server to client | \`10, id, inode, blocks\`, or nil for all; answered by recalled |
+| given back, client to server | \`11, inodes\`: their leases, unasked |
 | grace over, server to client | \`9, late\`: so many clients have lost their locks |
 
 \`seq\` counts up in a session. A \`slot\` holds one request at a time: the next one in it says that the reply to the last was

@@ -22,6 +22,7 @@ export function newKnowledge(generation: number): Knowledge {
     changedAt: 0,
     recalledAt: 0,
     left: undefined,
+    kept: undefined,
     changing: 0,
     recalling: 0,
   };

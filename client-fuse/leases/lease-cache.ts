@@ -13,6 +13,7 @@ import type { ListedName } from '../vfs/listing-parts.ts';
 import type { Knowledge, Node } from '../vfs/node.ts';
 import { clearKnowledge, newKnowledge } from './knowledge.ts';
 import { LeftFiles } from './left-files.ts';
+import { RemovalWalks } from './removal-walks.ts';
 
 /** What the kernel asks for before each change of an owner. */
 const CAPABILITY = 'security.capability';
@@ -27,14 +28,16 @@ export class LeaseCache {
   /** How the server says that there is no such attribute: the same for all inodes of its filesystem. */
   readonly #absentXattrs = new Map<string, number>();
   readonly #left = new LeftFiles();
+  readonly #walks: RemovalWalks;
   /** Questions that were answered from memory, and others; recalls that came. */
   hits = 0;
   misses = 0;
   recalls = 0;
 
   /** `isUsable`: the server answered recently enough to know that it would have recalled. */
-  constructor(isUsable: () => boolean) {
+  constructor(isUsable: () => boolean, walks = new RemovalWalks()) {
     this.#isUsable = isUsable;
+    this.#walks = walks;
   }
 
   /** To be taken before a request is sent whose reply may be learned from. */
@@ -377,12 +380,33 @@ export class LeaseCache {
     }
     for (const node of asked) if (node) others.delete(node);
     const nodes = [...asked.filter((node) => node !== undefined), ...others];
+    this.#recallAll(nodes);
+    return { nodes, others: [...others] };
+  }
+
+  /**
+   * What another client is about to remove, where what it removes is recalled: to be given back before it asks for it, by `giveUp`.
+   * Called before `recall`.
+   */
+  removedNext(asked: readonly (Node | undefined)[]): readonly (readonly Node[])[] {
+    const directory = directoryOfRemoved(asked);
+    return directory ? this.#walks.removes(directory, (node) => this.#mayGo(node) && !asked.includes(node)) : [];
+  }
+
+  /** These leases go back unasked, those that still may. Nothing is learned of them until `gaveBack`. */
+  giveUp(nodes: readonly Node[]): readonly Node[] {
+    const going = nodes.filter((node) => this.#mayGo(node));
+    this.#recallAll(going);
+    return going;
+  }
+
+  #recallAll(nodes: readonly Node[]): void {
     for (const node of nodes) {
+      this.#keepBelow(node);
       this.#forget(node);
       this.#knowledge(node).recalledAt = this.#clock;
       this.#knowledge(node).recalling++;
     }
-    return { nodes, others: [...others] };
   }
 
   /** What goes back with `node`. */
@@ -404,8 +428,25 @@ export class LeaseCache {
 
   /** The server thinks that it is held, whether or not it may be used now, and nothing would have to be done first. */
   #canGiveBack(node: Node): boolean {
+    return node.known?.names === undefined && this.#mayGo(node);
+  }
+
+  /** The same, with the names of a directory. */
+  #mayGo(node: Node): boolean {
     const isHeld = node.known?.generation === this.#generation && node.known.isHeld;
     return isHeld && !node.isForgotten && !isInUse(node);
+  }
+
+  /** Its names are forgotten: which directories below it may still be held, for whoever removes them too. */
+  #keepBelow({ known }: Node): void {
+    if (known?.names === undefined) return;
+    known.kept = undefined;
+    if (!this.#walks.isUnderWay) return;
+    for (const child of known.names.values()) {
+      if (!child?.known?.names) continue;
+      known.kept ??= new Set();
+      known.kept.add(child);
+    }
   }
 
   /** To be called right before the server is told. */
@@ -459,9 +500,14 @@ export class LeaseCache {
   }
 }
 
-/** More than attributes and pages depends on its lease. */
+/** More than attributes, names and pages depends on its lease. */
 function isInUse({ known, unopened, cached, gatherer }: Node): boolean {
-  return known?.names !== undefined || !!unopened?.size || !!cached?.size || gatherer !== undefined;
+  return !!known?.changing || !!unopened?.size || !!cached?.size || gatherer !== undefined;
+}
+
+/** Where a name is removed: then the lease on what it means is recalled with the directory's. */
+function directoryOfRemoved(asked: readonly (Node | undefined)[]): Node | undefined {
+  return asked.find((node) => node?.foundIn && asked.includes(node.foundIn))?.foundIn;
 }
 
 /** Bytes as a key of maps. */

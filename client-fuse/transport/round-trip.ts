@@ -7,6 +7,9 @@
 const SLOWER_WEIGHT = 0.01;
 /** A local line takes a fifth of a millisecond. */
 const SLOW_MS = 2;
+/** Requests that keep both ends busy, on a line that answers at once and on a slow one. */
+const DEPTH = 8;
+const DEPTH_OF_SLOW = 32;
 
 export class RoundTrip {
   #ms = Number.POSITIVE_INFINITY;
@@ -16,9 +19,9 @@ export class RoundTrip {
     return Number.isFinite(this.#ms) ? this.#ms : 0;
   }
 
-  /** What a program will want is worth asking for ahead; elsewhere the processors have nothing else to do than what is asked ahead. */
-  get isSlow(): boolean {
-    return this.ms >= SLOW_MS;
+  /** How many requests that nobody waits for yet are worth having under way: more only hold up what somebody waits for. */
+  get depth(): number {
+    return this.ms >= SLOW_MS ? DEPTH_OF_SLOW : DEPTH;
   }
 
   answered(ms: number): void {

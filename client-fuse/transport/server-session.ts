@@ -212,6 +212,11 @@ export class ServerSession {
     return this.#requests.size;
   }
 
+  /** The leases on these are not used any more. Where that does not arrive, the server will ask for them in vain. */
+  gaveBack(inodes: readonly Uint8Array[]): void {
+    this.#links.get('small')?.send([frameKind.GIVEN_BACK, inodes]);
+  }
+
   /** Sends a request and resolves with its reply. Rejects with FsError: the server's errno. */
   async call<N extends OperationName>(
     operation: N,

@@ -1,8 +1,8 @@
 /**
- * Small files that a program is about to read, since it reads one after the other in what it walks: on a slow line they are asked for
+ * Small files that a program is about to read, since it reads one after the other in what it walks: they are asked for
  * ahead, several at once, with all that they contain. The same request as ever, only sooner, and the reply is learned under the
- * same rules; the content is kept here until the file is opened. Where an answer comes at once there is nothing to gain, and it is
- * not done. Owned by RemoteFiles; RemoteDirectories says which directories a walk comes to.
+ * same rules; the content is kept here until the file is opened. Owned by RemoteFiles; RemoteDirectories says which directories a
+ * walk comes to.
  */
 import { KiB, limits, MiB } from '../../shared/limits.ts';
 import { DT } from '../../shared/linux/constants.ts';
@@ -16,7 +16,6 @@ import type { RemoteContext } from './remote-context.ts';
 const WALK_OPENS = 4;
 /** Asked for at once: what keeps a line of 10 ms and 25 MiB/s busy, and does not hold up what is asked for besides. */
 const MOST_ASKED_BYTES = 256 * KiB;
-const MOST_ASKED = 32;
 /** Here and not opened. Whoever walks on without reading them gets no more. */
 const MOST_KEPT = 128;
 const MOST_KEPT_BYTES = 4 * MiB;
@@ -84,7 +83,6 @@ export class FilesAhead {
 
   /** A program opens a file to read it. */
   opens(node: Node, opener: CallerIdentity, flags: number): void {
-    if (!this.#context.session.roundTrip.isSlow) return;
     const directory = node.foundIn;
     if (directory === undefined || !this.#context.recentDirectories.has(directory)) return;
     const walk = this.#walkOf(opener, flags);
@@ -108,7 +106,7 @@ export class FilesAhead {
 
   /** What a directory lists is known, and a walk comes to it. */
   listed(directory: Node): void {
-    if (this.#walk === undefined || this.#walk.opens < WALK_OPENS || !this.#context.session.roundTrip.isSlow) return;
+    if (this.#walk === undefined || this.#walk.opens < WALK_OPENS) return;
     const { seen } = this.#walk;
     const listing = this.#context.leases.listing(directory);
     if (listing === undefined || seen.has(listing) || this.#waiting.length >= MOST_DIRECTORIES) return;
@@ -129,7 +127,8 @@ export class FilesAhead {
   }
 
   #isRoom(): boolean {
-    const isLineBusy = this.#asked.size >= MOST_ASKED || this.#askedBytes >= MOST_ASKED_BYTES;
+    const isLineBusy =
+      this.#asked.size >= this.#context.session.roundTrip.depth || this.#askedBytes >= MOST_ASKED_BYTES;
     return !isLineBusy && this.#kept.size + this.#asked.size < MOST_KEPT && this.#keptBytes < MOST_KEPT_BYTES;
   }
 

@@ -52,6 +52,8 @@ export interface Knowledge {
   openers: Set<string> | undefined;
   /** Of a directory whose names were recalled: files whose leases were kept, and how many of them were recalled since. */
   left: { readonly files: readonly Node[]; recalls: number } | undefined;
+  /** The same of directories: those whose leases may have been kept. */
+  kept: Set<Node> | undefined;
   changedAt: number;
   /** The clock of the last recall. */
   recalledAt: number;

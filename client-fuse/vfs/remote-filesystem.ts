@@ -41,6 +41,8 @@ export class RemoteFilesystem implements Filesystem {
   readonly #locks: RemoteLocks;
   readonly #files: RemoteFiles;
   readonly #directories: RemoteDirectories;
+  /** Leases are being given back that nobody has asked for. */
+  #givesUp = false;
 
   constructor(session: ServerSession, presentation: Presentation = {}, maxIdleNodes: number = limits.maxIdleNodes) {
     this.#context = new RemoteContext(session, presentation, maxIdleNodes);
@@ -93,15 +95,31 @@ export class RemoteFilesystem implements Filesystem {
     const { leases, kernel } = this.#context;
     const asked = inodes.map((inode) => this.#context.nodeOf(inode));
     this.#files.releaseNow();
+    const next = this.#givesUp ? [] : leases.removedNext(asked);
     const { nodes, others } = leases.recall(asked);
     const files = asked.map((node) => node && this.#files.giveBack(node));
     const waits = [...files, kernel.takeBack(nodes)].filter((wait) => wait !== undefined);
+    if (next.length > 0) void this.#giveUp(next);
     const finish = () => {
       leases.gaveBack(nodes);
       kernel.tookBack(nodes);
       return others.map((one) => one.inode);
     };
     return { ready: waits.length > 0 ? Promise.all(waits).then(() => {}) : undefined, finish };
+  }
+
+  /** Before the server asks for them, which nobody waits for: one group after the other. */
+  async #giveUp(groups: readonly (readonly Node[])[]): Promise<void> {
+    const { leases, kernel, session } = this.#context;
+    this.#givesUp = true;
+    for (const group of groups) {
+      const nodes = leases.giveUp(group);
+      await kernel.takeBack(nodes);
+      leases.gaveBack(nodes);
+      kernel.tookBack(nodes);
+      if (nodes.length > 0) session.gaveBack(nodes.map((node) => node.inode));
+    }
+    this.#givesUp = false;
   }
 
   /** The server took everything back: what was gathered is refused, and whoever wrote it is told. */

@@ -1,7 +1,7 @@
 /**
  * Directories that a program is about to open, since it walks a tree: it opens one right after the directory that lists it. They are
  * asked for ahead, some at a time, in the order of the listing: the same request as ever, only sooner, where each would
- * be waited for (a `grep -r` on a line of 10 ms). Where an answer comes at once there is nothing to gain, and it is not done. Only what is known
+ * be waited for (a `grep -r` on a line of 10 ms), or each end would wait for the other (on a local one). Only what is known
  * under a lease tells where a walk leads. Owned by RemoteDirectories.
  */
 import { DT } from '../../shared/linux/constants.ts';
@@ -18,8 +18,6 @@ const AHEAD_BELOW = 4;
 const MOST_AHEAD = 64;
 /** Longer than that nobody walks from one directory to the next: other walks may have their place. */
 const AHEAD_MS = 10_000;
-/** Requests under way. */
-const MOST_ASKED = 32;
 
 /** How far the directories of one listing have been asked for. */
 interface Progress {
@@ -49,7 +47,6 @@ export class WalkAhead {
 
   /** A program has opened it, and what it lists is known, if it ever will be. */
   opened(node: Node, opener: CallerIdentity): void {
-    if (!this.#context.session.roundTrip.isSlow) return;
     this.#ahead.delete(node);
     const parent = node.foundIn;
     const { recentDirectories } = this.#context;
@@ -73,8 +70,9 @@ export class WalkAhead {
       this.#progress.set(directory, progress);
     }
     const { unopened } = progress;
+    const { depth } = this.#context.session.roundTrip;
     for (; progress.next < listing.length; progress.next++) {
-      if (unopened.size >= most || this.#asked.size >= MOST_ASKED || !this.#isRoom()) return;
+      if (unopened.size >= most || this.#asked.size >= depth || !this.#isRoom()) return;
       const { name, type } = listing[progress.next] as ListedName;
       if (type !== DT.DIR) continue;
       const child = leases.name(directory, keyOfName(name));

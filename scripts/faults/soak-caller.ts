@@ -27,9 +27,12 @@ export interface CallerCounts {
   readonly increments: Readonly<Record<string, number>>;
 }
 
+type Alone = (work: () => Promise<void>) => Promise<void>;
+
 export class SoakCaller {
   readonly name: string;
   readonly #root: string;
+  readonly #alone: Alone;
   readonly #random: Random;
   readonly #files = new Map<string, Buffer>();
   readonly #increments = { flock: 0, fcntl: 0 };
@@ -40,10 +43,12 @@ export class SoakCaller {
   /** What is under way, and since when (performance.now()). */
   now: { readonly what: string; readonly sinceMs: number } | undefined;
 
-  constructor(root: string, name: string, seed: number) {
+  /** `alone`: around each look at the board, and each write of it, where the filesystem does not keep them apart (ext4 does not). */
+  constructor(root: string, name: string, seed: number, alone: Alone = (work) => work()) {
     this.#root = root;
     this.name = name;
     this.#random = new Random(seed);
+    this.#alone = alone;
   }
 
   /** By how often each is done. */
@@ -65,8 +70,8 @@ export class SoakCaller {
     [1, 'increment under fcntl', () => this.#increment('fcntl')],
     [3, 'move a token', () => this.#moveToken()],
     [2, 'mkdir as a lock', () => this.#exclude()],
-    [2, 'write the board', () => this.#writeBoard()],
-    [2, 'read the board', () => this.#readBoard()],
+    [2, 'write the board', () => this.#alone(() => this.#writeBoard())],
+    [2, 'read the board', () => this.#alone(() => this.#readBoard())],
     [3, 'look at what others have', () => this.#look()],
   ];
 

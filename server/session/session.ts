@@ -379,13 +379,18 @@ export class Session implements LeaseHolder {
     // Too late: all its leases were revoked, and these may have been granted again since.
     if (recall === undefined) return;
     this.#recalls.delete(id);
-    for (const handle of others) {
-      const inode = this.exported.store.known(handle);
-      if (inode) this.exported.leases.drop(this, inode);
-    }
+    this.gaveBack(others);
     // At once: the next message may be a read that is to wait, because this client holds the lease no more.
     for (const inode of recall.inodes) this.exported.leases.drop(this, inode);
     recall.resolve();
+  }
+
+  /** The client does not use the leases on these any more. What it is granted afterwards it asks for afterwards, on the same lane. */
+  gaveBack(inodes: readonly Uint8Array[]): void {
+    for (const handle of inodes) {
+      const inode = this.exported.store.known(handle);
+      if (inode) this.exported.leases.drop(this, inode);
+    }
   }
 
   revokeLeases(): void {

@@ -10,6 +10,7 @@
  *                      [BYE, reason]                                         before the server closes a connection
  *                      [RECALL, id, inodes | nil]                            give back the leases on these (nil: all)
  *   client -> server   [RECALLED, id, inodes]                                they are not used any more, nor are these others
+ *   client -> server   [GIVEN_BACK, inodes]                                  nor are these, unasked
  *   server -> client   [RECALL_BLOCKS, id, inode, blocks | nil]              give back these blocks of its data (nil: all); answered by RECALLED
  *   server -> client   [GRANTED, ticket, errno]                              how a lock that was waited for was decided
  *   client -> server   [GRANT_TAKEN, ticket]                                 it is known, and need not be said again
@@ -42,7 +43,7 @@ import {
 } from './schema.ts';
 
 /** Counts up with every change that an older peer would not understand. */
-export const PROTOCOL_VERSION = 10;
+export const PROTOCOL_VERSION = 11;
 
 export const frameKind = {
   REQUEST: 1,
@@ -55,6 +56,7 @@ export const frameKind = {
   GRANT_TAKEN: 8,
   GRACE_OVER: 9,
   RECALL_BLOCKS: 10,
+  GIVEN_BACK: 11,
 } as const;
 
 /** The reason with which a client closes its connections when it will not come back. */

@@ -1,4 +1,4 @@
-/** A program reads one small file after the other on a slow line: they are here before it opens them. The slowness is said. */
+/** A program reads one small file after the other: they are here before it opens them. How slow the line is is said. */
 import { chmodSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { afterEach, beforeEach, expect, type MockInstance, test, vi } from 'vitest';
 import { ServerSession } from '../../client-fuse/transport/server-session.ts';
@@ -175,15 +175,28 @@ test('what a walk that is over has left makes room for the next one', async () =
 });
 
 test.each([
-  ['on a line that answers at once', () => lineMs.mockRestore(), (names: string[]) => names],
-  ['for who reads one file again and again', () => {}, (names: string[]) => Array(8).fill(names[0]) as string[]],
-])('%s nothing is asked ahead', async (_when, prepare, choose) => {
-  prepare();
-  const chosen = choose((await listed('d')).slice(0, 8));
-  for (const name of chosen) await contentOf(root, 'd', name);
+  ['a line that answers at once', 0.2, 8],
+  ['a slow line', 10, 32],
+])('on %s so many are asked for at once', async (_line, ms, most) => {
+  lineMs.mockReturnValue(ms);
+  const names = await listed('d');
+  for (const name of names.slice(0, 3)) await contentOf(root, 'd', name);
+  // From now on nothing is answered.
+  vi.mocked(client.session.callForBulk).mockImplementation((operation) => {
+    client.asked.push(operation);
+    return new Promise(() => {});
+  });
+  client.asked = [];
+  void contentOf(root, 'd', names[3] as string);
+  await vi.waitFor(() => expect(opens()).toBe(most));
+});
+
+test('for who reads one file again and again nothing is asked ahead', async () => {
+  const [name = ''] = await listed('d');
+  for (let count = 0; count < 8; count++) await contentOf(root, 'd', name);
   await client.quiet();
   // Of what the pretended kernel does not keep each reading asks again.
-  expect(opens()).toBe(chosen.length);
+  expect(opens()).toBe(8);
 });
 
 test('nor where files are opened by names that nobody has listed', async () => {

@@ -283,6 +283,18 @@ test('one recall for all who wait, none is granted meanwhile, and afterwards the
   for (const session of others) session.close();
 });
 
+test('what a client has given back unasked is not recalled', async () => {
+  using holder = await Holder.open();
+  const { d, f } = await holder.holdAll();
+  const other = await server.connect();
+  holder.raw.send([frameKind.GIVEN_BACK, [d, b('of nothing'), f]]);
+  await vi.waitFor(() => expect([holdersOf('d'), holdersOf('d/f')]).toEqual([0, 0]));
+  await other.call('unlink', ROOT, { parent: d, name: b('f') });
+  expect(exported.leases.counts.recallsSent).toBe(0);
+  expect((await holder.lookUp(holder.root, 'd')).leased).toBe(true);
+  other.close();
+});
+
 describe('a client that does not answer', () => {
   test('delays a change by the recall time, once, and nothing elsewhere', async () => {
     Object.assign(limits, { recallMs: 400 });

@@ -17,7 +17,7 @@ import { valuesOf } from '../support/arbitraries.ts';
 import { lookUp, RawClient, ROOT, TemporaryDirectory, TestServer } from '../support/fixture.ts';
 import { PLAIN_WRITE } from '../support/requests.ts';
 
-const { REQUEST, CANCEL, REPLY, BYE, GRANT_TAKEN } = frameKind;
+const { REQUEST, CANCEL, REPLY, BYE, GRANT_TAKEN, GIVEN_BACK } = frameKind;
 const code = Object.fromEntries(operationNames.map((name) => [name, operations[name].code]));
 const NAMES = operationNames.filter((name) => name !== 'hello');
 
@@ -121,6 +121,7 @@ describe('after hello', () => {
     ['a huge list', request(code.forget, [new Array(1025).fill([Buffer.alloc(1), 1])]), /inodes/],
     ['a cancel without a number', [CANCEL, 'x'], /expected counter/],
     ['a grant taken without a number', [GRANT_TAKEN, 'x'], /expected counter/],
+    ['leases given back that are no list', [GIVEN_BACK, 5], /list of at most 4096/],
   ];
   test.each(rows)('%s', async (_what, frame, says) => {
     using client = (await RawClient.greeted(port)).client;

@@ -1,6 +1,7 @@
 /** What a soak finds: its callers on a local directory, where nothing goes wrong, and then each kind of fault planted there. */
 import fs from 'node:fs';
 import path from 'node:path';
+import { Mutex } from 'async-mutex';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { Random } from '../../scripts/bench/random.ts';
 import { MemoryWatch } from '../../scripts/faults/memory-watch.ts';
@@ -26,7 +27,10 @@ afterEach(() => directory[Symbol.dispose]());
 
 /** Two callers side by side, and what they say at the end. */
 async function soak(): Promise<{ counts: CallerCounts[]; expected: Contents }> {
-  const callers = ['a', 'b'].map((name, index) => new SoakCaller(directory.path, name, 7 + index));
+  const board = new Mutex();
+  const callers = ['a', 'b'].map(
+    (name, index) => new SoakCaller(directory.path, name, 7 + index, (work) => board.runExclusive(work)),
+  );
   for (const caller of callers) await caller.prepare();
   const work = async (caller: SoakCaller) => {
     for (let step = 0; step < STEPS; step++) await caller.step();

@@ -1,4 +1,4 @@
-/** A program walks a tree on a slow line: directories are asked for before it opens them. The server is real, the slowness is said. */
+/** A program walks a tree: directories are asked for before it opens them. The server is real, how slow the line is is said. */
 import { chmodSync, mkdirSync, writeFileSync } from 'node:fs';
 import { afterEach, beforeEach, expect, type MockInstance, test, vi } from 'vitest';
 import type { Caller } from '../../client-fuse/vfs/filesystem.ts';
@@ -138,10 +138,22 @@ test('directories that may not be opened do not take the places of others', asyn
   expect([before, client.count('opendir')]).toEqual([1 + 1 + 16, 1 + 1 + 16 + 16]);
 });
 
-test('on a line that answers at once nothing is asked ahead', async () => {
-  lineMs.mockRestore();
+test.each([
+  ['a line that answers at once', 0.2, 8],
+  ['a slow line', 10, 17], // all of them: 16 next to it, and one below
+])('on %s so many are asked for at once', async (_line, ms, most) => {
+  lineMs.mockReturnValue(ms);
   const [first = ''] = await listed(root, 't');
   await listed(root, 't', first);
+  expect(client.session.inFlight).toBe(most);
+});
+
+test('on a line that answers at once each directory of a walk is asked for once, too', async () => {
+  lineMs.mockReturnValue(0.2);
+  for (const name of await listed(root, 't')) {
+    await listed(root, 't', name);
+    await listed(root, 't', name, 'below');
+  }
   await client.quiet();
-  expect(client.count('opendir')).toBe(2);
+  expect(client.count('opendir')).toBe(1 + 2 * DIRECTORIES.length);
 });

@@ -1,0 +1,116 @@
+/**
+ * What another client comes to next that removes a tree, one name after the other, as `rm -r` does: each directory would be recalled by
+ * itself, and it would wait each time. The first is, and with each that follows right after it the directories that such a walk
+ * comes to next had better be given back, too, with their files: those below it, the one that it is in, those next to it, but none
+ * outside of what all that were recalled have in common. Twice as many each time, so that who removes a file here and there takes little.
+ * Pure: LeaseCache asks.
+ */
+import type { Node } from '../vfs/node.ts';
+
+/** Directories that go back after the second one of a walk, and after any. */
+const FIRST = 2;
+const MOST = 32;
+/** Of them, at once: for more the kernel would be asked to forget not their names, but all names of the mount (see KernelCaches). */
+const MOST_AT_ONCE = 4;
+/** A walk that has removed nothing of what is held here for so long is over. */
+const PAUSE_MS = 1_000;
+/** Names that are looked at for it, and how far down: what is in the way is not worth a longer search. */
+const MOST_LOOKS = 4096;
+const DEEPEST = 64;
+
+export class RemovalWalks {
+  readonly #nowMs: () => number;
+  #last: Node | undefined;
+  #lastMs = Number.NEGATIVE_INFINITY;
+  /** All directories of the walk are this one, or below it. */
+  #top: Node | undefined;
+  #most = FIRST;
+
+  constructor(nowMs: () => number = () => performance.now()) {
+    this.#nowMs = nowMs;
+  }
+
+  get isUnderWay(): boolean {
+    return this.#nowMs() - this.#lastMs < PAUSE_MS;
+  }
+
+  /**
+   * A name is removed from `directory`, whose lease is recalled for that. Returns what else had better go, of what `mayGo`: one group
+   * after the other.
+   */
+  removes(directory: Node, mayGo: (node: Node) => boolean): readonly (readonly Node[])[] {
+    if (directory === this.#last) return [];
+    const top = this.isUnderWay && this.#top ? commonAncestor(this.#top, directory) : undefined;
+    this.#last = directory;
+    this.#lastMs = this.#nowMs();
+    this.#top = top ?? directory;
+    if (top === undefined) {
+      this.#most = FIRST;
+      return [];
+    }
+    const next = nextOf(directory, top, mayGo, this.#most);
+    this.#most = Math.min(MOST, this.#most * 2);
+    return next;
+  }
+}
+
+/** The directory itself and those above it, as far as they are known. Directories that were moved into each other may seem to go round. */
+function* upFrom(directory: Node): Generator<Node> {
+  let at: Node | undefined = directory;
+  for (let depth = 0; at !== undefined && depth < DEEPEST; depth++, at = at.foundIn) yield at;
+}
+
+function commonAncestor(a: Node, b: Node): Node | undefined {
+  const ofA = new Set(upFrom(a));
+  for (const node of upFrom(b)) if (ofA.has(node)) return node;
+  return undefined;
+}
+
+function nextOf(
+  directory: Node,
+  top: Node,
+  mayGo: (node: Node) => boolean,
+  most: number,
+): readonly (readonly Node[])[] {
+  const next: Node[][] = [];
+  let directories = 0;
+  let looks = 0;
+  /** False: enough, here and below. */
+  const add = (node: Node): boolean => {
+    if (node.known?.names) {
+      if (directories === most) return false;
+      if (directories++ % MOST_AT_ONCE === 0) next.push([]);
+    }
+    if (next.length === 0) next.push([]);
+    next.at(-1)?.push(node);
+    return true;
+  };
+  const addBelow = (parent: Node, depth: number, except?: Node): boolean => {
+    for (const child of childrenOf(parent)) {
+      if (++looks > MOST_LOOKS) return false;
+      if (!child || child === except) continue;
+      if (!mayGo(child)) {
+        if (!hasBelow(child)) parent.known?.kept?.delete(child);
+      } else if (!add(child)) return false;
+      if (depth < DEEPEST && !addBelow(child, depth + 1)) return false;
+    }
+    return true;
+  };
+  let from: Node | undefined;
+  for (const parent of upFrom(directory)) {
+    // What a walk is in it removes, too.
+    if (from && parent !== top && mayGo(parent) && !add(parent)) break;
+    if (!addBelow(parent, 0, from) || parent === top) break;
+    from = parent;
+  }
+  return next;
+}
+
+/** Those whose leases were kept when the directory's own was given back, if it was. */
+function childrenOf({ known }: Node): Iterable<Node | null | undefined> {
+  return known?.names?.values() ?? known?.kept ?? [];
+}
+
+function hasBelow({ known }: Node): boolean {
+  return known?.names !== undefined || !!known?.kept?.size;
+}

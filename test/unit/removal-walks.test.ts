@@ -1,0 +1,186 @@
+/** Another client removes a tree: what goes back before it is asked for. */
+import { mkdirSync, writeFileSync } from 'node:fs';
+import { beforeEach, describe, expect, test, vi } from 'vitest';
+import { LeaseCache } from '../../client-fuse/leases/lease-cache.ts';
+import { RemovalWalks } from '../../client-fuse/leases/removal-walks.ts';
+import type { Caller } from '../../client-fuse/vfs/filesystem.ts';
+import type { Node, OpenHandle } from '../../client-fuse/vfs/node.ts';
+import { NodeTable } from '../../client-fuse/vfs/node-table.ts';
+import type { Attributes } from '../../shared/attributes.ts';
+import { AskingClient } from '../support/asking-client.ts';
+import { ROOT, TemporaryDirectory } from '../support/fixture.ts';
+
+const b = (text: string) => Buffer.from(text);
+const root: Caller = { uid: 0, gid: 0, pid: 1, groups: [], signal: new AbortController().signal };
+
+describe('of what is known', () => {
+  let table: NodeTable;
+  let cache: LeaseCache;
+  let nowMs: number;
+
+  beforeEach(() => {
+    table = new NodeTable(b('root'));
+    nowMs = 1_000;
+    cache = new LeaseCache(() => true, new RemovalWalks(() => nowMs));
+    for (let index = 0; index < 12; index++) for (const name of ['a', 'b']) at(`t/${index}/${name}`);
+  });
+
+  /** The node of a path; what is not known yet is learned, names and attributes. */
+  function at(path: string): Node {
+    let node = table.root;
+    let walked = '';
+    for (const name of path.split('/')) {
+      walked += `/${name}`;
+      const child = table.found(b(walked));
+      cache.learnName(node, name, child, true, cache.clock);
+      cache.learnAttributes(child, { size: 1 } as Attributes, true, cache.clock);
+      node = child;
+    }
+    return node;
+  }
+
+  const pathOf = (node: Node) => node.inode.toString().slice(1);
+
+  /** It is asked for as another client removes it; what follows is given back at once. Returns that, group by group. */
+  function remove(path: string): string[][] {
+    const node = at(path);
+    const asked = [node.foundIn, node].filter((one) => one?.known?.isHeld) as Node[];
+    const groups = cache.removedNext(asked);
+    cache.gaveBack(cache.recall(asked).nodes);
+    const given = groups.map((group) => cache.giveUp(group));
+    for (const nodes of given) cache.gaveBack(nodes);
+    return given.filter((nodes) => nodes.length > 0).map((nodes) => nodes.map(pathOf));
+  }
+
+  test('after the first directory nothing, after the second two more with their files, then four', () => {
+    expect(remove('t/0/a')).toEqual([]);
+    expect(remove('t/1/a')).toEqual([['t/2', 't/2/a', 't/2/b', 't/3', 't/3/a', 't/3/b']]);
+    expect(remove('t/4/a').flat()).toEqual([5, 6, 7, 8].flatMap((d) => [`t/${d}`, `t/${d}/a`, `t/${d}/b`]));
+    expect(cache.isHeld(at('t/9'))).toBe(true);
+  });
+
+  test('no more than 32, four at once', () => {
+    for (let index = 0; index < 200; index++) at(`u/${index}/file`);
+    const counts = [0, 1, 4, 9, 18, 35, 68, 101].map((index) => remove(`u/${index}/file`));
+    expect(counts.map((groups) => groups.flat().length / 2)).toEqual([0, 2, 4, 8, 16, 32, 32, 32]);
+    for (const groups of counts) for (const group of groups) expect(group.length).toBeLessThanOrEqual(8);
+  });
+
+  test('what is below comes first, then the directory that it is in, what is beside it, and what is above', () => {
+    for (const path of ['z/file', 'x/0/file', 'x/1/below/file', 'x/1/file', 'x/2/file', 'y/file']) at(`v/${path}`);
+    remove('v/z/file');
+    const below = ['v/x/1/below', 'v/x/1/below/file'];
+    expect(remove('v/x/1/file').flat()).toEqual([...below, 'v/x']);
+    const [more = []] = cache.removedNext(['v/x/2', 'v/x/2/file'].map((path) => table.found(b(`/${path}`))));
+    expect(more.map(pathOf)).toEqual(['v/x/0', 'v/x/0/file', 'v/y', 'v/y/file']);
+  });
+
+  test('nothing outside of what all that were recalled have in common', () => {
+    for (const name of ['0', '1', '2', '3']) at(`v/in/${name}/file`);
+    for (const name of ['0', '1', '2', '3']) at(`v/${name}/file`);
+    remove('v/in/0/file');
+    remove('v/in/1/file');
+    expect(remove('v/in/1/another')).toEqual([]);
+    expect(at('v/0').known?.isHeld).toBe(true);
+  });
+
+  test('beside a directory that was given back itself, too', () => {
+    remove('t/0/a');
+    const top = at('t');
+    cache.gaveBack(cache.recall([top]).nodes);
+    expect(cache.isHeld(top)).toBe(false);
+    const asked = ['t/1', 't/1/a'].map((path) => table.found(b(`/${path}`)));
+    const groups = cache.removedNext(asked);
+    expect(groups.flat().map(pathOf)).toContain('t/2/b');
+  });
+
+  test('a second later it is not a walk any more', () => {
+    remove('t/0/a');
+    nowMs += 1_000;
+    expect(remove('t/1/a')).toEqual([]);
+    nowMs += 999;
+    expect(remove('t/2/a')).not.toEqual([]);
+  });
+
+  test('removals in one directory alone are none, nor are creations', () => {
+    expect([remove('t/0/a'), remove('t/0/b'), remove('t/0/c')]).toEqual([[], [], []]);
+    for (const path of ['t/1', 't/2', 't/3']) expect(cache.removedNext([at(path)])).toEqual([]);
+  });
+
+  test('not what is open, gathers writes, or is being changed; not even if that begins after it was chosen', () => {
+    const handle = {} as OpenHandle;
+    at('t/2/a').cached = new Set([handle]);
+    at('t/2/b').gatherer = handle;
+    cache.beginChange(at('t/3'));
+    remove('t/0/a');
+    expect(remove('t/1/a').flat()).toEqual(['t/2', 't/3/a', 't/3/b', 't/4', 't/4/a', 't/4/b']);
+    const chosen = ['t/5', 't/6'].map(at);
+    at('t/5').unopened = new Set([handle]);
+    expect(cache.giveUp(chosen)).toEqual([at('t/6')]);
+  });
+
+  test('nothing is learned of it while it goes, nor of what was asked before it was gone', () => {
+    const [file] = ['t/7/a'].map(at) as [Node];
+    const given = cache.giveUp([file]);
+    const asOf = cache.clock;
+    cache.learnAttributes(file, { size: 2 } as Attributes, true, asOf);
+    expect(cache.isHeld(file)).toBe(false);
+    cache.gaveBack(given);
+    cache.learnAttributes(file, { size: 2 } as Attributes, true, asOf);
+    expect(cache.isHeld(file)).toBe(false);
+    cache.learnAttributes(file, { size: 3 } as Attributes, true, cache.clock);
+    expect(cache.attributes(file)?.size).toBe(3);
+  });
+
+  test('directories that seem to go round are no endless way', () => {
+    at('w/x/file').foundIn = at('w/x');
+    at('w').foundIn = at('w/x');
+    remove('w/x/file');
+    expect(() => remove('w/file')).not.toThrow();
+  });
+});
+
+describe('of a server and two clients', () => {
+  const DIRECTORIES = 60;
+
+  test('a tree that one removes and the other knows is asked for a few times, and is gone for both', async () => {
+    using directory = new TemporaryDirectory();
+    for (let index = 0; index < DIRECTORIES; index++) {
+      mkdirSync(directory.join('t', `d${index}`), { recursive: true });
+      for (const name of ['a', 'b', 'c']) writeFileSync(directory.join('t', `d${index}`, name), name);
+    }
+    await using client = await AskingClient.start(directory);
+    const names: string[] = [];
+    const { handle } = await client.filesystem.opendir(root, await client.nodeOf(root, ['t']));
+    for (const { name } of await client.filesystem.readdir(root, handle, 0, 32_768, true)) {
+      if (String(name).startsWith('d')) names.push(String(name));
+    }
+    client.filesystem.releasedir(handle);
+    for (const name of names) {
+      const opened = await client.filesystem.opendir(root, await client.nodeOf(root, ['t', name]));
+      await client.filesystem.readdir(root, opened.handle, 0, 32_768, true);
+      client.filesystem.releasedir(opened.handle);
+    }
+    await client.quiet();
+    expect(client.filesystem.counts.leases).toBeGreaterThanOrEqual(4 * DIRECTORIES);
+    const { other } = client;
+    const find = async (parent: Uint8Array, name: string) =>
+      (await other.call('lookup', ROOT, { parent, name: b(name) })).found?.inode as Uint8Array;
+    const t = await find(other.hello.root.inode, 't');
+    for (const name of names) {
+      const d = await find(t, name);
+      for (const file of ['a', 'b', 'c']) {
+        await other.call('unlink', ROOT, { parent: d, name: b(file) });
+        // As a real one does other things besides.
+        await new Promise((resolve) => setTimeout(resolve, 1));
+      }
+      await other.call('rmdir', ROOT, { parent: t, name: b(name) });
+    }
+    expect(names).toHaveLength(DIRECTORIES);
+    expect(client.filesystem.counts.recalls).toBeLessThan(DIRECTORIES / 3);
+    await vi.waitFor(() => expect(client.filesystem.counts.leases).toBeLessThan(4));
+    for (const name of [names[0], names.at(-1)] as string[]) {
+      await expect(client.nodeOf(root, ['t', name, 'a'])).rejects.toThrow();
+    }
+  });
+});
