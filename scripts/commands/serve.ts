@@ -22,6 +22,8 @@ import { makeStateDirectory } from './state-directory.ts';
 
 /** A client that is away for longer than an hour comes back as a new one. */
 const MAX_LEASE_SECONDS = 3600;
+/** Until then it may answer its programs from memory: its session must not end sooner, and others change what it shows. */
+const MIN_LEASE_SECONDS = limits.leaseUseMs / 1000;
 
 interface ServeOptions {
   readonly export: ExportRequest[];
@@ -106,8 +108,8 @@ function parseListen(text: string): ListenAddress {
 
 function parseLeaseTime(text: string): number {
   const seconds = Number(text);
-  if (!/^\d+$/.test(text) || seconds < 1 || seconds > MAX_LEASE_SECONDS) {
-    throw new InvalidArgumentError(`write whole seconds, 1 to ${MAX_LEASE_SECONDS}.`);
+  if (!/^\d+$/.test(text) || seconds < MIN_LEASE_SECONDS || seconds > MAX_LEASE_SECONDS) {
+    throw new InvalidArgumentError(`write whole seconds, ${MIN_LEASE_SECONDS} to ${MAX_LEASE_SECONDS}.`);
   }
   return seconds;
 }

@@ -48,6 +48,12 @@ describe('one line, status 1', { concurrent: true, timeout: 60_000 }, () => {
   });
 });
 
+it('a client may answer from memory for 3 s: the lease time is no shorter', { timeout: 60_000 }, async () => {
+  const { status, stderr } = await run(['serve', m, '--lease-time', '2']);
+  expect(status).toBe(1);
+  expect(stderr).toContain("option '--lease-time <SECONDS>' argument '2' is invalid. write whole seconds, 3 to 3600.");
+});
+
 it.each([
   [['overlap', m, '--html', at('no/x.html')], /--html .*x\.html cannot be written \(ENOENT\)/],
   [['io', m, '--html', at('no/x.html')], /--html .*x\.html cannot be written \(ENOENT\)/],

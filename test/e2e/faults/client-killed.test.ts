@@ -45,7 +45,7 @@ describe('kill -9 of a mount that holds locks and data', { timeout: 60_000 }, ()
   });
 
   it('nobody asks for them: they are kept beyond the lease time, until somebody does', async () => {
-    await using exported = await LeaseExport.open(2, undefined, ['--lease-time', '1']);
+    await using exported = await LeaseExport.open(2, undefined, ['--lease-time', `${LEASE_SECONDS}`]);
     const [killed, other] = exported.mounts;
     const [a, b] = [new LockProgram(), new LockProgram()];
     try {
@@ -53,7 +53,7 @@ describe('kill -9 of a mount that holds locks and data', { timeout: 60_000 }, ()
       expect(await a.do('lock f posix ex')).toBe('ok');
       await killed?.kill();
       await waitFor('the lease is over', async () =>
-        (await exported.status()).sessions.some(({ absentSeconds }) => (absentSeconds ?? 0) >= 3),
+        (await exported.status()).sessions.some(({ absentSeconds }) => (absentSeconds ?? 0) >= LEASE_SECONDS + 2),
       );
       expect((await exported.status()).locks.held).toBe(1);
       await b.do(`open f ${join(other?.path as string, 'f')}`);
