@@ -7,6 +7,7 @@
  *   race           a change of names on one mount while others look (with `look` processes beside it)
  *   look           looks at everything again and again, for COUNT milliseconds
  *   chaos SEED     random operations in a few directories on one mount
+ *   trees          trees are made, walked, renamed and removed, each on one mount
  *   monotonic      a file only grows; no mount shows less than another has shown before
  */
 import * as fs from 'node:fs';
@@ -337,12 +338,34 @@ function look(): Report {
 }
 
 /** Random operations in a few directories; errors are ordinary answers. */
-function chaos(): Report & { done: Record<string, number>; failed: Record<string, number> } {
+interface Doings extends Report {
+  readonly done: Record<string, number>;
+  readonly failed: Record<string, number>;
+}
+
+/** Some of them, one after the other; others do the same meanwhile, so each may fail. */
+function doings(operations: Readonly<Record<string, () => void>>): Doings {
   const report = newReport();
   const done: Record<string, number> = {};
   const failed: Record<string, number> = {};
+  const names = Object.keys(operations);
+  for (; report.rounds < count; report.rounds++) {
+    const kind = names[random(names.length)] as string;
+    try {
+      operations[kind]?.();
+      done[kind] = (done[kind] ?? 0) + 1;
+    } catch (error) {
+      const code = (error as NodeJS.ErrnoException).code ?? String(error);
+      failed[code] = (failed[code] ?? 0) + 1;
+    }
+  }
+  return { ...report, done, failed };
+}
+
+function chaos(): Doings {
+  for (let index = 0; index < 3; index++) fs.mkdirSync(`${mounts[0]}/chaos/${index}`, { recursive: true });
   const path = () => `${mounts[random(mounts.length)]}/chaos/${random(3)}/${random(12)}`;
-  const operations: Readonly<Record<string, () => void>> = {
+  return doings({
     create: () => fs.writeFileSync(path(), 'x'.repeat(random(100)), { flag: random(2) ? 'w' : 'wx' }),
     unlink: () => fs.unlinkSync(path()),
     rename: () => fs.renameSync(path(), path()),
@@ -362,20 +385,38 @@ function chaos(): Report & { done: Record<string, number>; failed: Record<string
     append: () => fs.appendFileSync(path(), 'appended'),
     read: () => void fs.readFileSync(path()),
     utimes: () => fs.utimesSync(path(), random(1e9), random(1e9)),
-  };
-  const names = Object.keys(operations);
-  for (let index = 0; index < 3; index++) fs.mkdirSync(`${mounts[0]}/chaos/${index}`, { recursive: true });
-  for (; report.rounds < count; report.rounds++) {
-    const kind = names[random(names.length)] as string;
-    try {
-      operations[kind]?.();
-      done[kind] = (done[kind] ?? 0) + 1;
-    } catch (error) {
-      const code = (error as NodeJS.ErrnoException).code ?? String(error);
-      failed[code] = (failed[code] ?? 0) + 1;
+  });
+}
+
+function trees(): Doings {
+  fs.mkdirSync(`${mounts[0]}/trees`, { recursive: true });
+  const tree = () => `${mounts[random(mounts.length)]}/trees/${random(3)}`;
+  const branch = () => `${tree()}/${random(6)}/${random(4)}`;
+  const walk = (directory: string) => {
+    for (const entry of fs.readdirSync(directory, { withFileTypes: true })) {
+      const path = `${directory}/${entry.name}`;
+      fs.lstatSync(path);
+      if (entry.isDirectory()) walk(path);
+      else fs.readFileSync(path);
     }
-  }
-  return { ...report, done, failed };
+  };
+  const make = () => {
+    for (let index = 0; index < 8; index++) {
+      const directory = branch();
+      fs.mkdirSync(directory, { recursive: true });
+      for (let file = random(4); file > 0; file--) fs.writeFileSync(`${directory}/f${file}`, 'x'.repeat(random(100)));
+    }
+  };
+  return doings({
+    make,
+    makeMore: make,
+    walk: () => walk(tree()),
+    walkAgain: () => walk(tree()),
+    remove: () => fs.rmSync(tree(), { recursive: true }),
+    removeBranch: () => fs.rmSync(branch(), { recursive: true }),
+    rename: () => fs.renameSync(branch(), branch()),
+    create: () => fs.writeFileSync(`${branch()}/f${random(4)}`, 'y'.repeat(random(100))),
+  });
 }
 
 /** One mount appends, in pieces that travel on either connection, while each mount is asked in turn. */
@@ -432,6 +473,9 @@ switch (what) {
     break;
   case 'chaos':
     console.log(JSON.stringify(chaos()));
+    break;
+  case 'trees':
+    console.log(JSON.stringify(trees()));
     break;
   case 'monotonic':
     console.log(JSON.stringify(await monotonic()));

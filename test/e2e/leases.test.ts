@@ -105,6 +105,16 @@ describe('changes race with grants', { timeout: 180_000 }, () => {
   });
 });
 
+it('trees that are made, walked, renamed and removed on two mounts are the same on both', {
+  timeout: 120_000,
+}, async () => {
+  await using exported = await LeaseExport.open(2);
+  for (let pause = 0; pause < 5; pause++) {
+    await Promise.all([1, 2, 3].map(() => exported.rounds<Report>('trees', 40, 60_000)));
+    expect(await exported.differences()).toEqual([]);
+  }
+});
+
 describe('a client that holds leases', { timeout: 120_000 }, () => {
   async function withLeases(): Promise<LeaseExport> {
     const exported = await LeaseExport.open(2);

@@ -1,14 +1,15 @@
 /** Another client removes a tree: what goes back before it is asked for. */
 import { mkdirSync, writeFileSync } from 'node:fs';
-import { beforeEach, describe, expect, test, vi } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import type { KernelAccess } from '../../client-fuse/leases/kernel-caches.ts';
 import { LeaseCache } from '../../client-fuse/leases/lease-cache.ts';
 import { RemovalWalks } from '../../client-fuse/leases/removal-walks.ts';
-import type { Caller } from '../../client-fuse/vfs/filesystem.ts';
+import type { Caller, NodeId } from '../../client-fuse/vfs/filesystem.ts';
 import type { Node, OpenHandle } from '../../client-fuse/vfs/node.ts';
 import { NodeTable } from '../../client-fuse/vfs/node-table.ts';
 import type { Attributes } from '../../shared/attributes.ts';
 import { AskingClient } from '../support/asking-client.ts';
-import { ROOT, TemporaryDirectory } from '../support/fixture.ts';
+import { FORGETFUL_KERNEL, ROOT, TemporaryDirectory } from '../support/fixture.ts';
 
 const b = (text: string) => Buffer.from(text);
 const root: Caller = { uid: 0, gid: 0, pid: 1, groups: [], signal: new AbortController().signal };
@@ -142,30 +143,64 @@ describe('of what is known', () => {
 
 describe('of a server and two clients', () => {
   const DIRECTORIES = 60;
+  let directory: TemporaryDirectory;
+  let client: AskingClient;
+  /** In the order in which they are listed. */
+  let names: string[];
+  let forgotten: Set<NodeId>;
 
-  test('a tree that one removes and the other knows is asked for a few times, and is gone for both', async () => {
-    using directory = new TemporaryDirectory();
+  /** It has forgotten a node a while after it was asked to. */
+  const slowKernel = (): KernelAccess => {
+    const forget = async (node: NodeId) => {
+      await new Promise((resolve) => setTimeout(resolve, 2));
+      forgotten.add(node);
+    };
+    const { notifier } = FORGETFUL_KERNEL;
+    return {
+      ...FORGETFUL_KERNEL,
+      notifier: {
+        ...notifier,
+        invalidateInode: (node) => forget(node).then(() => true),
+        invalidateListing: forget,
+        invalidateEntry: forget,
+      },
+    };
+  };
+
+  /** What a program of the client sees. */
+  async function listed(...path: string[]): Promise<string[]> {
+    const { handle } = await client.filesystem.opendir(root, await client.nodeOf(root, path));
+    const entries = await client.filesystem.readdir(root, handle, 0, 32_768, true);
+    client.filesystem.releasedir(handle);
+    return entries.map(({ name }) => String(name)).filter((name) => !name.startsWith('.'));
+  }
+
+  async function find(parent: Uint8Array, name: string): Promise<Uint8Array> {
+    return (await client.other.call('lookup', ROOT, { parent, name: b(name) })).found?.inode as Uint8Array;
+  }
+
+  beforeEach(async () => {
+    directory = new TemporaryDirectory();
     for (let index = 0; index < DIRECTORIES; index++) {
       mkdirSync(directory.join('t', `d${index}`), { recursive: true });
       for (const name of ['a', 'b', 'c']) writeFileSync(directory.join('t', `d${index}`, name), name);
     }
-    await using client = await AskingClient.start(directory);
-    const names: string[] = [];
-    const { handle } = await client.filesystem.opendir(root, await client.nodeOf(root, ['t']));
-    for (const { name } of await client.filesystem.readdir(root, handle, 0, 32_768, true)) {
-      if (String(name).startsWith('d')) names.push(String(name));
-    }
-    client.filesystem.releasedir(handle);
-    for (const name of names) {
-      const opened = await client.filesystem.opendir(root, await client.nodeOf(root, ['t', name]));
-      await client.filesystem.readdir(root, opened.handle, 0, 32_768, true);
-      client.filesystem.releasedir(opened.handle);
-    }
+    client = await AskingClient.start(directory);
+    forgotten = new Set();
+    client.filesystem.attachKernel(slowKernel());
+    names = await listed('t');
+    for (const name of names) await listed('t', name);
     await client.quiet();
     expect(client.filesystem.counts.leases).toBeGreaterThanOrEqual(4 * DIRECTORIES);
+  });
+  afterEach(async () => {
+    await client[Symbol.asyncDispose]();
+    directory[Symbol.dispose]();
+  });
+
+  /** The other client removes all of it. */
+  async function removeAll(): Promise<void> {
     const { other } = client;
-    const find = async (parent: Uint8Array, name: string) =>
-      (await other.call('lookup', ROOT, { parent, name: b(name) })).found?.inode as Uint8Array;
     const t = await find(other.hello.root.inode, 't');
     for (const name of names) {
       const d = await find(t, name);
@@ -176,11 +211,37 @@ describe('of a server and two clients', () => {
       }
       await other.call('rmdir', ROOT, { parent: t, name: b(name) });
     }
-    expect(names).toHaveLength(DIRECTORIES);
+  }
+
+  test('a tree that one removes and the other knows is asked for a few times, and is gone for both', async () => {
+    await removeAll();
     expect(client.filesystem.counts.recalls).toBeLessThan(DIRECTORIES / 3);
     await vi.waitFor(() => expect(client.filesystem.counts.leases).toBeLessThan(4));
     for (const name of [names[0], names.at(-1)] as string[]) {
       await expect(client.nodeOf(root, ['t', name, 'a'])).rejects.toThrow();
     }
+  });
+
+  test('what is given back unasked the kernel has forgotten before', async () => {
+    const nodes = new Map<string, NodeId>();
+    const t = await find(client.other.hello.root.inode, 't');
+    for (const name of names) {
+      const inode = Buffer.from(await find(t, name)).toString('hex');
+      nodes.set(inode, await client.nodeOf(root, ['t', name]));
+    }
+    const early: NodeId[] = [];
+    let directories = 0;
+    // And it is not said: the server asks for each, and is answered.
+    vi.spyOn(client.session, 'gaveBack').mockImplementation((inodes) => {
+      for (const inode of inodes) {
+        const node = nodes.get(Buffer.from(inode).toString('hex'));
+        if (node === undefined) continue;
+        directories++;
+        if (!forgotten.has(node)) early.push(node);
+      }
+    });
+    await removeAll();
+    expect(directories).toBeGreaterThan(DIRECTORIES / 3);
+    expect(early).toEqual([]);
   });
 });
