@@ -2,7 +2,8 @@
 import { read as readPooled, write as writePooled, writeSync } from 'node:fs';
 import { errno, FsError } from '../../shared/errno.ts';
 import { KiB } from '../../shared/limits.ts';
-import { preadCached } from '../../shared/linux/libc.ts';
+import { preadCached, threadWaits } from '../../shared/linux/libc.ts';
+import { WriterWaits } from '../state/writer-waits.ts';
 
 /**
  * Fills `buffer` from `offset` on; the bytes read are fewer only at the end of the file. What the page cache holds is
@@ -29,13 +30,8 @@ function readRest(fd: number, buffer: Buffer, offset: number, done: number): Pro
 
 /** So much is written at once: the page cache takes it in less time than a trip to the pool. */
 export const INLINE_BYTES = 16 * KiB;
-/** Unless a write took longer than this: the kernel makes writers wait for the disk. Then the pool has them for a while. */
-const SLOW_MS = 2;
-const POOLED_FOR_MS = 2_000;
-let pooledUntilMs = 0;
-/** The same where it matters that a write is made in the turn in which it is asked for: the machine may just have been busy. */
-const STALLED_MS = 10;
-let stalledUntilMs = 0;
+/** Unless the kernel makes writers wait for the disk: then the pool has them for a while. */
+const waits = new WriterWaits();
 
 /**
  * Writes all of `data` at `offset` (null: where the descriptor appends). Returns or resolves to the bytes written: fewer
@@ -49,17 +45,16 @@ export function writeFully(
   inTurn = false,
 ): number | Promise<number> {
   const nowMs = performance.now();
-  if (data.length > INLINE_BYTES || nowMs < (inTurn ? stalledUntilMs : pooledUntilMs))
-    return writePooledFully(fd, data, offset);
+  const isPooled = data.length > INLINE_BYTES || (inTurn ? waits.areLong(nowMs) : waits.areLikely(nowMs));
+  if (isPooled) return writePooledFully(fd, data, offset);
+  const before = waits.areSuspected(nowMs) ? threadWaits() : undefined;
   let written: number;
   try {
     written = writeSync(fd, data, 0, data.length, offset);
   } catch (error) {
     throw new FsError(errnoOfNode(error as NodeJS.ErrnoException), 'write', { cause: error });
   }
-  const doneMs = performance.now();
-  if (doneMs - nowMs > SLOW_MS) pooledUntilMs = doneMs + POOLED_FOR_MS;
-  if (doneMs - nowMs > STALLED_MS) stalledUntilMs = doneMs + POOLED_FOR_MS;
+  waits.took(nowMs, performance.now(), before === undefined ? undefined : () => threadWaits() > before);
   // The pool says why the rest cannot be written.
   return written === data.length ? written : writePooledFully(fd, data, offset, written);
 }

@@ -11,6 +11,7 @@ const c = {
   strlen: declare('ulong strlen(void *text)'),
   getrlimit: declare('int getrlimit64(int resource, void *limit)'),
   setrlimit: declare('int setrlimit64(int resource, void *limit)'),
+  getrusage: declare('int getrusage(int who, void *usage)'),
   mallocTrim: declare('int malloc_trim(ulong pad)'),
 } as const;
 
@@ -54,6 +55,16 @@ export function takeFromEnvironment(name: string): string | undefined {
 /** What malloc(3) keeps of freed memory goes back to the system. */
 export function trimMemory(): void {
   c.mallocTrim(0);
+}
+
+const RUSAGE_THREAD = 1;
+const usage = Buffer.alloc(144);
+const RU_NVCSW = 128;
+
+/** How often this thread has waited for something so far, in the kernel: not how often others had its processor instead. */
+export function threadWaits(): number {
+  check(c.getrusage(RUSAGE_THREAD, usage), 'getrusage');
+  return usage.readUInt32LE(RU_NVCSW);
 }
 
 const RLIMIT_NOFILE = 7;
