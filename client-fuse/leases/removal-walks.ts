@@ -14,8 +14,11 @@ const MOST = 32;
 const MOST_AT_ONCE = 4;
 /** A walk that has removed nothing of what is held here for so long is over. */
 const PAUSE_MS = 1_000;
-/** Names that are looked at for it, and how far down: what is in the way is not worth a longer search. */
-const MOST_LOOKS = 4096;
+/**
+ * Names that are looked at for it, and how far down: what is in the way is not worth a longer search. All that are found fit into one
+ * message (limits.maxLeasesGivenBack).
+ */
+const MOST_LOOKS = 2048;
 const DEEPEST = 64;
 
 export class RemovalWalks {

@@ -6,14 +6,16 @@
 
 /** What takes longer may have waited. */
 const SLOW_MS = 2;
-/** A thread that is ready to run does not wait for its processor for so long. */
+/** A thread that is ready to run seldom waits for its processor for so long. */
 const LONG_MS = 10;
-/** How long it is suspected, and believed, after the last sign of it. */
+/** How long it is suspected after the last sign of it; and believed: at first, twice as long if another one follows soon, and at most. */
 const SUSPECTED_MS = 1_000;
+const FIRST_BELIEVED_MS = 100;
 const BELIEVED_MS = 2_000;
 
 export class WriterWaits {
   #suspectedUntilMs = Number.NEGATIVE_INFINITY;
+  #believedMs = FIRST_BELIEVED_MS;
   #likelyUntilMs = Number.NEGATIVE_INFINITY;
   #longUntilMs = Number.NEGATIVE_INFINITY;
 
@@ -26,10 +28,17 @@ export class WriterWaits {
   took(beganMs: number, doneMs: number, hasWaited?: () => boolean): void {
     const ms = doneMs - beganMs;
     if (ms <= SLOW_MS) return;
+    const wasSuspected = this.areSuspected(beganMs);
+    const isLong = ms > LONG_MS;
+    const isKnown = hasWaited !== undefined;
     this.#suspectedUntilMs = doneMs + SUSPECTED_MS;
-    if (ms <= LONG_MS && !hasWaited?.()) return;
-    this.#likelyUntilMs = doneMs + BELIEVED_MS;
-    if (ms > LONG_MS) this.#longUntilMs = doneMs + BELIEVED_MS;
+    if (isKnown ? !hasWaited() : !isLong) return;
+    const believedMs = wasSuspected ? this.#believedMs * 2 : FIRST_BELIEVED_MS;
+    this.#believedMs = isKnown && isLong ? BELIEVED_MS : Math.min(BELIEVED_MS, believedMs);
+    this.#likelyUntilMs = doneMs + this.#believedMs;
+    // Nobody looks while it is believed.
+    this.#suspectedUntilMs += this.#believedMs;
+    if (isLong) this.#longUntilMs = this.#likelyUntilMs;
   }
 
   /** The next one may have to. */

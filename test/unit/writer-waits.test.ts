@@ -18,7 +18,9 @@ describe('a write that took', () => {
     ['some milliseconds, of which nobody knows why, is suspected only', 4, undefined, false, false],
     ['some milliseconds, without its processor, too', 4, no, false, false],
     ['some milliseconds, waiting, is believed', 4, yes, true, false],
-    ['longer than anybody is without a processor, is believed, and long', 11, undefined, true, true],
+    ['longer than one is without a processor, mostly, is believed, and long', 11, undefined, true, true],
+    ['so long without its processor is not', 11, no, false, false],
+    ['so long, waiting, is believed, and long', 11, yes, true, true],
   ])('%s', (_what, tookMs, hasWaited, likely, long) => {
     const waits = new WriterWaits();
     waits.took(1_000, 1_000 + tookMs, hasWaited);
@@ -33,8 +35,30 @@ describe('a write that took', () => {
   test('long ago says nothing', () => {
     const waits = new WriterWaits();
     waits.took(0, 20, yes);
-    expect([waits.areSuspected(1_019), waits.areLikely(2_019), waits.areLong(2_019)]).toEqual([true, true, true]);
-    expect([waits.areSuspected(1_020), waits.areLikely(2_020), waits.areLong(2_020)]).toEqual([false, false, false]);
+    expect([waits.areSuspected(3_019), waits.areLikely(2_019), waits.areLong(2_019)]).toEqual([true, true, true]);
+    expect([waits.areSuspected(3_020), waits.areLikely(2_020), waits.areLong(2_020)]).toEqual([false, false, false]);
+  });
+
+  test('some milliseconds, waiting, is believed for longer each time that it comes again', () => {
+    const waits = new WriterWaits();
+    const believedMs = () => {
+      let ms = 0;
+      while (waits.areLikely(nowMs + ms)) ms++;
+      return ms;
+    };
+    let nowMs = 0;
+    const again = () => {
+      waits.took(nowMs, nowMs + 3, yes);
+      nowMs += 3;
+      const ms = believedMs();
+      nowMs += ms;
+      return ms;
+    };
+    expect([again(), again(), again(), again(), again(), again(), again()]).toEqual([
+      100, 200, 400, 800, 1_600, 2_000, 2_000,
+    ]);
+    nowMs += 1_000;
+    expect(again()).toBe(100);
   });
 
   test('no time is not asked why', () => {
