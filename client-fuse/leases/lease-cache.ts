@@ -386,11 +386,12 @@ export class LeaseCache {
 
   /**
    * What another client is about to remove, where what it removes is recalled: to be given back before it asks for it, by `giveUp`.
-   * Called before `recall`.
+   * Called before `recall`. `isGivingUp`: not yet, some of it is under way.
    */
-  removedNext(asked: readonly (Node | undefined)[]): readonly (readonly Node[])[] {
+  removedNext(asked: readonly (Node | undefined)[], isGivingUp = false): readonly (readonly Node[])[] {
     const directory = directoryOfRemoved(asked);
-    return directory ? this.#walks.removes(directory, (node) => this.#mayGo(node) && !asked.includes(node)) : [];
+    if (directory === undefined) return [];
+    return this.#walks.removes(directory, (node) => this.#mayGo(node) && !asked.includes(node), isGivingUp);
   }
 
   /** These leases go back unasked, those that still may. Nothing is learned of them until `gaveBack`. */

@@ -2,8 +2,8 @@
  * What another client comes to next that removes a tree, one name after the other, as `rm -r` does: each directory would be recalled by
  * itself, and it would wait each time. The first is, and with each that follows right after it the directories that such a walk
  * comes to next had better be given back, too, with their files: those below it, the one that it is in, those next to it, but none
- * outside of what all that were recalled have in common. Twice as many each time, so that who removes a file here and there takes little.
- * Pure: LeaseCache asks.
+ * outside of what all that were recalled have in common. Twice as many each time, and only while each is the one that was expected:
+ * so clients that remove files here and there, each in a directory of its own, take nothing. Pure: LeaseCache asks.
  */
 import type { Node } from '../vfs/node.ts';
 
@@ -27,6 +27,8 @@ export class RemovalWalks {
   #lastMs = Number.NEGATIVE_INFINITY;
   /** All directories of the walk are this one, or below it. */
   #top: Node | undefined;
+  /** Where the next name is removed, if it is a walk: there, or as far down as the first ones go. */
+  #expected: ReadonlySet<Node> = new Set();
   #most = FIRST;
 
   constructor(nowMs: () => number = () => performance.now()) {
@@ -39,20 +41,23 @@ export class RemovalWalks {
 
   /**
    * A name is removed from `directory`, whose lease is recalled for that. Returns what else had better go, of what `mayGo`: one group
-   * after the other.
+   * after the other; nothing while what was returned last is under way.
    */
-  removes(directory: Node, mayGo: (node: Node) => boolean): readonly (readonly Node[])[] {
+  removes(directory: Node, mayGo: (node: Node) => boolean, isGivingUp = false): readonly (readonly Node[])[] {
     if (directory === this.#last) return [];
-    const top = this.isUnderWay && this.#top ? commonAncestor(this.#top, directory) : undefined;
+    const isNext = this.isUnderWay && this.#expected.has(directory);
+    if (isGivingUp && !isNext) return [];
     this.#last = directory;
     this.#lastMs = this.#nowMs();
-    this.#top = top ?? directory;
-    if (top === undefined) {
-      this.#most = FIRST;
-      return [];
+    this.#top = (isNext && this.#top && commonAncestor(this.#top, directory)) || directory;
+    let next: readonly (readonly Node[])[] = [];
+    if (!isNext) this.#most = FIRST;
+    else if (!isGivingUp) {
+      next = nextOf(directory, this.#top, mayGo, this.#most);
+      this.#most = Math.min(MOST, this.#most * 2);
     }
-    const next = nextOf(directory, top, mayGo, this.#most);
-    this.#most = Math.min(MOST, this.#most * 2);
+    const going = new Set(next.flat());
+    this.#expected = wayDown(directory, (node) => mayGo(node) && !going.has(node));
     return next;
   }
 }
@@ -112,6 +117,27 @@ function nextOf(
 /** Those whose leases were kept when the directory's own was given back, if it was. */
 function childrenOf({ known }: Node): Iterable<Node | null | undefined> {
   return known?.names?.values() ?? known?.kept ?? [];
+}
+
+/** The first directory that a walk comes to after this one, the first in that, and so on: it removes something in one of them next. */
+function wayDown(directory: Node, mayGo: (node: Node) => boolean): ReadonlySet<Node> {
+  const way = new Set<Node>();
+  let looks = 0;
+  const isNext = (node: Node | null | undefined): node is Node => !!node?.known?.names && mayGo(node);
+  const find = (parent: Node, except?: Node): Node | undefined => {
+    for (const child of childrenOf(parent)) {
+      if (++looks > MOST_LOOKS) return undefined;
+      if (child && child !== except && (isNext(child) || (hasBelow(child) && find(child)))) return child;
+    }
+    return undefined;
+  };
+  let from: Node | undefined;
+  for (const parent of upFrom(directory)) {
+    for (let at = find(parent, from); at && way.size < DEEPEST; at = find(at)) way.add(at);
+    if (way.size > 0) break;
+    from = parent;
+  }
+  return way;
 }
 
 function hasBelow({ known }: Node): boolean {

@@ -95,7 +95,7 @@ export class RemoteFilesystem implements Filesystem {
     const { leases, kernel } = this.#context;
     const asked = inodes.map((inode) => this.#context.nodeOf(inode));
     this.#files.releaseNow();
-    const next = this.#givesUp ? [] : leases.removedNext(asked);
+    const next = leases.removedNext(asked, this.#givesUp);
     const { nodes, others } = leases.recall(asked);
     const files = asked.map((node) => node && this.#files.giveBack(node));
     const waits = [...files, kernel.takeBack(nodes)].filter((wait) => wait !== undefined);
@@ -103,7 +103,7 @@ export class RemoteFilesystem implements Filesystem {
     const finish = () => {
       leases.gaveBack(nodes);
       kernel.tookBack(nodes);
-      return others.map((one) => one.inode);
+      return others.filter(isUnused).map((one) => one.inode);
     };
     return { ready: waits.length > 0 ? Promise.all(waits).then(() => {}) : undefined, finish };
   }
@@ -117,7 +117,8 @@ export class RemoteFilesystem implements Filesystem {
       await kernel.takeBack(nodes);
       leases.gaveBack(nodes);
       kernel.tookBack(nodes);
-      if (nodes.length > 0) session.gaveBack(nodes.map((node) => node.inode));
+      const unused = nodes.filter(isUnused);
+      if (unused.length > 0) session.gaveBack(unused.map((node) => node.inode));
     }
     this.#givesUp = false;
   }
@@ -432,4 +433,9 @@ export class RemoteFilesystem implements Filesystem {
   ): Promise<number> {
     return this.#files.copyFileRange(caller, handleIn, offsetIn, handleOut, offsetOut, length);
   }
+}
+
+/** A lease that was granted meanwhile must not be given back: who opens the file to write may gather under it, or is about to be told so. */
+function isUnused({ gatherer, opening }: Node): boolean {
+  return gatherer === undefined && opening === 0;
 }

@@ -8,6 +8,7 @@ import type { Caller, NodeId } from '../../client-fuse/vfs/filesystem.ts';
 import type { Node, OpenHandle } from '../../client-fuse/vfs/node.ts';
 import { NodeTable } from '../../client-fuse/vfs/node-table.ts';
 import type { Attributes } from '../../shared/attributes.ts';
+import { O } from '../../shared/linux/constants.ts';
 import { AskingClient } from '../support/asking-client.ts';
 import { FORGETFUL_KERNEL, ROOT, TemporaryDirectory } from '../support/fixture.ts';
 
@@ -67,13 +68,33 @@ describe('of what is known', () => {
     for (const groups of counts) for (const group of groups) expect(group.length).toBeLessThanOrEqual(8);
   });
 
-  test('what is below comes first, then the directory that it is in, what is beside it, and what is above', () => {
-    for (const path of ['z/file', 'x/0/file', 'x/1/below/file', 'x/1/file', 'x/2/file', 'y/file']) at(`v/${path}`);
+  test('the directory that it is in comes first, then what is beside it, and what is above', () => {
+    for (const path of ['z/file', 'x/0/file', 'x/1/below/file', 'x/2/file', 'y/file']) at(`v/${path}`);
     remove('v/z/file');
-    const below = ['v/x/1/below', 'v/x/1/below/file'];
-    expect(remove('v/x/1/file').flat()).toEqual([...below, 'v/x']);
-    const [more = []] = cache.removedNext(['v/x/2', 'v/x/2/file'].map((path) => table.found(b(`/${path}`))));
-    expect(more.map(pathOf)).toEqual(['v/x/0', 'v/x/0/file', 'v/y', 'v/y/file']);
+    expect(remove('v/x/0/file').flat()).toEqual(['v/x', 'v/x/1']);
+    const [more = []] = cache.removedNext(
+      ['v/x/1/below', 'v/x/1/below/file'].map((path) => table.found(b(`/${path}`))),
+    );
+    expect(more.map(pathOf)).toEqual(['v/x/2', 'v/x/2/file', 'v/y', 'v/y/file']);
+  });
+
+  test('and before all of these what is below', () => {
+    for (const path of ['x/file', 'y/file', 'y/below/deep/file', 'z/file']) at(`v/${path}`);
+    remove('v/x/file');
+    expect(remove('v/y/file').flat()).toEqual(['v/y/below', 'v/y/below/deep', 'v/y/below/deep/file']);
+  });
+
+  test('clients that remove in a directory each take nothing, nor does who goes about at random', () => {
+    for (const index of [3, 9, 1, 7, 5, 11, 8, 2, 10, 6, 4, 0]) expect(remove(`t/${index}/a`)).toEqual([]);
+    for (const index of [0, 11]) expect(cache.isHeld(at(`t/${index}/b`))).toBe(true);
+  });
+
+  test('what is removed while it is being given back goes on, and takes nothing more meanwhile', () => {
+    remove('t/0/a');
+    remove('t/1/a'); // 2 and 3 go
+    const asked = (path: string) => [at(path), at(`${path}/a`)];
+    expect(cache.removedNext(asked('t/4'), true)).toEqual([]);
+    expect(cache.removedNext(asked('t/5')).flat().map(pathOf)).toContain('t/6/b');
   });
 
   test('nothing outside of what all that were recalled have in common', () => {
@@ -148,11 +169,14 @@ describe('of a server and two clients', () => {
   /** In the order in which they are listed. */
   let names: string[];
   let forgotten: Set<NodeId>;
+  /** Of this one the kernel forgets nothing before. */
+  let stuck: { readonly node: NodeId; readonly released: Promise<void> } | undefined;
 
   /** It has forgotten a node a while after it was asked to. */
   const slowKernel = (): KernelAccess => {
     const forget = async (node: NodeId) => {
       await new Promise((resolve) => setTimeout(resolve, 2));
+      if (node === stuck?.node) await stuck.released;
       forgotten.add(node);
     };
     const { notifier } = FORGETFUL_KERNEL;
@@ -187,6 +211,7 @@ describe('of a server and two clients', () => {
     }
     client = await AskingClient.start(directory);
     forgotten = new Set();
+    stuck = undefined;
     client.filesystem.attachKernel(slowKernel());
     names = await listed('t');
     for (const name of names) await listed('t', name);
@@ -243,5 +268,29 @@ describe('of a server and two clients', () => {
     await removeAll();
     expect(directories).toBeGreaterThan(DIRECTORIES / 3);
     expect(early).toEqual([]);
+  });
+
+  test('a file that is opened to write meanwhile goes on gathering', async () => {
+    const [first = '', second = '', third = ''] = names;
+    let release = () => {};
+    const released = new Promise<void>((resolve) => {
+      release = resolve;
+    });
+    stuck = { node: await client.nodeOf(root, ['t', third]), released };
+    const gaveBack = vi.spyOn(client.session, 'gaveBack');
+    const { other } = client;
+    const t = await find(other.hello.root.inode, 't');
+    for (const name of [first, second]) {
+      await other.call('unlink', ROOT, { parent: await find(t, name), name: b('a') });
+    }
+    await vi.waitFor(() => expect(client.filesystem.counts.leases).toBeLessThanOrEqual(4 * (DIRECTORIES - 3)));
+    expect(gaveBack).not.toHaveBeenCalled();
+    const node = await client.nodeOf(root, ['t', third, 'a']);
+    const { handle } = await client.filesystem.open(root, node, O.WRONLY, false);
+    await client.filesystem.write(root, handle, 0, b('gathered'), 0, false);
+    release();
+    await vi.waitFor(() => expect(gaveBack).toHaveBeenCalled());
+    await client.filesystem.fsync(root, handle, false);
+    client.filesystem.release(handle);
   });
 });
