@@ -9,6 +9,10 @@ export interface Timespec {
   readonly nsec: number;
 }
 
+export function isLater(one: Timespec, other: Timespec): boolean {
+  return one.sec > other.sec || (one.sec === other.sec && one.nsec > other.nsec);
+}
+
 /** 64-bit values that need not be counted with: a number where it is exact, else a bigint. */
 export type U64 = number | bigint;
 

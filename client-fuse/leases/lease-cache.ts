@@ -7,7 +7,7 @@
  * Replies overtake each other (two lanes, promises), so each is taken in only if nothing has happened to its inode since its
  * request was sent: `asOf` is the clock at that time, `changedAt` of the node the clock of the last change or recall.
  */
-import type { Attributes, Timespec } from '../../shared/attributes.ts';
+import { type Attributes, isLater, type Timespec } from '../../shared/attributes.ts';
 import { limits } from '../../shared/limits.ts';
 import type { ListedName } from '../vfs/listing-parts.ts';
 import type { Knowledge, Node } from '../vfs/node.ts';
@@ -389,9 +389,7 @@ export class LeaseCache {
    * Called before `recall`. `isGivingUp`: not yet, some of it is under way.
    */
   removedNext(asked: readonly (Node | undefined)[], isGivingUp = false): readonly (readonly Node[])[] {
-    const directory = directoryOfRemoved(asked);
-    if (directory === undefined) return [];
-    return this.#walks.removes(directory, (node) => this.#mayGo(node) && !asked.includes(node), isGivingUp);
+    return this.#walks.recalled(asked, (node) => this.#mayGo(node) && !asked.includes(node), isGivingUp);
   }
 
   /** These leases go back unasked, those that still may. Nothing is learned of them until `gaveBack`. */
@@ -403,7 +401,7 @@ export class LeaseCache {
 
   #recallAll(nodes: readonly Node[]): void {
     for (const node of nodes) {
-      this.#keepBelow(node);
+      this.#walks.forgets(node);
       this.#forget(node);
       this.#knowledge(node).recalledAt = this.#clock;
       this.#knowledge(node).recalling++;
@@ -436,18 +434,6 @@ export class LeaseCache {
   #mayGo(node: Node): boolean {
     const isHeld = node.known?.generation === this.#generation && node.known.isHeld;
     return isHeld && !node.isForgotten && !isInUse(node);
-  }
-
-  /** Its names are forgotten: which directories below it may still be held, for whoever removes them too. */
-  #keepBelow({ known }: Node): void {
-    if (known?.names === undefined) return;
-    known.kept = undefined;
-    if (!this.#walks.isUnderWay) return;
-    for (const child of known.names.values()) {
-      if (!child?.known?.names) continue;
-      known.kept ??= new Set();
-      known.kept.add(child);
-    }
   }
 
   /** To be called right before the server is told. */
@@ -506,16 +492,7 @@ function isInUse({ known, unopened, cached, gatherer }: Node): boolean {
   return !!known?.changing || !!unopened?.size || !!cached?.size || gatherer !== undefined;
 }
 
-/** Where a name is removed: then the lease on what it means is recalled with the directory's. */
-function directoryOfRemoved(asked: readonly (Node | undefined)[]): Node | undefined {
-  return asked.find((node) => node?.foundIn && asked.includes(node.foundIn))?.foundIn;
-}
-
 /** Bytes as a key of maps. */
 export function keyOfName(name: Uint8Array): string {
   return Buffer.from(name.buffer, name.byteOffset, name.length).toString('latin1');
-}
-
-function isLater(a: { sec: number; nsec: number }, b: { sec: number; nsec: number }): boolean {
-  return a.sec > b.sec || (a.sec === b.sec && a.nsec > b.nsec);
 }

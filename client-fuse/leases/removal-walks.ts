@@ -35,17 +35,22 @@ export class RemovalWalks {
     this.#nowMs = nowMs;
   }
 
-  get isUnderWay(): boolean {
+  get #isUnderWay(): boolean {
     return this.#nowMs() - this.#lastMs < PAUSE_MS;
   }
 
   /**
-   * A name is removed from `directory`, whose lease is recalled for that. Returns what else had better go, of what `mayGo`: one group
-   * after the other; nothing while what was returned last is under way.
+   * Leases are recalled: perhaps since a name is removed. Returns what else had better go, of what `mayGo`: one group after the
+   * other; nothing while what was returned last is under way (`isGivingUp`).
    */
-  removes(directory: Node, mayGo: (node: Node) => boolean, isGivingUp = false): readonly (readonly Node[])[] {
-    if (directory === this.#last) return [];
-    const isNext = this.isUnderWay && this.#expected.has(directory);
+  recalled(
+    asked: readonly (Node | undefined)[],
+    mayGo: (node: Node) => boolean,
+    isGivingUp: boolean,
+  ): readonly (readonly Node[])[] {
+    const directory = directoryOfRemoved(asked);
+    if (directory === undefined || directory === this.#last) return [];
+    const isNext = this.#isUnderWay && this.#expected.has(directory);
     if (isGivingUp && !isNext) return [];
     this.#last = directory;
     this.#lastMs = this.#nowMs();
@@ -60,6 +65,23 @@ export class RemovalWalks {
     this.#expected = wayDown(directory, (node) => mayGo(node) && !going.has(node));
     return next;
   }
+
+  /** The names of a directory are about to be forgotten: which directories below it may still be held stays known while a walk goes on. */
+  forgets({ known }: Node): void {
+    if (known?.names === undefined) return;
+    known.kept = undefined;
+    if (!this.#isUnderWay) return;
+    for (const child of known.names.values()) {
+      if (!child?.known?.names) continue;
+      known.kept ??= new Set();
+      known.kept.add(child);
+    }
+  }
+}
+
+/** Where a name is removed: then the lease on what it means is recalled with the directory's. */
+function directoryOfRemoved(asked: readonly (Node | undefined)[]): Node | undefined {
+  return asked.find((node) => node?.foundIn && asked.includes(node.foundIn))?.foundIn;
 }
 
 /** The directory itself and those above it, as far as they are known. Directories that were moved into each other may seem to go round. */
@@ -85,11 +107,10 @@ function nextOf(
   let looks = 0;
   /** False: enough, here and below. */
   const add = (node: Node): boolean => {
-    if (node.known?.names) {
-      if (directories === most) return false;
-      if (directories++ % MOST_AT_ONCE === 0) next.push([]);
-    }
-    if (next.length === 0) next.push([]);
+    const isDirectory = node.known?.names !== undefined;
+    if (isDirectory && directories === most) return false;
+    if (next.length === 0 || (isDirectory && directories % MOST_AT_ONCE === 0)) next.push([]);
+    if (isDirectory) directories++;
     next.at(-1)?.push(node);
     return true;
   };

@@ -100,12 +100,15 @@ export class RemoteFilesystem implements Filesystem {
     const files = asked.map((node) => node && this.#files.giveBack(node));
     const waits = [...files, kernel.takeBack(nodes)].filter((wait) => wait !== undefined);
     if (next.length > 0) void this.#giveUp(next);
-    const finish = () => {
-      leases.gaveBack(nodes);
-      kernel.tookBack(nodes);
-      return others.filter(isUnused).map((one) => one.inode);
-    };
+    const finish = () => this.#gaveBack(nodes, others);
     return { ready: waits.length > 0 ? Promise.all(waits).then(() => {}) : undefined, finish };
+  }
+
+  /** The kernel has forgotten `nodes`. Returns what the server is told at once, of `unasked`: what it asked for it knows. */
+  #gaveBack(nodes: readonly Node[], unasked: readonly Node[]): readonly Buffer[] {
+    this.#context.leases.gaveBack(nodes);
+    this.#context.kernel.tookBack(nodes);
+    return unasked.filter(isUnused).map(({ inode }) => inode);
   }
 
   /** Before the server asks for them, which nobody waits for: one group after the other. */
@@ -115,10 +118,8 @@ export class RemoteFilesystem implements Filesystem {
     for (const group of groups) {
       const nodes = leases.giveUp(group);
       await kernel.takeBack(nodes);
-      leases.gaveBack(nodes);
-      kernel.tookBack(nodes);
-      const unused = nodes.filter(isUnused);
-      if (unused.length > 0) session.gaveBack(unused.map((node) => node.inode));
+      const unused = this.#gaveBack(nodes, nodes);
+      if (unused.length > 0) session.gaveBack(unused);
     }
     this.#givesUp = false;
   }

@@ -28,16 +28,16 @@ export class WriterWaits {
   took(beganMs: number, doneMs: number, hasWaited?: () => boolean): void {
     const ms = doneMs - beganMs;
     if (ms <= SLOW_MS) return;
-    const wasSuspected = this.areSuspected(beganMs);
     const isLong = ms > LONG_MS;
     const isKnown = hasWaited !== undefined;
     this.#suspectedUntilMs = doneMs + SUSPECTED_MS;
     if (isKnown ? !hasWaited() : !isLong) return;
-    const believedMs = wasSuspected ? this.#believedMs * 2 : FIRST_BELIEVED_MS;
+    const isAgain = beganMs < this.#likelyUntilMs + SUSPECTED_MS;
+    const believedMs = isAgain ? this.#believedMs * 2 : FIRST_BELIEVED_MS;
     this.#believedMs = isKnown && isLong ? BELIEVED_MS : Math.min(BELIEVED_MS, believedMs);
     this.#likelyUntilMs = doneMs + this.#believedMs;
-    // Nobody looks while it is believed.
-    this.#suspectedUntilMs += this.#believedMs;
+    // While it is believed no write is made that could be looked at.
+    this.#suspectedUntilMs = this.#likelyUntilMs + SUSPECTED_MS;
     if (isLong) this.#longUntilMs = this.#likelyUntilMs;
   }
 

@@ -293,4 +293,25 @@ describe('of a server and two clients', () => {
     await client.filesystem.fsync(root, handle, false);
     client.filesystem.release(handle);
   });
+
+  test('nor does one take its lease that goes with a directory which is recalled', async () => {
+    const [name = ''] = names;
+    let release = () => {};
+    const released = new Promise<void>((resolve) => {
+      release = resolve;
+    });
+    stuck = { node: await client.nodeOf(root, ['t', name]), released };
+    const node = await client.nodeOf(root, ['t', name, 'a']);
+    const { other } = client;
+    const t = await find(other.hello.root.inode, 't');
+    const parent = await find(t, name);
+    const made = other.call('mkdir', ROOT, { parent, name: b('new'), mode: 0o755, umask: 0 });
+    await vi.waitFor(() => expect(client.filesystem.counts.recalls).toBe(1));
+    const { handle } = await client.filesystem.open(root, node, O.WRONLY, false);
+    await client.filesystem.write(root, handle, 0, b('gathered'), 0, false);
+    release();
+    await made;
+    await client.filesystem.fsync(root, handle, false);
+    client.filesystem.release(handle);
+  });
 });

@@ -59,6 +59,12 @@ describe('a write that took', () => {
     ]);
     nowMs += 1_000;
     expect(again()).toBe(100);
+    // What was suspected in between says nothing of how long the last one was believed.
+    for (let count = 0; count < 5; count++) again();
+    nowMs += 5_000;
+    waits.took(nowMs, nowMs + 4, no);
+    nowMs += 10;
+    expect(again()).toBe(100);
   });
 
   test('no time is not asked why', () => {
