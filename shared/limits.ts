@@ -122,6 +122,14 @@ export const limits = {
   maxTwins: 1024,
   /** How long gathered bytes may wait for more. */
   writeBehindMs: 500,
+  /** How long a new file that is being written may be here alone, before it is made at the server; and with how many bytes. */
+  unmadeMs: 10,
+  maxUnmadeBytes: 64 * KiB,
+  /** New files of a mount that wait to be made. */
+  maxUnmade: 256,
+  /** Directories in which a client makes files behind; and when it lets others look into one again without being asked. */
+  maxAlone: 4_096,
+  aloneIdleMs: 10_000,
   /**
    * Inodes watched for local changes, and names remembered of one. fs.inotify.max_user_watches may be less: what has no
    * watch is not leased.

@@ -1,5 +1,5 @@
 /** What is known of an inode: nothing yet, or nothing any more. The shape is in vfs/node.ts. */
-import type { Knowledge } from '../vfs/node.ts';
+import type { Knowledge, Node } from '../vfs/node.ts';
 
 export function newKnowledge(generation: number): Knowledge {
   return {
@@ -43,4 +43,9 @@ export function clearKnowledge(known: Knowledge): void {
   known.hasNoCapability = false;
   known.seeks = undefined;
   known.lookups = 0;
+}
+
+/** More than attributes, names and pages depends on its lease. */
+export function isInUse({ known, unopened, cached, gatherer }: Node): boolean {
+  return !!known?.changing || !!unopened?.size || !!cached?.size || gatherer !== undefined;
 }

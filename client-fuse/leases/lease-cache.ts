@@ -11,12 +11,11 @@ import { type Attributes, isLater, type Timespec } from '../../shared/attributes
 import { limits } from '../../shared/limits.ts';
 import type { ListedName } from '../vfs/listing-parts.ts';
 import type { Knowledge, Node } from '../vfs/node.ts';
-import { clearKnowledge, newKnowledge } from './knowledge.ts';
+import { AloneDirectories } from './alone-directories.ts';
+import { clearKnowledge, isInUse, newKnowledge } from './knowledge.ts';
+import { KnownXattrs } from './known-xattrs.ts';
 import { LeftFiles } from './left-files.ts';
 import { RemovalWalks } from './removal-walks.ts';
-
-/** What the kernel asks for before each change of an owner. */
-const CAPABILITY = 'security.capability';
 
 export class LeaseCache {
   readonly #isUsable: () => boolean;
@@ -25,10 +24,10 @@ export class LeaseCache {
   #unknownRecallAt = 0;
   /** Own changes under way of inodes that this client cannot name. */
   #unknownChanges = 0;
-  /** How the server says that there is no such attribute: the same for all inodes of its filesystem. */
-  readonly #absentXattrs = new Map<string, number>();
+  readonly #xattrs = new KnownXattrs();
   readonly #left = new LeftFiles();
   readonly #walks: RemovalWalks;
+  readonly alone = new AloneDirectories();
   /** Questions that were answered from memory, and others; recalls that came. */
   hits = 0;
   misses = 0;
@@ -88,9 +87,7 @@ export class LeaseCache {
 
   /** A value, or the errno that the server answered with. */
   xattr(node: Node, key: string): Uint8Array | number | undefined {
-    const known = this.#valid(node);
-    const isAbsent = known?.hasNoXattrs || (known?.hasNoCapability && key === CAPABILITY);
-    return known?.xattrs?.get(key) ?? (isAbsent ? this.#absentXattrs.get(key) : undefined);
+    return this.#xattrs.value(this.#valid(node), key);
   }
 
   hasNoXattrs(node: Node): boolean {
@@ -165,14 +162,7 @@ export class LeaseCache {
     const isSmall = typeof value === 'number' || value.length <= limits.maxKnownXattrBytes;
     if (!isSmall || !this.isHeld(node)) return;
     const known = this.#toLearn(node, true, asOf);
-    if (known === undefined || known.changing > 0) return;
-    const isAbsent = known.hasNoXattrs || (known.hasNoCapability && key === CAPABILITY);
-    if (isAbsent && typeof value === 'number' && this.#absentXattrs.size < limits.maxAbsentXattrs) {
-      this.#absentXattrs.set(key, value);
-    }
-    if (key === CAPABILITY) known.hasNoCapability = typeof value === 'number';
-    known.xattrs ??= new Map();
-    if (known.xattrs.size < limits.maxKnownXattrs) known.xattrs.set(key, value);
+    if (known?.changing === 0) this.#xattrs.learn(known, key, value);
   }
 
   learnNoXattrs(node: Node, asOf: number): void {
@@ -204,6 +194,19 @@ export class LeaseCache {
     if (known === undefined) return;
     known.names = new Map();
     known.hasAllNames = true;
+  }
+
+  /** `learnEmpty`, under an exclusive lease. False: that was recalled meanwhile. */
+  learnAlone(directory: Node, asOf: number): boolean {
+    if (this.#toLearn(directory, true, asOf)) this.alone.used(directory);
+    return this.alone.has(directory);
+  }
+
+  /** This client made a file in the directory that it is alone in; the server has not, yet. */
+  learnUnmade(directory: Node, key: string, node: Node): void {
+    this.learnName(directory, key, node, true, this.#clock);
+    this.#knowledge(directory).listing = undefined;
+    this.alone.used(directory);
   }
 
   /** All that the directory lists, read since `asOf`. */
@@ -402,6 +405,7 @@ export class LeaseCache {
   #recallAll(nodes: readonly Node[]): void {
     for (const node of nodes) {
       this.#walks.forgets(node);
+      this.alone.end(node);
       this.#forget(node);
       this.#knowledge(node).recalledAt = this.#clock;
       this.#knowledge(node).recalling++;
@@ -446,6 +450,7 @@ export class LeaseCache {
 
   /** The connection was lost, or the server took everything back. */
   clear(): void {
+    this.alone.clear();
     this.#generation++;
     this.#unknownRecallAt = ++this.#clock;
   }
@@ -485,11 +490,6 @@ export class LeaseCache {
     }
     return node.known;
   }
-}
-
-/** More than attributes, names and pages depends on its lease. */
-function isInUse({ known, unopened, cached, gatherer }: Node): boolean {
-  return !!known?.changing || !!unopened?.size || !!cached?.size || gatherer !== undefined;
 }
 
 /** Bytes as a key of maps. */

@@ -9,7 +9,13 @@ const BULK_BYTES = 64 * KiB;
 
 const OWED: ReadonlySet<OperationName> = new Set<OperationName>(['release', 'unlock', 'cancelLock', 'forget']);
 
-const OPENING: ReadonlySet<OperationName> = new Set<OperationName>(['open', 'create', 'tmpfile', 'opendir']);
+const OPENING: ReadonlySet<OperationName> = new Set<OperationName>([
+  'open',
+  'create',
+  'createWith',
+  'tmpfile',
+  'opendir',
+]);
 
 /** Its reply may bring a handle, which is released by whoever asked for it, or else by the session. */
 export function opens(operation: OperationName): boolean {

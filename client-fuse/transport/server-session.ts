@@ -217,6 +217,11 @@ export class ServerSession {
     this.#links.get('small')?.send([frameKind.GIVEN_BACK, inodes]);
   }
 
+  /** The exclusive leases on these directories are shared ones from now on. Where that does not arrive, the server will ask for them. */
+  downgraded(inodes: readonly Uint8Array[]): void {
+    this.#links.get('small')?.send([frameKind.DOWNGRADED, inodes]);
+  }
+
   /** Sends a request and resolves with its reply. Rejects with FsError: the server's errno. */
   async call<N extends OperationName>(
     operation: N,

@@ -7,6 +7,7 @@ import { pathOf } from './node-path.ts';
 import { ReleaseQueue } from './release-queue.ts';
 import type { RemoteContext } from './remote-context.ts';
 import type { RemoteLocks } from './remote-locks.ts';
+import type { UnmadeFile } from './unmade-file.ts';
 
 export class ClosingFiles {
   readonly #context: RemoteContext;
@@ -26,6 +27,17 @@ export class ClosingFiles {
     // At once when nothing is to be written: the next request may be for a lock that goes with this handle.
     if (written === undefined || open.behind?.isClean) this.#release(open, mayWait);
     else this.#unfinished.set(open, this.#finish(open, written, mayWait));
+  }
+
+  /** The same of a file that the server has not made yet. */
+  closeUnmade(open: OpenHandle, unmade: UnmadeFile): void {
+    unmade.isClosing = true;
+    const written = async () => {
+      await open.behind?.drain();
+      await unmade.made().catch(() => {}); // or else it could not be written
+      open.node.unopened?.delete(open);
+    };
+    this.#unfinished.set(open, this.#finish(open, written(), false));
   }
 
   get unfinished(): Iterable<OpenHandle> {

@@ -41,6 +41,12 @@ export class ExpectedAttributes {
     if (this.#attributes && size > this.#attributes.size) this.#attributes = { ...this.#attributes, size };
   }
 
+  /** Of a file that the server has not made yet. */
+  begin(attributes: Attributes): void {
+    this.#attributes = attributes;
+    this.#mark = this.#file.lastChange;
+  }
+
   /** Gathered: these are expected now. */
   become(attributes: Attributes): void {
     this.#attributes = attributes;

@@ -14,7 +14,7 @@ import { ReadAhead, ReadAheadBudget, type VersionedData } from './read-ahead.ts'
 import { ReadAround } from './read-around.ts';
 import type { RemoteContext } from './remote-context.ts';
 import { SharedReads } from './shared-reads.ts';
-import { DirtyMemory, type GatheredWrite, type SendWrite, WriteBehind } from './write-behind.ts';
+import { DirtyMemory, type GatheredWrite, leftOf, type SendWrite, WriteBehind } from './write-behind.ts';
 
 const READ_AHEAD_BYTES = 64 * MiB;
 /** Reads from front to back of this size are faster by reading ahead than by blocks; smaller ones are not. */
@@ -164,13 +164,18 @@ export class FileData {
 
   /** For the one handle that holds the exclusive lease on its file, until it is recalled or the server restarted. */
   writeBehindFor(open: OpenHandle): WriteBehind {
+    const sendAlone: SendWrite = (write) =>
+      this.#context.withHandle(open, () => {
+        // It was on its way when the session ended.
+        if (behind.isFenced) throw new FsError(errno.ESTALE, 'write behind');
+        return open.hasNoLease ? this.#writeGathered(open, write) : this.#writeBehind(open, write);
+      });
     const send: SendWrite = async (write) => {
       try {
-        return await this.#context.withHandle(open, () => {
-          // It was on its way when the session ended.
-          if (behind.isFenced) throw new FsError(errno.ESTALE, 'write behind');
-          return this.#writeBehind(open, write);
-        });
+        const { unmade } = open.node;
+        if (!unmade?.takes(write)) return await sendAlone(write);
+        const { written, isComplete } = await unmade.makeWith(write);
+        return isComplete ? written : written + (await sendAlone({ ...write, ...leftOf(write, written) }));
       } catch (error) {
         // What is kept is not what the server has.
         open.blocks?.clear();
@@ -227,6 +232,35 @@ export class FileData {
     }
   }
 
+  /** Without a lease: each place as a write of its own. */
+  async #writeGathered(open: OpenHandle, { extents, data, attributes, sync }: GatheredWrite): Promise<number> {
+    const { node } = open;
+    let done = 0;
+    for (const { offset, length } of extents) {
+      const part = data.subarray(done, done + length);
+      const written = await this.#context.changing(node, () => this.write(open, offset, part, SYNC_FLAGS[sync]));
+      done += written;
+      if (written < length) return done;
+    }
+    if (attributes) {
+      const { mode, atime, mtime } = attributes;
+      const { inode } = node;
+      const change = {
+        inode,
+        handle: 0,
+        mode: mode?.to,
+        uid: undefined,
+        gid: undefined,
+        size: undefined,
+        atime,
+        mtime,
+      };
+      const set = () => this.#context.session.call('setattr', open.opener, { ...change, killSuidgid: false });
+      await this.#context.changing(node, set, (reply) => reply);
+    }
+    return done;
+  }
+
   get dirtyBytes(): number {
     return this.#dirty.budget.used;
   }
@@ -234,6 +268,8 @@ export class FileData {
 
 /** Under these flags a write is not gathered: its place, or its safety, is the caller's business now. */
 export const WRITTEN_THROUGH = O.APPEND | O.SYNC | O.DSYNC | O.DIRECT;
+
+const SYNC_FLAGS = { none: 0, data: O.DSYNC, all: O.SYNC } as const;
 
 /** O_SYNC contains the bit of O_DSYNC. */
 function syncOf(flags: number): 'none' | 'data' | 'all' {

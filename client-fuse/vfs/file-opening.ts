@@ -11,30 +11,26 @@ import type { ReplyOf, RequestOf } from '../../shared/protocol/messages.ts';
 import type { ClosingFiles } from './closing-files.ts';
 import { type FileData, WRITTEN_THROUGH } from './file-data.ts';
 import { FilesAhead, type Opening } from './files-ahead.ts';
-import type { Caller, Entry, NodeId, OpenedFile } from './filesystem.ts';
-import { expectedOf } from './gathering.ts';
+import type { Caller, NodeId, OpenedFile } from './filesystem.ts';
 import type { Node, OpenHandle } from './node.ts';
 import { canWrite, dropAhead, NOT_OPENED, newHandle } from './open-handle.ts';
-import { checkName, type RemoteContext } from './remote-context.ts';
-import type { RemoteNames } from './remote-names.ts';
+import type { RemoteContext } from './remote-context.ts';
 
 /** What opening a file again must not do again. */
 const ONCE_FLAGS = O.CREAT | O.EXCL | O.TRUNC;
 /** Flags with a meaning to the server; the others (O_DIRECT, O_NONBLOCK, ...) are this machine's business. */
-const SENT_FLAGS = O.ACCMODE | O.TRUNC | O.EXCL | O.NOATIME | O.EXEC;
+export const SENT_FLAGS = O.ACCMODE | O.TRUNC | O.EXCL | O.NOATIME | O.EXEC;
 
 type Wanted = RequestOf<'open'>['wants'];
 
 export class FileOpening {
   readonly #context: RemoteContext;
-  readonly #names: RemoteNames;
   readonly #data: FileData;
   readonly #closing: ClosingFiles;
   readonly ahead: FilesAhead;
 
-  constructor(context: RemoteContext, names: RemoteNames, data: FileData, closing: ClosingFiles) {
+  constructor(context: RemoteContext, data: FileData, closing: ClosingFiles) {
     this.#context = context;
-    this.#names = names;
     this.#data = data;
     this.#closing = closing;
     this.ahead = new FilesAhead(context, (node, opening) => this.#openAhead(node, opening));
@@ -108,11 +104,17 @@ export class FileOpening {
 
   /** Its lease is as good as having it open at the server. */
   #unopened(node: Node, flags: number, opener: OpenHandle['opener']): OpenHandle {
-    const open = this.#handle(node, flags, opener, 0, NOT_OPENED);
+    const open = this.handle(node, flags, opener, 0, NOT_OPENED);
+    this.keepUnopened(open);
+    return open;
+  }
+
+  /** It is opened before that lease goes. */
+  keepUnopened(open: OpenHandle): void {
+    const { node } = open;
     node.unopened ??= new Set();
     node.unopened.add(open);
     this.#context.withUnopened.add(node);
-    return open;
   }
 
   #isCacheable(flags: number, killSuidgid: boolean): boolean {
@@ -135,7 +137,7 @@ export class FileOpening {
     await this.#context.written(node);
     const { epoch } = session;
     const opener = this.#context.identity(caller);
-    const wants = right === undefined ? this.#wantedToWrite(flags, node) : 'shared';
+    const wants = right === undefined ? this.wantedToWrite(flags, node) : 'shared';
     const firstBytes = right === undefined ? 0 : maxFirstBytes;
     const isChange = (flags & O.TRUNC) !== 0 || killSuidgid;
     // With O_RDONLY | O_TRUNC the server does so too.
@@ -154,17 +156,17 @@ export class FileOpening {
     const isOpen = reply.handle !== 0;
     // It may have been removed before there was a handle here to keep it, or another handle may gather what it writes.
     if (!isOpen && !(isUndisturbed && isOnlyRead(node))) return this.#ask(caller, node, flags, killSuidgid, right, 0);
-    const open = isOpen ? this.#handle(node, flags, opener, reply.handle, epoch) : this.#unopened(node, flags, opener);
+    const open = isOpen ? this.handle(node, flags, opener, reply.handle, epoch) : this.#unopened(node, flags, opener);
     if (isHeld) {
       leases.learnCoversData(node, asOf);
       leases.learnOpener(node, right, asOf);
       if (isUndisturbed && bulk.length > 0) open.first = bulk;
       return this.#cached(open);
     }
-    return this.#plain(open, reply.lease, asOf);
+    return this.plain(open, reply.lease, asOf);
   }
 
-  #wantedToWrite(flags: number, node?: Node): Wanted {
+  wantedToWrite(flags: number, node?: Node): Wanted {
     // The server may not know of handles whose reads the kernel caches: see `unopened`.
     if (node?.cached?.size) return 'none';
     const writes = (flags & O.ACCMODE) !== O.RDONLY && !(flags & O.EXEC);
@@ -172,7 +174,7 @@ export class FileOpening {
     return writes && this.#context.kernel.isAttached && !(flags & WRITTEN_THROUGH) ? 'exclusive' : 'none';
   }
 
-  #handle(node: Node, flags: number, opener: OpenHandle['opener'], server: number, epoch: number): OpenHandle {
+  handle(node: Node, flags: number, opener: OpenHandle['opener'], server: number, epoch: number): OpenHandle {
     const kept = flags & SENT_FLAGS & ~ONCE_FLAGS;
     const open = newHandle({ node, isDirectory: false, flags: kept, opener, server, epoch });
     open.isDirect = (flags & O.DIRECT) !== 0;
@@ -189,73 +191,22 @@ export class FileOpening {
     return { handle: this.#context.handles.add(open), directIo: false, keepCache: this.#context.kernel.hasPages(node) };
   }
 
-  #plain(open: OpenHandle, lease: ReplyOf<'open'>['lease'], asOf: number): OpenedFile {
-    const { blocks } = this.#context;
-    blocks.opened(open);
+  plain(open: OpenHandle, lease: ReplyOf<'open'>['lease'], asOf: number): OpenedFile {
     const isAlone = !open.node.cached?.size && !this.#context.leases.wasRecalled(open.node, asOf);
-    if (lease === 'exclusive' && isAlone) {
-      open.behind = this.#data.writeBehindFor(open);
-      open.blocks = this.#data.blocksFor(open);
-      open.node.gatherer = open;
-      blocks.clear(open.node);
-    }
+    if (lease === 'exclusive' && isAlone) return this.gathering(open);
+    this.#context.blocks.opened(open);
     return { handle: this.#context.handles.add(open), directIo: true, keepCache: false };
   }
 
-  async create(caller: Caller, parent: NodeId, name: Uint8Array, mode: number, umask: number, flags: number) {
-    checkName(name);
-    const { session, nodes, leases } = this.#context;
-    const { epoch } = session;
-    const asOf = leases.clock;
-    const directory = nodes.get(parent);
-    const wants = this.#wantedToWrite(flags);
-    const request = { parent: this.#context.inodeOf(directory), name, mode, umask, flags: flags & SENT_FLAGS, wants };
-    const made = await this.#names.adding(directory, name, () => this.#context.call('create', caller, request));
-    const opened = this.#created(caller, made.node, made.reply, flags, epoch, asOf);
-    // O_CREAT may have found a file that is being read by another name.
-    const stored = this.#context.kernel.stored(made.node);
-    if (stored) await stored;
-    return { entry: made.entry, opened };
-  }
-
-  async tmpfile(
-    caller: Caller,
-    parent: NodeId,
-    mode: number,
-    umask: number,
-    flags: number,
-  ): Promise<{ entry: Entry; opened: OpenedFile }> {
-    const { leases, session } = this.#context;
-    const { epoch } = session;
-    const request = { parent: this.#context.inode(parent), mode, umask, flags: flags & SENT_FLAGS };
-    const asOf = leases.clock;
-    const reply = await this.#context.call('tmpfile', caller, request);
-    const node = this.#names.found(reply.entry, asOf);
-    const opened = this.#created(caller, node, reply, flags, epoch, asOf);
-    return { entry: this.#context.nodeEntry(node, reply.entry.attributes), opened };
-  }
-
-  #created(
-    caller: Caller,
-    node: Node,
-    reply: ReplyOf<'create'>,
-    flags: number,
-    epoch: number,
-    asOf: number,
-  ): OpenedFile {
-    const open = this.#handle(node, flags, this.#context.identity(caller), reply.handle, epoch);
-    // O_CREAT may have found the file there, and O_TRUNC have emptied it.
-    if (canWrite(open)) this.#context.leases.opensToWrite(node);
-    if (flags & O.TRUNC) dropAhead(node);
-    const opened = this.#plain(open, reply.lease, asOf);
-    // The server takes this caller for the one that it says it is: not so where it maps users to others.
-    const isOwn = reply.entry.attributes.uid === caller.uid;
-    if (open.behind) {
-      // Not one that O_CREAT found there: on that no such lease is granted.
-      this.#context.leases.learnNew(node, reply.entry.leased, asOf);
-      if (isOwn) open.expected = expectedOf(this.#context.leases, node);
-    }
-    return opened;
+  /** It is the only one, and others are kept away. */
+  gathering(open: OpenHandle): OpenedFile {
+    const { blocks, handles } = this.#context;
+    blocks.opened(open);
+    open.behind = this.#data.writeBehindFor(open);
+    open.blocks = this.#data.blocksFor(open);
+    open.node.gatherer = open;
+    blocks.clear(open.node);
+    return { handle: handles.add(open), directIo: true, keepCache: false };
   }
 }
 
@@ -264,7 +215,7 @@ export class FileOpening {
  * server would recall that when it hears of the other one, which this client opens before it gives any lease back.
  */
 function isOnlyRead(node: Node): boolean {
-  return node.writers === 0 && node.opening === 0;
+  return node.writers === 0 && node.opening === 0 && !node.unmade;
 }
 
 function rightOf(opener: OpenHandle['opener'], flags: number): string {

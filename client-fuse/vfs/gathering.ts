@@ -39,7 +39,7 @@ export function gatherAttributes(
   if (!open?.behind || open.behind.isStopped || !open.expected || caller.uid !== open.opener[0]) return undefined;
   // A capability would go with the change of owner, at the server.
   const isOwner = changes.uid !== undefined || changes.gid !== undefined;
-  if (isOwner && !leases.hasNoCapability(node)) return undefined;
+  if (isOwner && !node.unmade && !leases.hasNoCapability(node)) return undefined;
   const before = open.expected.now(open.behind.isClean);
   const after = before && gathered(before, caller.uid, changes);
   if (!after) return undefined;

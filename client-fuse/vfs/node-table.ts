@@ -10,6 +10,8 @@ import { limits } from '../../shared/limits.ts';
 import { type NodeId, ROOT_NODE } from './filesystem.ts';
 import type { Node } from './node.ts';
 
+const NO_INODE = new Uint8Array(0);
+
 export class NodeTable {
   readonly #byId = new Map<NodeId, Node>();
   readonly #byKey = new Map<string, Node>();
@@ -61,6 +63,33 @@ export class NodeTable {
     return node;
   }
 
+  /** A file that the server does not have yet: the kernel has a reference to it, and nobody finds it by an inode. */
+  unmade(): Node {
+    const node = this.#add(++this.#lastId, NO_INODE, '');
+    node.lookups = 1;
+    return node;
+  }
+
+  /** The server has made it. Throws FsError when the kernel knows it as another node. */
+  made(node: Node, inode: Uint8Array): void {
+    const key = keyOf(inode);
+    const other = this.#byKey.get(key);
+    // Something that was asked for ahead has named it meanwhile.
+    if (other && other.lookups > 0) throw new FsError(errno.ESTALE, `node ${node.id}`);
+    if (other) this.#drop(other);
+    node.inode = Buffer.from(inode);
+    node.key = key;
+    node.entries += 1 + (other?.entries ?? 0);
+    node.unmade = undefined;
+    this.#byKey.set(key, node);
+    if (node.lookups === 0) this.#idle.add(node);
+  }
+
+  /** It could not be made: the kernel forgets it sooner or later. */
+  notMade(node: Node): void {
+    if (node.lookups === 0) this.#drop(node);
+  }
+
   /** A name that is known led the kernel to the node: one more reference. */
   foundAgain(node: Node): Node {
     this.#idle.delete(node);
@@ -80,6 +109,7 @@ export class NodeTable {
     node.lookups -= count;
     if (node.lookups > 0) return undefined;
     if (node.given && node.given.changes === 0 && !node.given.takingBack) node.given = undefined;
+    if (node.unmade) return undefined;
     this.#idle.add(node);
     return this.dropIdle();
   }
@@ -89,11 +119,15 @@ export class NodeTable {
     if (this.#idle.size <= this.#maxIdle) return undefined;
     const [oldest] = this.#idle;
     if (oldest === undefined) return undefined;
-    this.#idle.delete(oldest);
-    oldest.isForgotten = true;
-    this.#byId.delete(oldest.id);
-    this.#byKey.delete(oldest.key);
+    this.#drop(oldest);
     return oldest;
+  }
+
+  #drop(node: Node): void {
+    this.#idle.delete(node);
+    node.isForgotten = true;
+    this.#byId.delete(node.id);
+    this.#byKey.delete(node.key);
   }
 
   #add(id: NodeId, inode: Uint8Array, key: string): Node {
@@ -101,6 +135,7 @@ export class NodeTable {
       id,
       inode: Buffer.from(inode),
       key,
+      unmade: undefined,
       lookups: 0,
       entries: 0,
       known: undefined,
@@ -119,7 +154,7 @@ export class NodeTable {
       isForgotten: false,
     };
     this.#byId.set(id, node);
-    this.#byKey.set(key, node);
+    if (key !== '') this.#byKey.set(key, node);
     return node;
   }
 }

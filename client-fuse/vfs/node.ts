@@ -15,6 +15,7 @@ import type { MissedRegions } from './missed-regions.ts';
 import type { NodeBlocks } from './node-blocks.ts';
 import type { PageTwins } from './page-twins.ts';
 import type { ReadAhead } from './read-ahead.ts';
+import type { UnmadeFile } from './unmade-file.ts';
 import type { WriteBehind } from './write-behind.ts';
 
 /** What is known of one node; set by LeaseCache alone. */
@@ -65,9 +66,11 @@ export interface Knowledge {
 
 export interface Node {
   readonly id: NodeId;
-  /** The server's handle (an own copy). */
-  readonly inode: Buffer;
-  readonly key: string;
+  /** The server's handle (an own copy); empty while the server has not made the file. Set by NodeTable alone. */
+  inode: Buffer;
+  key: string;
+  /** The server has not made the file yet, or could not. */
+  unmade: UnmadeFile | undefined;
   /** References that the kernel holds. */
   lookups: number;
   /** Entries that the server sent for it: what it is told when the node is forgotten. */
@@ -168,6 +171,8 @@ export interface OpenHandle {
   first: Uint8Array | undefined;
   /** Writes are gathered here, under an exclusive lease. */
   behind: WriteBehind | undefined;
+  /** They were gathered for a file that was not made yet, and no such lease came with it: they are sent as any other. */
+  hasNoLease: boolean;
   /** Of the file that it has made: then changes of attributes are gathered too. */
   expected: ExpectedAttributes | undefined;
   /** What it has read and written lately, under the same lease. */

@@ -36,6 +36,7 @@ export function newHandle({
     isDirect: false,
     first: undefined,
     behind: undefined,
+    hasNoLease: false,
     expected: undefined,
     blocks: undefined,
     killsSuidgid: false,
@@ -94,6 +95,7 @@ export class HandleTable {
  * locks that were taken through it could not be taken again.
  */
 export async function ensureOpen(handle: OpenHandle, session: ServerSession): Promise<void> {
+  if (handle.node.unmade) await handle.node.unmade.made();
   while (handle.epoch !== session.epoch || handle.hasLostLocks) {
     if (handle.hasLostLocks) throw new FsError(errno.EIO, 'locks are lost');
     handle.reopening ??= reopen(handle, session).finally(() => {

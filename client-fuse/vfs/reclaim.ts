@@ -17,7 +17,7 @@ export async function reclaim(
 ): Promise<void> {
   const { epoch } = session;
   const { instance } = session.hello;
-  const opening = new Set([...locked, ...[...handles.all].filter(canWrite)]);
+  const opening = new Set([...locked, ...[...handles.all].filter((open) => canWrite(open) && !open.node.unmade)]);
   // An error is told at the next use.
   await Promise.allSettled([leases, ...[...opening].map((open) => ensureOpen(open, session))]);
   if (epoch === session.epoch) await session.call('reclaimComplete', [], { instance }).catch(() => {});

@@ -18,6 +18,7 @@ import { NodeTable } from './node-table.ts';
 import { ensureOpen, HandleTable } from './open-handle.ts';
 import { RecentDirectories } from './recent-directories.ts';
 import { SharedBlocks } from './shared-blocks.ts';
+import { UnmadeFiles } from './unmade-files.ts';
 import { Unsynced } from './unsynced.ts';
 
 /** How attributes are shown on this mount, whatever the server says (`-o uid=,gid=,umask=`). */
@@ -41,6 +42,7 @@ export class RemoteContext {
   readonly blocks: SharedBlocks;
   readonly unsynced = new Unsynced();
   readonly recentDirectories = new RecentDirectories();
+  readonly unmade = new UnmadeFiles();
   readonly #presentation: Presentation;
   readonly #forgotten: ForgetQueue | undefined;
 
@@ -78,6 +80,8 @@ export class RemoteContext {
   }
 
   inodeOf(node: Node): Uint8Array {
+    // Whoever asks for it waits until it is made.
+    if (node.inode.length === 0) throw new FsError(errno.ESTALE, 'a file that is not made');
     // A restarted server may name its root anew.
     return node === this.nodes.root ? this.session.hello.root.inode : node.inode;
   }
@@ -147,8 +151,15 @@ export class RemoteContext {
     }
   }
 
-  /** Resolves when the server has all that was written to the file; an error is told to whoever wrote. */
+  /**
+   * Resolves when the server has all that was written to the file, or made in the directory; an error is told to whoever did. Rejects with
+   * FsError when the file could not be made.
+   */
   written(node: Node): Promise<void> | undefined {
+    if (this.unmade.size > 0 || node.unmade) {
+      const made = node.unmade?.made() ?? this.unmade.inside(node);
+      if (made) return made.then(() => this.written(node));
+    }
     const behind = node.gatherer?.behind;
     return behind === undefined || behind.isClean ? undefined : behind.drain();
   }

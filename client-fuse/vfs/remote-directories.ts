@@ -42,6 +42,8 @@ export class RemoteDirectories {
 
   opendir(caller: Caller, id: NodeId): Eventually<Opened> {
     const node = this.#context.nodes.get(id);
+    const unmade = this.#context.unmade.inside(node);
+    if (unmade) return unmade.then(() => this.opendir(caller, id));
     const opener = this.#context.identity(caller);
     const known = this.#openedByKnowledge(node, opener);
     if (known) return known;
@@ -123,6 +125,8 @@ export class RemoteDirectories {
     plus: boolean,
   ): Eventually<readonly DirectoryEntry[]> {
     const open = this.#context.handles.get(handle);
+    const unmade = this.#context.unmade.inside(open.node);
+    if (unmade) return unmade.then(() => this.readdir(caller, handle, cookie, sizeBytes, plus));
     if (cookie === 0) this.#begin(open);
     const { listing } = open;
     const kept = listing && fromListing(listing, cookie, sizeBytes);

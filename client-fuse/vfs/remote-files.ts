@@ -8,6 +8,7 @@ import type { Eventually } from '../../shared/eventually.ts';
 import { BLOCK_BYTES } from '../../shared/limits.ts';
 import { FALLOC, O } from '../../shared/linux/constants.ts';
 import { ClosingFiles } from './closing-files.ts';
+import { FileCreation } from './file-creation.ts';
 import { FileData, WRITTEN_THROUGH } from './file-data.ts';
 import { FileOpening } from './file-opening.ts';
 import type { FilesAhead } from './files-ahead.ts';
@@ -26,13 +27,15 @@ export class RemoteFiles {
   readonly #data: FileData;
   readonly #closing: ClosingFiles;
   readonly #opening: FileOpening;
+  readonly #creation: FileCreation;
 
   constructor(context: RemoteContext, names: RemoteNames, locks: RemoteLocks) {
     this.#context = context;
     this.#locks = locks;
     this.#data = new FileData(context);
     this.#closing = new ClosingFiles(context, locks);
-    this.#opening = new FileOpening(context, names, this.#data, this.#closing);
+    this.#opening = new FileOpening(context, this.#data, this.#closing);
+    this.#creation = new FileCreation(context, names, this.#opening, (open) => this.#endGathering(open));
   }
 
   /** Files that a walk is about to read. */
@@ -51,11 +54,11 @@ export class RemoteFiles {
   }
 
   create(caller: Caller, parent: NodeId, name: Uint8Array, mode: number, umask: number, flags: number) {
-    return this.#opening.create(caller, parent, name, mode, umask, flags);
+    return this.#creation.create(caller, parent, name, mode, umask, flags);
   }
 
   tmpfile(caller: Caller, parent: NodeId, mode: number, umask: number, flags: number) {
-    return this.#opening.tmpfile(caller, parent, mode, umask, flags);
+    return this.#creation.tmpfile(caller, parent, mode, umask, flags);
   }
 
   release(handle: number): void {
@@ -67,9 +70,16 @@ export class RemoteFiles {
     if (!open.node.unopened?.size) this.#context.withUnopened.delete(open.node);
     if (open.isCached) open.node.cached?.delete(open);
     else if (!open.isDirectory) this.#context.blocks.closed(open, this.#context.session.epoch);
+    const { unmade } = open.node;
+    if (unmade) return this.#closing.closeUnmade(open, unmade);
     const mayWait = open.behind?.isStopped === false && open.node.locks === undefined;
     const hasEnded = open.behind && this.#endGathering(open);
     this.#closing.close(open, hasEnded, mayWait);
+  }
+
+  /** Others look around in what only this client knew of. */
+  shareAlone(): void {
+    this.#creation.shareAlone();
   }
 
   /** Before a lease is given back: the server closes nothing itself. */
@@ -129,6 +139,7 @@ export class RemoteFiles {
   ): Promise<number> {
     const open = this.#context.handles.get(handle);
     const { node, behind } = open;
+    node.unmade?.isOpen();
     if (behind && !behind.isStopped && !(flags & WRITTEN_THROUGH)) {
       // What was gathered before by somebody who may not keep them goes with this.
       open.killsSuidgid ||= killSuidgid;
@@ -194,7 +205,8 @@ export class RemoteFiles {
   stopGathering(isFenced: boolean): void {
     for (const open of [...this.#context.handles.all, ...this.#closing.unfinished]) {
       if (open.behind === undefined) continue;
-      if (isFenced && !open.behind.isClean) open.behind.isFenced = true;
+      // What was gathered for a file that nobody has seen is nobody's but its maker's.
+      if (isFenced && !open.behind.isClean && !open.node.unmade) open.behind.isFenced = true;
       void this.#endGathering(open);
     }
   }
@@ -202,8 +214,11 @@ export class RemoteFiles {
   /** Called at each close(2): tells an error of what was gathered, and lets go of the owner's POSIX locks after it. */
   async flush(handle: number, owner: U64): Promise<void> {
     const open = this.#context.handles.get(handle);
+    const { unmade } = open.node;
+    if (unmade) unmade.isClosing = true;
     try {
       await open.behind?.flush();
+      if (unmade) await unmade.made();
       tellLost(open);
     } finally {
       const unlocked = this.#locks.closed(open, owner);
@@ -288,7 +303,7 @@ export class RemoteFiles {
   /** Resolves when the server has everything that was written through this mount. */
   async drain(): Promise<void> {
     const open = [...this.#context.handles.all].map(({ behind }) => behind?.drain());
-    await Promise.all([...open, this.#closing.finished()]);
+    await Promise.all([...open, this.#context.unmade.settled(undefined), this.#closing.finished()]);
   }
 
   /** For people: files of which the server has not everything. */
@@ -306,7 +321,8 @@ export class RemoteFiles {
   giveBack(node: Node): Promise<void> | undefined {
     dropAhead(node);
     const { gatherer, unopened } = node;
-    if (!gatherer && !unopened?.size) return undefined;
+    const inside = this.#context.unmade.inside(node);
+    if (!gatherer && !unopened?.size) return inside;
     const opened = [...(unopened ?? [])].map((open) => ensureOpen(open, this.#context.session));
     const written = gatherer && this.#endGathering(gatherer);
     // One that cannot be opened is told so at its next use.

@@ -7,6 +7,7 @@ import { errno, FsError } from '../../shared/errno.ts';
 import type { Eventually } from '../../shared/eventually.ts';
 import { limits } from '../../shared/limits.ts';
 import type { KernelAccess } from '../leases/kernel-caches.ts';
+import { CAPABILITY } from '../leases/known-xattrs.ts';
 import { keyOfName } from '../leases/lease-cache.ts';
 import type { Recall, ServerSession } from '../transport/server-session.ts';
 import type {
@@ -95,6 +96,8 @@ export class RemoteFilesystem implements Filesystem {
     const { leases, kernel } = this.#context;
     const asked = inodes.map((inode) => this.#context.nodeOf(inode));
     this.#files.releaseNow();
+    // Others look around: they need not ask for each.
+    if (asked.some((node) => node && leases.alone.has(node))) this.#files.shareAlone();
     const next = leases.removedNext(asked, this.#givesUp);
     const { nodes, others } = leases.recall(asked);
     const files = asked.map((node) => node && this.#files.giveBack(node));
@@ -133,7 +136,8 @@ export class RemoteFilesystem implements Filesystem {
 
   /** Resolves when the kernel answers nothing by itself. */
   #loseShared(): Promise<void> {
-    const { leases, kernel, nodes, blocks } = this.#context;
+    const { leases, kernel, nodes, blocks, unmade } = this.#context;
+    void unmade.settled(undefined);
     leases.clear();
     blocks.clearAll();
     const given = [...nodes.all].filter((node) => node.given !== undefined);
@@ -145,6 +149,12 @@ export class RemoteFilesystem implements Filesystem {
 
   getattr(caller: Caller, id: NodeId, handle?: number): Eventually<AttributesReply> {
     const node = this.#context.nodes.get(id);
+    if (node.unmade?.isOpenedBy(caller.pid)) {
+      const expected = node.gatherer?.expected?.now(false);
+      if (expected) return this.#context.expectedReply(expected);
+    }
+    const made = node.unmade?.made() ?? this.#context.unmade.inside(node);
+    if (made) return made.then(() => this.getattr(caller, id, handle));
     const known = this.#context.leases.attributes(node);
     const wait = this.#context.written(node) ?? this.#context.kernel.quiet(node);
     if (known && !wait) return this.#context.attributesReply(node, known);
@@ -172,6 +182,7 @@ export class RemoteFilesystem implements Filesystem {
 
   async setattr(caller: Caller, id: NodeId, changes: AttributeChanges, handle?: number): Promise<AttributesReply> {
     const node = this.#context.nodes.get(id);
+    node.unmade?.isOpen();
     const expected = gatherAttributes(this.#context.leases, caller, node, changes);
     if (expected) return this.#context.expectedReply(expected);
     await this.#context.written(node);
@@ -201,6 +212,7 @@ export class RemoteFilesystem implements Filesystem {
   }
 
   async statfs(caller: Caller, node: NodeId): Promise<FilesystemStatistics> {
+    await this.#context.written(this.#context.nodes.get(node));
     return (await this.#context.call('statfs', caller, { inode: this.#context.inode(node) })).statistics;
   }
 
@@ -227,6 +239,8 @@ export class RemoteFilesystem implements Filesystem {
   getxattr(caller: Caller, id: NodeId, name: Uint8Array): Eventually<Uint8Array> {
     const node = this.#context.nodes.get(id);
     const key = keyOfName(name);
+    // Nobody but this client could have given it one.
+    if (node.unmade && key === CAPABILITY) throw new FsError(errno.ENODATA, 'getxattr');
     if (!key.startsWith('system.') && !key.startsWith('security.')) return this.#getXattr(caller, node, name);
     const known = this.#context.leases.xattr(node, key);
     if (typeof known === 'number') throw new FsError(known, 'getxattr');
@@ -234,6 +248,7 @@ export class RemoteFilesystem implements Filesystem {
   }
 
   async #getXattr(caller: Caller, node: Node, name: Uint8Array): Promise<Uint8Array> {
+    if (node.unmade) await node.unmade.made();
     return (await this.#context.call('getxattr', caller, { inode: this.#context.inodeOf(node), name })).value;
   }
 
@@ -256,6 +271,7 @@ export class RemoteFilesystem implements Filesystem {
   async listxattr(caller: Caller, id: NodeId): Promise<Uint8Array> {
     const node = this.#context.nodes.get(id);
     if (this.#context.leases.hasNoXattrs(node)) return NO_NAMES;
+    if (node.unmade) await node.unmade.made();
     return (await this.#context.call('listxattr', caller, { inode: this.#context.inodeOf(node) })).names;
   }
 
@@ -268,9 +284,11 @@ export class RemoteFilesystem implements Filesystem {
     killSgid: boolean,
   ): Promise<void> {
     const node = this.#context.nodes.get(id);
-    const request = { inode: this.#context.inodeOf(node), name, value, flags, killSgid };
     await this.#context.written(node);
+    const request = { inode: this.#context.inodeOf(node), name, value, flags, killSgid };
     this.#context.leases.mayHaveCapability(node);
+    // A default access list says what new files are to be.
+    if (this.#context.leases.alone.has(node)) this.#files.shareAlone();
     await this.#context.changing(node, async () => {
       await this.#names.openForGood(node); // an access list may take the right to open it
       return this.#context.call('setxattr', caller, request);
@@ -279,8 +297,8 @@ export class RemoteFilesystem implements Filesystem {
 
   async removexattr(caller: Caller, id: NodeId, name: Uint8Array): Promise<void> {
     const node = this.#context.nodes.get(id);
-    const request = { inode: this.#context.inodeOf(node), name };
     await this.#context.written(node);
+    const request = { inode: this.#context.inodeOf(node), name };
     await this.#context.changing(node, () => this.#context.call('removexattr', caller, request));
   }
 

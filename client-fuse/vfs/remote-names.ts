@@ -42,6 +42,8 @@ export class RemoteNames {
     const { leases } = this.#context;
     const known = leases.name(directory, key);
     if (known) await this.#context.written(known);
+    // It may be the name of one.
+    else await this.#context.unmade.inside(directory);
     const asOf = leases.clock;
     const request = { parent: this.#context.inodeOf(directory), name };
     const { found, leased } = await this.#context.call('lookup', caller, request);
@@ -113,9 +115,19 @@ export class RemoteNames {
     return this.#addName(parent, name, () => this.#context.call('mknod', caller, request));
   }
 
-  mkdir(caller: Caller, parent: NodeId, name: Uint8Array, mode: number, umask: number): Promise<Entry> {
-    const request = { parent: this.#context.inode(parent), name, mode, umask };
-    return this.#addName(parent, name, () => this.#context.call('mkdir', caller, request));
+  async mkdir(caller: Caller, parent: NodeId, name: Uint8Array, mode: number, umask: number): Promise<Entry> {
+    checkName(name);
+    const { nodes, leases, session, kernel } = this.#context;
+    const directory = nodes.get(parent);
+    const wantsAlone = kernel.isAttached;
+    const request = { parent: this.#context.inodeOf(directory), name, mode, umask, wantsAlone };
+    const asOf = leases.clock;
+    const made = await this.adding(directory, name, () => this.#context.call('mkdir', caller, request));
+    const { alone, entry } = made.reply;
+    // The server takes this caller for the one that it says it is, so it is known whose a file in there will be.
+    const isOwn = entry.attributes.uid === caller.uid && entry.attributes.gid === caller.gid;
+    if (alone && !(isOwn && leases.learnAlone(made.node, asOf))) session.downgraded([made.node.inode]);
+    return made.entry;
   }
 
   async symlink(caller: Caller, parent: NodeId, name: Uint8Array, target: Uint8Array): Promise<Entry> {
@@ -127,25 +139,26 @@ export class RemoteNames {
 
   async link(caller: Caller, id: NodeId, parent: NodeId, name: Uint8Array): Promise<Entry> {
     const node = this.#context.nodes.get(id);
-    const request = { inode: this.#context.inodeOf(node), parent: this.#context.inode(parent), name };
     await this.#context.written(node);
+    const request = { inode: this.#context.inodeOf(node), parent: this.#context.inode(parent), name };
     return this.#context.changing(node, () =>
       this.#addName(parent, name, () => this.#context.call('link', caller, request)),
     );
   }
 
-  async #addName(parent: NodeId, name: Uint8Array, request: () => Promise<ReplyOf<'mkdir'>>): Promise<Entry> {
+  async #addName(parent: NodeId, name: Uint8Array, request: () => Promise<ReplyOf<'mknod'>>): Promise<Entry> {
     checkName(name);
     const directory = this.#context.nodes.get(parent);
     const { entry } = await this.adding(directory, name, request);
     return entry;
   }
 
-  /** Carries out a request that makes a name, and learns from its reply. */
+  /** Carries out a request that makes a name, and learns from its reply. `unmade`: the node of what it makes, which the kernel knows. */
   async adding<R extends { readonly entry: WireEntry; readonly directory: Attributes | undefined }>(
     directory: Node,
     name: Uint8Array,
     request: () => Promise<R>,
+    unmade?: Node,
   ): Promise<{ reply: R; node: Node; entry: Entry }> {
     const { leases, kernel } = this.#context;
     const key = keyOfName(name);
@@ -156,13 +169,19 @@ export class RemoteNames {
     let node: Node | undefined;
     try {
       reply = await request();
-      node = this.found(reply.entry, asOf);
+      node = unmade ? this.#made(unmade, reply.entry, asOf) : this.found(reply.entry, asOf);
       if (isDirectory(reply.entry.attributes)) leases.learnEmpty(node, reply.entry.leased, asOf);
     } finally {
       ended();
       leases.changedName(directory, key, node, mark, reply?.directory);
     }
     return { reply, node, entry: this.#context.entry(directory, key, node, reply.entry.attributes) };
+  }
+
+  #made(node: Node, { inode, attributes, leased }: WireEntry, asOf: number): Node {
+    this.#context.nodes.made(node, inode);
+    this.#context.leases.learnAttributes(node, attributes, leased, asOf);
+    return node;
   }
 
   async unlink(caller: Caller, parent: NodeId, name: Uint8Array): Promise<void> {
@@ -180,6 +199,7 @@ export class RemoteNames {
     const { nodes, leases, kernel } = this.#context;
     const directory = nodes.get(parent);
     const key = keyOfName(name);
+    await this.#settled(leases.name(directory, key));
     const victim = leases.name(directory, key);
     const ended = kernel.beginChange(directory);
     // Before: nothing is opened on the credit of the lease meanwhile.
@@ -210,6 +230,7 @@ export class RemoteNames {
     const from = nodes.get(parent);
     const to = nodes.get(newParent);
     const [key, newKey] = [keyOfName(name), keyOfName(newName)];
+    await this.#settled(leases.name(from, key), leases.name(to, newKey));
     const moved = leases.name(from, key);
     const replaced = leases.name(to, newKey);
     const ended = [kernel.beginChange(from), kernel.beginChange(to)];
@@ -247,6 +268,12 @@ export class RemoteNames {
       }
     }
     await kernel.movedName(from, key, to, newKey, (directory) => leases.isHeld(directory));
+  }
+
+  /** Resolves when these, and what is in them, are at the server; null: nothing, undefined: it may be anything. */
+  async #settled(...nodes: readonly (Node | null | undefined)[]): Promise<void> {
+    const { unmade } = this.#context;
+    if (unmade.size > 0) await Promise.all(nodes.map((node) => (node === null ? undefined : unmade.settled(node))));
   }
 
   /** An own change of names is done, and changed these inodes' attributes too; or failed, then there is no reply. */

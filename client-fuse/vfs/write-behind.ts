@@ -212,8 +212,7 @@ export class WriteBehind {
       if (this.isFenced) throw new FsError(errno.ESTALE, 'write behind');
       const count = await this.#send({ ...write, extents, data });
       if (count === 0 && data.length > 0) throw new FsError(errno.EIO, 'write behind');
-      extents = behind(extents, count);
-      data = data.subarray(count);
+      ({ extents, data } = leftOf({ extents, data }, count));
     } while (data.length > 0);
   }
 
@@ -280,13 +279,13 @@ function haveCommon(some: readonly Extent[], others: readonly Extent[]): boolean
   }
 }
 
-/** What is left of them behind the first `count` bytes of their data. */
-function behind(extents: readonly Extent[], count: number): readonly Extent[] {
+/** What is left behind the first `count` bytes of the data. */
+export function leftOf({ extents, data }: Pick<GatheredWrite, 'extents' | 'data'>, count: number) {
   const left: Extent[] = [];
   let skip = count;
   for (const { offset, length } of extents) {
     if (skip < length) left.push({ offset: offset + skip, length: length - skip });
     skip = Math.max(0, skip - length);
   }
-  return left;
+  return { extents: left as readonly Extent[], data: data.subarray(count) };
 }

@@ -245,12 +245,42 @@ export async function writeLocked(
   const { attributes } = request;
   try {
     const written = data.length > 0 || !attributes ? await writeData(context, file, request, data) : 0;
-    if (attributes && written === data.length) changeGathered(context, file, attributes);
+    if (attributes && written === data.length) changeGathered(context, file, attributes, !file.isExclusive);
     context.request.applied();
     return written;
   } catch (error) {
     context.request.ended(errnoOf(error));
     throw error;
+  }
+}
+
+/**
+ * What was gathered of a file before it was made, in the request that has just made it: nobody else knows of it. An error is for the next
+ * request to find again; this one has made the file.
+ */
+export async function writeFirst(
+  context: RequestContext,
+  file: OpenFile,
+  { offset, extents, sync, attributes }: RequestOf<'createWith'>,
+  data: Uint8Array,
+): Promise<{ readonly written: number; readonly isComplete: boolean }> {
+  const { request } = context;
+  const write = { handle: 0, offset, extents, sync, append: false, killSuidgid: false, behind: true, attributes };
+  try {
+    if (data.length > 0) {
+      const pages = pagesOfWrite(write, data.length);
+      using _grant = await file.inode.rangeLocks.acquire('exclusive', pages, request);
+      request.applying({ inode: file.inode.handle, pages });
+      await writeData(context, file, write, data);
+    }
+    const isWritten = request.count === data.length;
+    if (attributes && isWritten) changeGathered(context, file, attributes, false);
+    return { written: request.count, isComplete: isWritten };
+  } catch (error) {
+    if (!(error instanceof FsError)) throw error;
+    return { written: request.count, isComplete: false };
+  } finally {
+    request.applied();
   }
 }
 
@@ -284,10 +314,10 @@ async function writeData(
  */
 function changeGathered(
   { store, identity, sinceStart, session }: RequestContext,
-  { inode, isExclusive }: OpenFile,
+  { inode }: OpenFile,
   { mode, atime, mtime }: GatheredChanges,
+  isLate: boolean,
 ): void {
-  const isLate = !isExclusive;
   if (isLate && (!session.mayWriteLate || sinceStart.mayBeChangedByOthers(inode, session, 'attributes'))) {
     throw new FsError(errno.ESTALE, 'attributes behind');
   }

@@ -1,6 +1,7 @@
 /** Handlers that list directories. */
 import type { U64 } from '../../shared/attributes.ts';
 import { FsError } from '../../shared/errno.ts';
+import type { Eventually } from '../../shared/eventually.ts';
 import { limits } from '../../shared/limits.ts';
 import type { ReplyOf, RequestOf, WireEntry } from '../../shared/protocol/messages.ts';
 import type { StreamEntry } from '../store/directory-stream.ts';
@@ -11,20 +12,45 @@ import { wrongKind } from './attributes.ts';
 import { accessTimeAfterRead, entryOf, type Handlers, type RequestContext } from './handler.ts';
 
 export const directoryHandlers: Handlers<'opendir' | 'readdir' | 'readNames'> = {
-  opendir: { mutates: false, handle: opendir },
-  readNames: { mutates: false, handle: readNames },
+  opendir: {
+    mutates: false,
+    handle: (context, request) => whenKnown(context, context.store.resolve(request.inode), opendir, request),
+  },
+  readNames: {
+    mutates: false,
+    handle: (context, request) => whenKnown(context, context.store.resolve(request.inode), readNames, request),
+  },
   readdir: {
     mutates: false,
-    handle: (context, { handle, cookie, sizeBytes, plus }): ReplyOf<'readdir'> => {
-      const file = context.session.file(handle);
+    handle: (context, request) => {
+      const file = context.session.file(request.handle);
       if (!file.isDirectory) throw wrongKind(false);
-      const leased = context.leases.grantNames(context.session, file.inode);
-      const { entries, end } = file.calls.entries(file.fd, cookie, Math.min(sizeBytes, limits.maxDirectoryBytes));
-      const listed = plus ? lookedUpAll(context, file.inode, entries) : entries.map((one) => entryWith(one, UNKNOWN));
-      return { entries: listed, end, leased, atime: accessTimeAfterRead(context.session, file) };
+      return whenKnown(context, file.inode, readdir, request);
     },
   },
 };
+
+/** When nobody else makes files in the directory that the server does not have yet. */
+function whenKnown<Q, R>(
+  context: RequestContext,
+  directory: Inode,
+  list: (context: RequestContext, request: Q) => R,
+  request: Q,
+): Eventually<R> {
+  const waits = context.leases.settled(context.session, directory);
+  return waits ? waits.then(() => list(context, request)) : list(context, request);
+}
+
+function readdir(
+  context: RequestContext,
+  { handle, cookie, sizeBytes, plus }: RequestOf<'readdir'>,
+): ReplyOf<'readdir'> {
+  const file = context.session.file(handle);
+  const leased = context.leases.grantNames(context.session, file.inode);
+  const { entries, end } = file.calls.entries(file.fd, cookie, Math.min(sizeBytes, limits.maxDirectoryBytes));
+  const listed = plus ? lookedUpAll(context, file.inode, entries) : entries.map((one) => entryWith(one, UNKNOWN));
+  return { entries: listed, end, leased, atime: accessTimeAfterRead(context.session, file) };
+}
 
 /** A short directory is listed with the reply, and need not stay open. */
 function opendir(context: RequestContext, request: RequestOf<'opendir'>): ReplyOf<'opendir'> {

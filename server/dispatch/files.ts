@@ -10,13 +10,16 @@ import { pagesFrom } from '../state/page-range-lock-queue.ts';
 import type { Inode } from '../store/inode.ts';
 import { OpenFile } from '../store/open-file.ts';
 import type { CreatedFile } from '../store/store.ts';
+import { writeFirst } from './data.ts';
 import { pastForeignLeases } from './foreign-leases.ts';
 import { BulkReply, DONE, dataChanged, entryOf, type Handlers, type RequestContext } from './handler.ts';
 import { makeOnce } from './replays.ts';
+import { endOfWrite, pagesOfWrite } from './write-extents.ts';
 
-export const fileHandlers: Handlers<'open' | 'create' | 'tmpfile' | 'release'> = {
+export const fileHandlers: Handlers<'open' | 'create' | 'createWith' | 'tmpfile' | 'release'> = {
   open: { mutates: false, handle: open },
   create: { mutates: true, handle: create },
+  createWith: { mutates: true, handle: createWith },
   tmpfile: {
     mutates: true,
     handle: (context, { parent, mode, umask, flags }) => {
@@ -154,6 +157,37 @@ async function create(context: RequestContext, request: RequestOf<'create'>): Pr
   const { handle, lease } = opened instanceof BulkReply ? opened.reply : opened;
   const entry = entryOf(context, { inode, attributes: store.attributes(inode) });
   return { entry, handle, lease, directory: undefined };
+}
+
+/** Often it is closed by then, and needs no lease but that on what is said of it. */
+function createWith(
+  context: RequestContext,
+  request: RequestOf<'createWith'>,
+  data: Uint8Array,
+): Eventually<ReplyOf<'createWith'>> {
+  const { session, store, leases, identity } = context;
+  const { name, mode, umask } = request;
+  const flags = request.flags | O.EXCL;
+  // Before there is a file: what is wrong with the request, not with the disk.
+  if (data.length > limits.maxUnmadeBytes) throw new FsError(errno.EINVAL, 'create with');
+  if (data.length > 0) pagesOfWrite(request, data.length);
+  if (endOfWrite(request, data.length) > Number.MAX_SAFE_INTEGER) throw new FsError(errno.EFBIG, 'create with');
+  const parent = store.resolve(request.parent);
+  return leases.during(session, [parent], async (change) => {
+    const created = makeOnce(context, parent, name, () => store.create(identity, parent, name, mode, umask, flags));
+    if (created === undefined) throw new FsError(errno.EEXIST, 'create with');
+    const { inode, fd } = created;
+    leases.madeName(parent, name, inode);
+    const directory = leases.attributesForHolder(session, change, parent);
+    const file = new OpenFile(store, inode, fd, kindOf(flags));
+    const handle = session.addFile(file);
+    const first = await leases.during(session, [inode], () => writeFirst(context, file, request, data), ALL_BLOCKS);
+    const entry = entryOf(context, { inode, attributes: store.attributes(inode) });
+    const isClosed = request.closes && first.isComplete && entry.leased;
+    if (isClosed) session.releaseFile(handle);
+    const lease = isClosed ? 'none' : grant(context, file, 'exclusive', true);
+    return { entry, handle: isClosed ? 0 : handle, lease, directory, ...first };
+  });
 }
 
 /** A second attempt would open what the first one made, and must not truncate what others have written to it since. */

@@ -33,6 +33,8 @@ export const nameHandlers: Handlers<
       const { session, store, leases, identity } = context;
       const directory = store.resolve(parent);
       const answer = (): Eventually<ReplyOf<'lookup'>> => {
+        const others = leases.settled(session, directory);
+        if (others) return others.then(answer);
         const leased = leases.grantNames(session, directory);
         const found = lookUp(store, identity, directory, name);
         const waits = found && leases.settled(session, found.inode);
@@ -56,10 +58,15 @@ export const nameHandlers: Handlers<
   },
   mkdir: {
     mutates: true,
-    handle: (context, { parent, name, mode, umask }) =>
-      addName(context, parent, name, undefined, ({ store, identity }, directory) =>
-        store.mkdir(identity, directory, name, mode, umask),
-      ),
+    handle: (context, { parent, name, mode, umask, wantsAlone }) => {
+      const { session, leases } = context;
+      const make = ({ store, identity }: RequestContext, directory: Inode) =>
+        store.mkdir(identity, directory, name, mode, umask);
+      return addName(context, parent, name, undefined, make, (reply, made) => ({
+        ...reply,
+        alone: wantsAlone && leases.grantAlone(session, made),
+      }));
+    },
   },
   symlink: {
     mutates: true,
@@ -109,20 +116,24 @@ function lookUp(store: Store, as: Identity, directory: Inode, name: Uint8Array):
   }
 }
 
-/** Makes a name; leases on its directory, and on the inode that it is linked to, are recalled before. */
-function addName(
+type Added = ReplyOf<'mknod'>;
+
+/** Makes a name; leases on its directory, and on the inode that it is linked to, are recalled before. `finish`: in the same turn. */
+function addName<R = Added>(
   context: RequestContext,
   parent: Uint8Array,
   name: Uint8Array,
   linked: Inode | undefined,
   make: (context: RequestContext, directory: Inode) => FoundInode,
-): Eventually<ReplyOf<'mkdir'>> {
+  finish: (reply: Added, made: Inode) => R = (reply) => reply as R,
+): Eventually<R> {
   const { session, store, leases } = context;
   const directory = store.resolve(parent);
   return leases.during(session, linked ? [directory, linked] : [directory], (change) => {
     const found = makeOnce(context, directory, name, () => make(context, directory), linked);
     leases.madeName(directory, name, found.inode);
-    return { entry: entryOf(context, found), directory: leases.attributesForHolder(session, change, directory) };
+    const ofDirectory = leases.attributesForHolder(session, change, directory);
+    return finish({ entry: entryOf(context, found), directory: ofDirectory }, found.inode);
   });
 }
 

@@ -5,7 +5,7 @@
  */
 import { errno, FsError } from '../../shared/errno.ts';
 import type { LocalAttributes } from '../../shared/linux/libc.ts';
-import type { OperationName, ReplyOf, RequestOf } from '../../shared/protocol/messages.ts';
+import type { OperationName, ReplyOf, RequestOf, WireEntry } from '../../shared/protocol/messages.ts';
 import type { EarlierRequest } from '../session/request-journal.ts';
 import type { Inode } from '../store/inode.ts';
 import type { FoundInode } from '../store/inode-table.ts';
@@ -15,7 +15,7 @@ import { DONE, entryOf, type RequestContext } from './handler.ts';
 const NOT_OPEN = Number.MAX_SAFE_INTEGER;
 
 /** A second attempt of these fails if the first one was successful. */
-const SHOW_THEMSELVES = new Set<OperationName>(['mkdir', 'mknod', 'symlink', 'link', 'create']);
+const SHOW_THEMSELVES = new Set<OperationName>(['mkdir', 'mknod', 'symlink', 'link', 'create', 'createWith']);
 
 /**
  * The last server was killed between the note that the change begins and the note that it has ended: `makeOnce` decides.
@@ -111,8 +111,9 @@ export function replayed(
   if (!isDone) throw new FsError(errno.EIO, `${operation} was interrupted by the end of the server`);
   if (code !== 0) throw new FsError(code, operation);
   switch (operation) {
-    case 'mknod':
     case 'mkdir':
+      return { entry: made(context, inode), directory: undefined, alone: false };
+    case 'mknod':
     case 'symlink':
     case 'link':
       return { entry: made(context, inode), directory: undefined };
@@ -124,6 +125,8 @@ export function replayed(
       return { handle: NOT_OPEN, lease: 'none', attributes: undefined };
     case 'create':
       return { entry: made(context, inode), handle: NOT_OPEN, lease: 'none', directory: undefined };
+    case 'createWith':
+      return notOpen(made(context, inode), count);
     case 'unlink':
     case 'rmdir':
       return { directory: undefined, changed: [] };
@@ -136,6 +139,11 @@ export function replayed(
     default:
       return DONE;
   }
+}
+
+/** What is left to be done its client asks for anew: nobody knows what was. */
+export function notOpen(entry: WireEntry, written: number): ReplyOf<'createWith'> {
+  return { entry, handle: NOT_OPEN, lease: 'none', directory: undefined, written, isComplete: false };
 }
 
 function made(context: RequestContext, handle: Uint8Array | undefined) {

@@ -10,8 +10,10 @@ import type { OpenFile } from '../store/open-file.ts';
 /** So much is written before other clients have their turn: some hundred microseconds. */
 const TURN_BYTES = 128 * KiB;
 
+type Places = Pick<RequestOf<'write'>, 'offset' | 'extents'>;
+
 /** From the first to the last that it writes to. Throws FsError when the extents are not those of `length` bytes. */
-export function pagesOfWrite({ offset, extents }: RequestOf<'write'>, length: number): PageRange {
+export function pagesOfWrite({ offset, extents }: Places, length: number): PageRange {
   if (extents === undefined) return pagesOf(offset, length);
   const total = extents.reduce((sum, extent) => sum + extent.length, 0);
   if (total !== length || total === 0) throw new FsError(errno.EINVAL, 'extents of a write');
@@ -20,10 +22,7 @@ export function pagesOfWrite({ offset, extents }: RequestOf<'write'>, length: nu
 }
 
 /** The end of the file is there or behind it, afterwards. */
-export function endOfWrite(
-  { offset, extents }: Pick<RequestOf<'write'>, 'offset' | 'extents'>,
-  length: number,
-): number {
+export function endOfWrite({ offset, extents }: Places, length: number): number {
   return extents?.reduce((end, extent) => Math.max(end, extent.offset + extent.length), 0) ?? offset + length;
 }
 

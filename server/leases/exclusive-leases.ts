@@ -23,6 +23,10 @@ export class ExclusiveLeases {
     return this.#files.size;
   }
 
+  has(inode: Inode): boolean {
+    return this.#files.has(inode);
+  }
+
   /** False when anyone else has the file open: programs on the server, or another handle of a client. */
   take(file: OpenFile): boolean {
     this.#listen();

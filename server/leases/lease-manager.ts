@@ -192,6 +192,23 @@ export class LeaseManager {
     return true;
   }
 
+  /**
+   * `session`, which has just made the directory, may make files in it before the server has them: nobody else is told what is in it
+   * without asking that client first (`settled`). Not where a default access list says what new files are to be.
+   */
+  grantAlone(session: LeaseHolder, directory: Inode): boolean {
+    const isCovered = this.#local.watch(directory, DIRECTORY) && !this.#store.hasXattrs(directory);
+    if (!isCovered || session.isClosed || !session.enter(true)) return false;
+    if (!directory.leases.grantExclusive(session, performance.now())) return false;
+    session.holdLease(directory);
+    return true;
+  }
+
+  /** It makes no more files behind, and its lease is a shared one. */
+  downgrade(holder: LeaseHolder, directory: Inode): void {
+    if (directory.leases.exclusive === holder && !this.#exclusive.has(directory)) directory.leases.endExclusive();
+  }
+
   #grant(session: LeaseHolder, inode: Inode, isCovered: boolean, mustKeep = false): boolean {
     const mayHold = isCovered && !session.isClosed && session.enter();
     if (!mayHold || !inode.leases.grant(session, performance.now(), mustKeep)) {
@@ -204,8 +221,8 @@ export class LeaseManager {
   }
 
   /**
-   * Resolves when what is said of the inode is what everybody else has done: nobody but `session` gathers writes to it.
-   * Undefined: that is so. Wait for it without holding any lock.
+   * Resolves when what is said of the inode is what everybody else has done: nobody but `session` gathers writes to it, or makes files
+   * in it behind. Undefined: that is so. Wait for it without holding any lock.
    */
   settled(session: LeaseHolder, inode: Inode): Promise<void> | undefined {
     const { exclusive } = inode.leases;
@@ -334,7 +351,7 @@ export class LeaseManager {
 
   /** Of an inode that is gone: to recall would be to ask for what is of no use to anybody. */
   #dropAll(inode: Inode): void {
-    if (inode.leases.exclusive !== undefined) return;
+    if (this.#exclusive.has(inode)) return;
     this.blocks.dropAll(inode);
     for (const holder of [...inode.leases.holders]) this.drop(holder, inode);
   }

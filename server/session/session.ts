@@ -393,6 +393,14 @@ export class Session implements LeaseHolder {
     }
   }
 
+  /** It lets others look into these directories. */
+  downgraded(inodes: readonly Uint8Array[]): void {
+    for (const handle of inodes) {
+      const inode = this.exported.store.known(handle);
+      if (inode) this.exported.leases.downgrade(this, inode);
+    }
+  }
+
   revokeLeases(): void {
     for (const inode of this.#leases.keys()) if (inode.leases.exclusive === this) this.#host.fenced(this, inode);
     this.#untoldRevocation = ++this.#lastRecall;

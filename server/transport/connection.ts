@@ -84,6 +84,7 @@ export class Connection implements TransportEvents, RecallChannel, LaneConnectio
       else if (frame[0] === frameKind.RECALLED)
         this.#session?.recalled(counter.decode(frame[1]), givenBack.decode(frame[2]));
       else if (frame[0] === frameKind.GIVEN_BACK) this.#session?.gaveBack(givenBack.decode(frame[1]));
+      else if (frame[0] === frameKind.DOWNGRADED) this.#session?.downgraded(givenBack.decode(frame[1]));
       else if (frame[0] === frameKind.GRANT_TAKEN) this.#session?.locks.taken(counter.decode(frame[1]));
       else throw new ProtocolError(`frame kind ${String(frame[0])} is not known`);
     });

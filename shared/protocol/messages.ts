@@ -11,6 +11,7 @@
  *                      [RECALL, id, inodes | nil]                            give back the leases on these (nil: all)
  *   client -> server   [RECALLED, id, inodes]                                they are not used any more, nor are these others
  *   client -> server   [GIVEN_BACK, inodes]                                  nor are these, unasked
+ *   client -> server   [DOWNGRADED, inodes]                                  exclusive leases on these directories are shared ones now
  *   server -> client   [RECALL_BLOCKS, id, inode, blocks | nil]              give back these blocks of its data (nil: all); answered by RECALLED
  *   server -> client   [GRANTED, ticket, errno]                              how a lock that was waited for was decided
  *   client -> server   [GRANT_TAKEN, ticket]                                 it is known, and need not be said again
@@ -43,7 +44,7 @@ import {
 } from './schema.ts';
 
 /** Counts up with every change that an older peer would not understand. */
-export const PROTOCOL_VERSION = 11;
+export const PROTOCOL_VERSION = 12;
 
 export const frameKind = {
   REQUEST: 1,
@@ -57,6 +58,7 @@ export const frameKind = {
   GRACE_OVER: 9,
   RECALL_BLOCKS: 10,
   GIVEN_BACK: 11,
+  DOWNGRADED: 12,
 } as const;
 
 /** The reason with which a client closes its connections when it will not come back. */
@@ -151,7 +153,13 @@ const idempotent = { idempotent: true };
 /** What a client asks for with an open: nothing; to keep what it reads; to gather what it writes, as the only one. */
 const wantedLease = word('none', 'shared', 'exclusive');
 const grantedLease = word('none', 'shared', 'exclusive');
-const created = record({ entry, handle: counter, lease: grantedLease, directory: optional(attributes) });
+const created = { entry, handle: counter, lease: grantedLease, directory: optional(attributes) } as const;
+const wantedSync = word('none', 'data', 'all');
+const gatheredAttributes = record({
+  mode: optional(record({ from: u32, to: u32 })),
+  atime: optional(timespec),
+  mtime: optional(timespec),
+});
 /** What stands in the way of one change: at most two directories, and what two of their names mean. */
 export const recalled = list(inodeHandle, 4);
 /** Blocks of one file's data: numbers of aligned 64 KiB. */
@@ -219,7 +227,15 @@ export const operations = {
     idempotent,
   ),
   mknod: operation(12, record({ ...where, mode: u32, rdev: u32, umask: u32 }), newEntry),
-  mkdir: operation(13, record({ ...where, mode: u32, umask: u32 }), newEntry),
+  /**
+   * `wantsAlone`: the client will make files in it behind, before the server has them. `alone`: it may, under an exclusive lease on the new
+   * directory, until that is recalled.
+   */
+  mkdir: operation(
+    13,
+    record({ ...where, mode: u32, umask: u32, wantsAlone: bool }),
+    record({ entry, directory: optional(attributes), alone: bool }),
+  ),
   symlink: operation(14, record({ ...where, target: linkTarget }), newEntry),
   link: operation(15, record({ inode: inodeHandle, ...where }), newEntry),
   unlink: operation(16, record(where), nameChange),
@@ -293,8 +309,8 @@ export const operations = {
     record({ handle: counter, lease: grantedLease, attributes: optional(attributes) }),
     { bulk: 'reply' },
   ),
-  create: operation(51, record({ ...where, mode: u32, umask: u32, flags: u32, wants: wantedLease }), created),
-  tmpfile: operation(52, record({ parent: inodeHandle, mode: u32, umask: u32, flags: u32 }), created),
+  create: operation(51, record({ ...where, mode: u32, umask: u32, flags: u32, wants: wantedLease }), record(created)),
+  tmpfile: operation(52, record({ parent: inodeHandle, mode: u32, umask: u32, flags: u32 }), record(created)),
   release: operation(53, record({ handles: list(counter, limits.maxReleasedAtOnce) }), nothing),
   /**
    * Reply: bulk holds the bytes, fewer than `size` only at the end of the file. With `knownVersion` the reply says the
@@ -322,17 +338,11 @@ export const operations = {
       handle: counter,
       offset,
       append: bool,
-      sync: word('none', 'data', 'all'),
+      sync: wantedSync,
       killSuidgid: bool,
       behind: bool,
       extents: optional(list(extent, limits.maxExtents)),
-      attributes: optional(
-        record({
-          mode: optional(record({ from: u32, to: u32 })),
-          atime: optional(timespec),
-          mtime: optional(timespec),
-        }),
-      ),
+      attributes: optional(gatheredAttributes),
     }),
     /** attributes: after a write behind, to be kept under its lease. */
     record({ written: u32, attributes: optional(attributes) }),
@@ -347,6 +357,28 @@ export const operations = {
     record({ copied: offset }),
   ),
   syncfs: operation(60, nothing, nothing, idempotent),
+
+  /**
+   * A new file (flags: O_EXCL is implied), and what was gathered of it before it was made: as in `write`, of `behind`; the bulk data are 64 KiB at most. Reply: how many
+   * bytes of them were written, and whether nothing is left to be done. If nothing is, and its attributes are leased, `closes`
+   * leaves it closed: then the handle is 0, as in `open`. Else an exclusive lease is granted, if it can be.
+   */
+  createWith: operation(
+    61,
+    record({
+      ...where,
+      mode: u32,
+      umask: u32,
+      flags: u32,
+      offset,
+      extents: optional(list(extent, limits.maxExtents)),
+      attributes: optional(gatheredAttributes),
+      sync: wantedSync,
+      closes: bool,
+    }),
+    record({ ...created, written: u32, isComplete: bool }),
+    { bulk: 'request' },
+  ),
 
   // directories
   /**

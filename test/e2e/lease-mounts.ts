@@ -174,15 +174,26 @@ export class LeaseExport implements AsyncDisposable {
     return { ...result, tookMs: performance.now() - startedMs };
   }
 
-  /** Runs lease-rounds in a process of its own, which can be killed, and returns what it prints last. */
-  async rounds<T>(what: string, count: number, timeoutMs: number, ...more: string[]): Promise<T> {
-    const program = join(programs, 'test/e2e/lease-rounds.js');
-    const roots = [this.local, ...this.mounts.map(({ path }) => path)].join(',');
-    const args = [program, what, String(count), roots, ...more];
-    const result = await runCommand(process.execPath, args, { timeoutMs });
+  /** Runs lease-rounds. */
+  rounds<T>(what: string, count: number, timeoutMs: number, ...more: string[]): Promise<T> {
+    return this.program<T>('lease-rounds', [what, String(count), this.#roots, ...more], timeoutMs);
+  }
+
+  newFileRounds<T>(count: number, timeoutMs: number): Promise<T> {
+    return this.program<T>('new-file-rounds', [String(count), this.#roots], timeoutMs);
+  }
+
+  get #roots(): string {
+    return [this.local, ...this.mounts.map(({ path }) => path)].join(',');
+  }
+
+  /** Runs it in a process of its own, which can be killed, and returns what it prints last. */
+  async program<T>(name: string, args: readonly string[], timeoutMs: number): Promise<T> {
+    const program = join(programs, `test/e2e/${name}.js`);
+    const result = await runCommand(process.execPath, [program, ...args], { timeoutMs });
     if (result.status !== 0) {
       const why = result.timedOut ? `not done after ${timeoutMs} ms` : result.stderr;
-      throw new Error(`${what}: ${why}\n${result.stdout}\n${this.serverOutput}`);
+      throw new Error(`${name} ${args[0]}: ${why}\n${result.stdout}\n${this.serverOutput}`);
     }
     return JSON.parse(result.stdout.trim().split('\n').at(-1) ?? '') as T;
   }

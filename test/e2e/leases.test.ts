@@ -105,6 +105,15 @@ describe('changes race with grants', { timeout: 180_000 }, () => {
   });
 });
 
+it('new files in directories that one mount knows of alone are there for the other at its very next look', {
+  timeout: 120_000,
+}, async () => {
+  await using exported = await LeaseExport.open(2);
+  const reports = await Promise.all([1, 2].map(() => exported.newFileRounds<Report>(60, 100_000)));
+  for (const report of reports) expect(report).toMatchObject({ rounds: 60, wrong: 0, examples: [] });
+  expect(await exported.differences()).toEqual([]);
+});
+
 it('trees that are made, walked, renamed and removed on two mounts are the same on both', {
   timeout: 120_000,
 }, async () => {

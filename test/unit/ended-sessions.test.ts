@@ -115,7 +115,7 @@ test('changes that wait for a lease when the server is ended in good order are c
   const requests = (raw: RawClient) => {
     start(raw, 1, 1, 'setattr', chmod(f));
     start(raw, 2, 2, 'setattr', truncate(g));
-    start(raw, 3, 3, 'mkdir', { parent: root, name: b('new'), mode: 0o755, umask: 0 });
+    start(raw, 3, 3, 'mkdir', { parent: root, name: b('new'), mode: 0o755, umask: 0, wantsAlone: false });
     start(raw, 4, 4, 'unlink', { parent: root, name: b('h') });
   };
   requests(client);

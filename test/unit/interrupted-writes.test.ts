@@ -236,3 +236,38 @@ test('the file is gone: EIO', async () => {
   const back = await connected(owner.session);
   expect((await back.write(WRITE, 1, 'a', owner.handle)).code).toBe(errno.EIO);
 });
+
+test('a file that was made with what was written to it is finished in the same way', async () => {
+  const root = server.server.exports.get('/')?.store.root.handle as Uint8Array;
+  const client = await connected();
+  const request = {
+    ...{
+      parent: root,
+      name: Buffer.from('new'),
+      mode: 0o644,
+      umask: 0,
+      flags: O.WRONLY,
+      offset: 0,
+      extents: undefined,
+    },
+    ...{ attributes: undefined, sync: 'none' as const, closes: true },
+  } as const;
+  let notes = 0;
+  // It begins, it is made, its data begin; not that they have ended.
+  journal.onNote = () => {
+    if (++notes === 4) journal.hasEnded = true;
+  };
+  const first = await client.ask(20, 'createWith', request, page('a'));
+  expect(first).toMatchObject({ code: 0, reply: { written: PAGE_SIZE, isComplete: true, handle: 0 } });
+  const { inode } = (first.reply as { entry: { inode: Uint8Array } }).entry;
+  await nextServer();
+  writeFileSync(directory.join('new'), page('?'), { flag: 'r+' });
+  const other = await connected();
+  const open = { inode, flags: O.RDONLY, killSuidgid: false, wants: 'none', firstBytes: 0 } as const;
+  const { handle } = (await other.ask(1, 'open', open)).reply as { handle: number };
+  other.sendRead(2, 0, handle);
+  const back = await connected(client.session);
+  const again = await back.ask(20, 'createWith', request, page('a'));
+  expect(again).toMatchObject({ code: 0, reply: { written: PAGE_SIZE, isComplete: false, lease: 'none' } });
+  expect((await other.reply(2, 'read')).bulk).toBe(page('a').toString());
+});

@@ -113,7 +113,11 @@ describe('changes by another client', () => {
   const where = (d: Uint8Array, name: string) => ({ parent: d, name: b(name) });
   /** `recalls`: what each message asks for. */
   const changes: [what: string, recalls: readonly ('d' | 'f' | 'd f')[], change: Change][] = [
-    ['mkdir', ['d'], (session, d) => session.call('mkdir', ROOT, { ...where(d, 'new'), mode: 0o755, umask: 0 })],
+    [
+      'mkdir',
+      ['d'],
+      (session, d) => session.call('mkdir', ROOT, { ...where(d, 'new'), mode: 0o755, umask: 0, wantsAlone: false }),
+    ],
     [
       'mknod',
       ['d'],
@@ -270,7 +274,7 @@ test('one recall for all who wait, none is granted meanwhile, and afterwards the
   const { d } = await holder.holdAll();
   const others = [await server.connect(), await server.connect()] as const;
   const made = others.map((session, index) =>
-    session.call('mkdir', ROOT, { parent: d, name: b(`${index}`), mode: 0o755, umask: 0 }),
+    session.call('mkdir', ROOT, { parent: d, name: b(`${index}`), mode: 0o755, umask: 0, wantsAlone: false }),
   );
   const { id } = await holder.nextRecall();
   const look = { parent: d, name: b('f') };
@@ -302,7 +306,7 @@ describe('a client that does not answer', () => {
     const { d } = await holder.holdAll();
     const other = await server.connect();
     const mkdir = (parent: Uint8Array, name: string) =>
-      other.call('mkdir', ROOT, { parent, name: b(name), mode: 0o755, umask: 0 });
+      other.call('mkdir', ROOT, { parent, name: b(name), mode: 0o755, umask: 0, wantsAlone: false });
     const startMs = performance.now();
     const delayed = mkdir(d, 'late');
     await holder.nextRecall();
@@ -332,7 +336,7 @@ describe('a client that does not answer', () => {
     const other = await server.connect();
     const startMs = performance.now();
     let isDone = false;
-    const made = other.call('mkdir', ROOT, { parent: d, name: b('late'), mode: 0o755, umask: 0 });
+    const made = other.call('mkdir', ROOT, { parent: d, name: b('late'), mode: 0o755, umask: 0, wantsAlone: false });
     void made.then(() => (isDone = true));
     const recall = await holder.nextRecall();
     const speaking = setInterval(
@@ -359,7 +363,7 @@ describe('a client that does not answer', () => {
       other.call('setattr', ROOT, { inode, handle: 0, ...none, mode: 0o600, killSuidgid: false });
     const delayed = chmod(f);
     expect((await holder.nextRecall()).inodes).toEqual([f]);
-    const made = other.call('mkdir', ROOT, { parent: d, name: b('made'), mode: 0o755, umask: 0 });
+    const made = other.call('mkdir', ROOT, { parent: d, name: b('made'), mode: 0o755, umask: 0, wantsAlone: false });
     const recall = await holder.nextRecall();
     expect(recall.inodes).toEqual([d]);
     holder.answer(recall.id); // of the directory, and never of the file
@@ -392,7 +396,7 @@ describe('a client that does not answer', () => {
     const { d } = await holder.holdAll();
     using stranger = await Holder.open();
     const other = await server.connect();
-    const made = other.call('mkdir', ROOT, { parent: d, name: b('x'), mode: 0o755, umask: 0 });
+    const made = other.call('mkdir', ROOT, { parent: d, name: b('x'), mode: 0o755, umask: 0, wantsAlone: false });
     const { id } = await holder.nextRecall();
     holder.answer(id + 1);
     stranger.answer(id);
@@ -460,7 +464,7 @@ test('a new small lane: the server takes all leases back, and waits for nobody',
   const holder = await Holder.open();
   const { d } = await holder.holdAll();
   const other = await server.connect();
-  const made = other.call('mkdir', ROOT, { parent: d, name: b('x'), mode: 0o755, umask: 0 });
+  const made = other.call('mkdir', ROOT, { parent: d, name: b('x'), mode: 0o755, umask: 0, wantsAlone: false });
   await holder.nextRecall();
   using again = await Holder.open(holder.session);
   await made;
@@ -515,7 +519,7 @@ test('a creation in a directory that 60 clients hold asks them all at once, and 
     let d: Uint8Array = author.hello.root.inode;
     for (const holder of holders) d = (await holder.holdAll()).d;
     expect(holdersOf('d')).toBe(60);
-    const made = author.call('mkdir', ROOT, { parent: d, name: b('new'), mode: 0o755, umask: 0 });
+    const made = author.call('mkdir', ROOT, { parent: d, name: b('new'), mode: 0o755, umask: 0, wantsAlone: false });
     // Each is asked before anybody has answered: in turn, the second recall would wait for the first.
     const recalls = await Promise.all(holders.map((holder) => holder.nextRecall()));
     expect(exported.leases.counts.recallsPending).toBe(60);

@@ -117,7 +117,7 @@ describe('a long directory', () => {
     const [gone] = namesOf(first).filter((name) => name.startsWith('file'));
     const later = FILES.filter((name) => !namesOf(first).includes(name));
     await other.call('unlink', ROOT, { parent: d, name: b(gone as string) });
-    await other.call('mkdir', ROOT, { parent: d, name: b('new'), mode: 0o755, umask: 0 });
+    await other.call('mkdir', ROOT, { parent: d, name: b('new'), mode: 0o755, umask: 0, wantsAlone: false });
     const behind = namesOf(await rest(handle, lastOf(first)));
     expect(behind.filter((name) => name !== 'new').sort()).toEqual(later.sort());
     filesystem.releasedir(handle);

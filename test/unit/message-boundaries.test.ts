@@ -14,8 +14,8 @@ const pass: Plan = () => 'pass';
 async function workload(session: ServerSession): Promise<void> {
   const parent = session.hello.root.inode;
   const at = (name: string) => ({ parent, name: Buffer.from(name) });
-  const made = await session.call('mkdir', ROOT, { ...at('dir'), mode: 0o755, umask: 0 });
-  await session.call('mkdir', ROOT, { ...at('gone'), mode: 0o755, umask: 0 });
+  const made = await session.call('mkdir', ROOT, { ...at('dir'), mode: 0o755, umask: 0, wantsAlone: false });
+  await session.call('mkdir', ROOT, { ...at('gone'), mode: 0o755, umask: 0, wantsAlone: false });
   await session.call('rmdir', ROOT, at('gone'));
   const exclusive = { mode: 0o644, umask: 0, flags: 2 | 0o200, wants: 'none' } as const;
   const { handle, entry } = await session.call('create', ROOT, { ...at('file'), ...exclusive });

@@ -305,7 +305,7 @@ describe('of a server and two clients', () => {
     const { other } = client;
     const t = await find(other.hello.root.inode, 't');
     const parent = await find(t, name);
-    const made = other.call('mkdir', ROOT, { parent, name: b('new'), mode: 0o755, umask: 0 });
+    const made = other.call('mkdir', ROOT, { parent, name: b('new'), mode: 0o755, umask: 0, wantsAlone: false });
     await vi.waitFor(() => expect(client.filesystem.counts.recalls).toBe(1));
     const { handle } = await client.filesystem.open(root, node, O.WRONLY, false);
     await client.filesystem.write(root, handle, 0, b('gathered'), 0, false);

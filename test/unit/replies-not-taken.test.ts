@@ -91,7 +91,7 @@ describe('a client that takes no replies', () => {
     await call(client, 1000, 'lookup', { parent: root, name: Buffer.from('new') });
     await asksForListings();
     const { client: other } = await RawClient.greeted(server.server.port);
-    send(other, 1, 'mkdir', { parent: root, name: Buffer.from('new'), mode: 0o755, umask: 0 });
+    send(other, 1, 'mkdir', { parent: root, name: Buffer.from('new'), mode: 0o755, umask: 0, wantsAlone: false });
     const { leases } = server.server.exports.get('/') as Export;
     await expect.poll(() => leases.counts.recallsPending).toBe(1);
     expect(session.inFlight).toBeGreaterThan(0);
@@ -102,7 +102,7 @@ describe('a client that takes no replies', () => {
 
   test('and asks for the same reply again and again, loses its connection', async () => {
     Object.assign(limits, { maxQueuedReplyBytes: 64 * 1024 });
-    const made = { parent: root, name: Buffer.from('made'), mode: 0o755, umask: 0 };
+    const made = { parent: root, name: Buffer.from('made'), mode: 0o755, umask: 0, wantsAlone: false };
     expect((await call(client, 1, 'mkdir', made)).code).toBe(0);
     client.socket.pause();
     const { code, request } = operations.mkdir;

@@ -196,7 +196,11 @@ async function send<N extends OperationName>(
 }
 
 const name = (parent: Uint8Array, text: string) => ({ parent, name: b(text) });
-const made = { mode: 0o755, umask: 0 };
+const made = { mode: 0o755, umask: 0, wantsAlone: false };
+const CREATED_WITH = {
+  ...{ mode: 0o644, umask: 0, flags: O.WRONLY, offset: 0, extents: undefined, attributes: undefined },
+  ...{ sync: 'none' as const, closes: true },
+} as const;
 const append = (handle: number) => ({ handle, offset: 0, ...PLAIN_WRITE, append: true }) as const;
 const open = (handle: Uint8Array) =>
   ({ inode: handle, flags: O.WRONLY, killSuidgid: false, wants: 'none', firstBytes: 0 }) as const;
@@ -220,6 +224,7 @@ const cases: [
       send(raw, seq, 'create', { ...name(root, 'new'), ...made, mode: 0o644, flags: O.WRONLY | O.EXCL, wants: 'none' }),
     () => {},
   ],
+  ['createWith', (raw, root, seq) => send(raw, seq, 'createWith', { ...name(root, 'new'), ...CREATED_WITH }), () => {}],
   [
     'unlink',
     (raw, root, seq) => send(raw, seq, 'unlink', name(root, 'old')),
@@ -350,7 +355,7 @@ describe('a request whose reply was lost with the server', () => {
       const before = tree();
       const { raw, root } = await interrupted();
       const makes = readdirSync(directory.path).length;
-      const isTried = ['mkdir', 'mknod', 'symlink', 'create'].includes(what);
+      const isTried = ['mkdir', 'mknod', 'symlink', 'create', 'createWith'].includes(what);
       expect((await ask(raw, root, 1)).code).toBe(isTried ? 0 : errno.EIO);
       if (isTried) expect(readdirSync(directory.path)).toHaveLength(makes + 1);
       else expect(tree()).toBe(before);

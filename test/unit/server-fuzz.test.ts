@@ -17,7 +17,7 @@ import { valuesOf } from '../support/arbitraries.ts';
 import { lookUp, RawClient, ROOT, TemporaryDirectory, TestServer } from '../support/fixture.ts';
 import { PLAIN_WRITE } from '../support/requests.ts';
 
-const { REQUEST, CANCEL, REPLY, BYE, GRANT_TAKEN, GIVEN_BACK } = frameKind;
+const { REQUEST, CANCEL, REPLY, BYE, GRANT_TAKEN, GIVEN_BACK, DOWNGRADED } = frameKind;
 const code = Object.fromEntries(operationNames.map((name) => [name, operations[name].code]));
 const NAMES = operationNames.filter((name) => name !== 'hello');
 
@@ -122,6 +122,7 @@ describe('after hello', () => {
     ['a cancel without a number', [CANCEL, 'x'], /expected counter/],
     ['a grant taken without a number', [GRANT_TAKEN, 'x'], /expected counter/],
     ['leases given back that are no list', [GIVEN_BACK, 5], /list of at most 4096/],
+    ['exclusive leases that are shared now and no list', [DOWNGRADED, 'x'], /list of at most 4096/],
   ];
   test.each(rows)('%s', async (_what, frame, says) => {
     using client = (await RawClient.greeted(port)).client;
@@ -138,7 +139,8 @@ describe('after hello', () => {
       const bodies: [string, unknown[]][] = [
         ['lookup', [root, name]],
         ['mknod', [root, name, 0o100644, 0, 0]],
-        ['mkdir', [root, name, 0o755, 0]],
+        ['mkdir', [root, name, 0o755, 0, false]],
+        ['createWith', [root, name, 0o644, 0, 1, 0, null, null, 'none', false]],
         ['symlink', [root, name, Buffer.from('x')]],
         ['link', [root, root, name]],
         ['unlink', [root, name]],
@@ -173,7 +175,7 @@ describe('after hello', () => {
     const { client, hello } = await RawClient.greeted(port);
     using _client = client;
     client.send([77, 1]);
-    client.send(request(code.mkdir, [hello.root.inode, Buffer.from('too-late'), 0o755, 0]));
+    client.send(request(code.mkdir, [hello.root.inode, Buffer.from('too-late'), 0o755, 0, false]));
     await client.closed;
     expect(readdirSync(outside.join('export'))).not.toContain('too-late');
   });
@@ -276,7 +278,7 @@ describe('sequence numbers', () => {
   test('a number used twice is answered from memory, once applied', async () => {
     const { client, hello } = await RawClient.greeted(port);
     using _client = client;
-    const mkdir = request(code.mkdir, [hello.root.inode, Buffer.from('twice'), 0o755, 0], 5);
+    const mkdir = request(code.mkdir, [hello.root.inode, Buffer.from('twice'), 0o755, 0, false], 5);
     client.send(mkdir);
     const first = await client.next();
     client.send(mkdir);
@@ -292,7 +294,7 @@ describe('sequence numbers', () => {
     using late = (await RawClient.greeted(port, hello.session, 'bulk')).client;
     using _client = client;
     const root = hello.root.inode;
-    const mkdir = request(code.mkdir, [root, Buffer.from('once'), 0o755, 0], 1);
+    const mkdir = request(code.mkdir, [root, Buffer.from('once'), 0o755, 0, false], 1);
     client.send(mkdir);
     await client.next();
     client.send([REQUEST, 2, 0, code.rmdir, [0, 0], [root, Buffer.from('once')]]);
@@ -381,7 +383,13 @@ describe('handles', () => {
           flags: 2,
           wants: 'none',
         }),
-        bystander.call('mkdir', ROOT, { parent: inode, name: Buffer.from('new'), mode: 0o755, umask: 0 }),
+        bystander.call('mkdir', ROOT, {
+          parent: inode,
+          name: Buffer.from('new'),
+          mode: 0o755,
+          umask: 0,
+          wantsAlone: false,
+        }),
         bystander.call('unlink', ROOT, { parent: inode, name: Buffer.from('secret') }),
         bystander.call('create', ROOT, {
           parent,

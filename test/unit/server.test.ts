@@ -84,7 +84,13 @@ test('a request whose caller gave up before it was sent is not sent', async () =
   using directory = new TemporaryDirectory();
   await using server = await TestServer.start(directory.path);
   const session = await server.connect();
-  const request = { parent: session.hello.root.inode, name: Buffer.from('d'), mode: 0o755, umask: 0 };
+  const request = {
+    parent: session.hello.root.inode,
+    name: Buffer.from('d'),
+    mode: 0o755,
+    umask: 0,
+    wantsAlone: false,
+  };
   const call = session.call('mkdir', ROOT, request, { signal: AbortSignal.abort() });
   await expect(call).rejects.toMatchObject({ code: errno.EINTR });
   expect((await session.call('lookup', ROOT, request)).found).toBeUndefined();
@@ -97,7 +103,9 @@ test('more requests than may be in flight are answered all the same, in their or
   const session = await server.connect();
   const parent = session.hello.root.inode;
   const names = Array.from({ length: 3000 }, (_, index) => Buffer.from(`d${index}`));
-  await Promise.all(names.map((name) => session.call('mkdir', ROOT, { parent, name, mode: 0o755, umask: 0 })));
+  await Promise.all(
+    names.map((name) => session.call('mkdir', ROOT, { parent, name, mode: 0o755, umask: 0, wantsAlone: false })),
+  );
   expect(session.inFlight).toBe(0);
   const answers = await Promise.all(names.map((name) => session.call('rmdir', ROOT, { parent, name })));
   expect(answers).toHaveLength(3000);
@@ -174,7 +182,7 @@ test('a read-only export refuses every change and serves every read', async () =
   const name = Buffer.from('new');
   const { inode } = await lookUp(session, ROOT, { parent, name: Buffer.from('file') });
   const changes = [
-    session.call('mkdir', ROOT, { parent, name, mode: 0o755, umask: 0 }),
+    session.call('mkdir', ROOT, { parent, name, mode: 0o755, umask: 0, wantsAlone: false }),
     session.call('create', ROOT, { parent, name, mode: 0o644, umask: 0, flags: 0, wants: 'none' }),
     session.call('tmpfile', ROOT, { parent, mode: 0o644, umask: 0, flags: RDWR }),
     session.call('symlink', ROOT, { parent, name, target: Buffer.from('x') }),

@@ -69,7 +69,7 @@ describe('exactly once', () => {
       for (let round = 0; round < ROUNDS; round++) {
         const name = (kind: string) => Buffer.from(`${kind}-${id}-${round}`);
         // Applied twice, each of these fails (EEXIST, ENOENT), or leaves a trace.
-        await session.call('mkdir', ROOT, { parent, name: name('d'), mode: 0o755, umask: 0 });
+        await session.call('mkdir', ROOT, { parent, name: name('d'), mode: 0o755, umask: 0, wantsAlone: false });
         const created = { parent, name: name('f'), mode: 0o644, umask: 0, flags: RDWR | 0o200, wants: 'none' } as const;
         const { handle } = await session.call('create', ROOT, created);
         // One record in three is larger than what stays on the small lane.

@@ -103,7 +103,13 @@ test('a directory that was changed meanwhile is shown as it is', async () => {
   const where = { parent: client.other.hello.root.inode, name: b('t') };
   const { found: top } = await client.other.call('lookup', ROOT, where);
   const { found } = await client.other.call('lookup', ROOT, { parent: top?.inode as Uint8Array, name: b(second) });
-  await client.other.call('mkdir', ROOT, { parent: found?.inode as Uint8Array, name: b('new'), mode: 0o755, umask: 0 });
+  await client.other.call('mkdir', ROOT, {
+    parent: found?.inode as Uint8Array,
+    name: b('new'),
+    mode: 0o755,
+    umask: 0,
+    wantsAlone: false,
+  });
   expect(await listed(root, 't', second)).toContain('new');
 });
 

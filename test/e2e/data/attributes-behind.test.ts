@@ -79,15 +79,17 @@ describe('what it costs', () => {
     return Object.fromEntries(all.filter(([name, count]) => count > 0 && !['hello', 'renew', 'status'].includes(name)));
   }
 
-  const programs: [what: string, command: string][] = [
-    ['tar', 'tar xpf "$T/plain.tar" -C "$A/tar"'],
-    ['cp', 'cp --preserve=timestamps,ownership "$T"/plain/* "$A/cp"'],
+  // cp(1) looks at what it has made before it writes to it.
+  const programs: [what: string, command: string, requests: Record<string, number>][] = [
+    ['tar', 'tar xpf "$T/plain.tar" -C "$A/tar"', { createWith: FILES }],
+    ['cp', 'cp --preserve=timestamps,ownership "$T"/plain/* "$A/cp"', { create: FILES, write: FILES }],
   ];
-  it.each(programs)('%s: at most three requests for a file', async (what, command) => {
+  it.each(programs)('%s: at most three requests for a file', async (what, command, requests) => {
     await run(`mkdir -p "$T/plain" "$A/${what}"; cd "$T/plain";
       for n in $(seq ${FILES}); do echo "$n" > "$n"; done; tar cf ../plain.tar *`);
-    const { create, write, release = 0, ...rest } = await cost(command);
-    expect([create, write], JSON.stringify(rest)).toEqual([FILES, FILES]);
+    const { create = 0, createWith = 0, write = 0, release = 0, ...rest } = await cost(command);
+    const none = { create: 0, createWith: 0, write: 0 };
+    expect({ create, createWith, write }, JSON.stringify(rest)).toEqual({ ...none, ...requests });
     expect(release).toBeLessThanOrEqual(FILES);
     // How the server's filesystem says that there is no capability is asked once, the directory looked at.
     const others = Object.values(rest).reduce((sum, count) => sum + count, 0);

@@ -57,4 +57,40 @@ describe('an export whose disk is full', { timeout: 60_000 }, () => {
     expect(again.stdout).toBe(`${64 * 65_536}\n`);
     expect(await exported.shell(intact)).toMatchObject({ status: 0, stderr: '' });
   });
+
+  it('tells whoever closes a new file that is made then, and keeps those before it', async () => {
+    using disk = new MountedFilesystem('tmpfs', 'mode=0755,size=1m,nr_inodes=64');
+    await using exported = await LeaseExport.open(2, disk.path);
+    // Each of 40 KiB, by one write and one close: `made` of them, then what is told, and what is there of the next one.
+    const fill = `mkdir $A/d && head -c 40960 /dev/urandom > /dev/shm/weft-fill-$$ && python3 -c "
+import os
+data = open('/dev/shm/weft-fill-$$', 'rb').read()
+made = 0
+while True:
+    fd = os.open('$A/d/f%d' % made, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    try:
+        try: os.write(fd, data)
+        finally: os.close(fd)
+    except OSError as error:
+        print(made, error.strerror)
+        break
+    made += 1
+for n in range(made):
+    for root in ('$A', '$B', '$X'): assert open('%s/d/f%d' % (root, n), 'rb').read() == data, (root, n)
+assert data.startswith(open('$B/d/f%d' % made, 'rb').read())
+"; rm -f /dev/shm/weft-fill-$$`;
+    const filled = await exported.shell(fill);
+    expect(filled.stderr).toBe('');
+    expect(filled.stdout).toMatch(/^2[345] No space left on device\n$/);
+    expect(await exported.differences()).toEqual([]);
+    // And where there is space, but no inode for one more.
+    const many = await exported.shell(
+      'rm $A/d/* && mkdir $A/e && for n in $(seq 80); do /bin/echo text > $A/e/$n || break; done; ls $B/e | wc -l; cat $B/e/20',
+    );
+    expect(many.stderr).toContain('No space left on device');
+    const [count = 0] = (many.stdout.match(/\d+/g) ?? []).map(Number);
+    expect(count).toBeGreaterThan(50);
+    expect(many.stdout).toMatch(/text\n$/);
+    expect(await exported.differences()).toEqual([]);
+  });
 });
