@@ -39,6 +39,7 @@ export interface LinkEvents {
   recall(link: Link, id: number, inodes: readonly Uint8Array[] | null): void;
   /** Blocks of a file's data are to be given back; null: all of them. Answered by `recalled`. */
   recallBlocks(link: Link, id: number, inode: Uint8Array, blocks: readonly number[] | null): void;
+  share(link: Link, id: number, directory: Uint8Array): void;
   /** A lock that was waited for is decided: 0, or an errno. Answered by GRANT_TAKEN. */
   granted(link: Link, ticket: number, errno: number): void;
   /** New locks may be asked for. */
@@ -111,6 +112,8 @@ export class Link {
             } else if (frame[0] === frameKind.RECALL_BLOCKS && link) {
               const blocks = optional(recalledBlocks).decode(frame[3]) ?? null;
               events.recallBlocks(link, counter.decode(frame[1]), inodeHandle.decode(frame[2]), blocks);
+            } else if (frame[0] === frameKind.SHARE && link) {
+              events.share(link, counter.decode(frame[1]), inodeHandle.decode(frame[2]));
             } else if (frame[0] === frameKind.GRANTED && link) {
               events.granted(link, counter.decode(frame[1]), u32.decode(frame[2]));
             } else if (frame[0] === frameKind.GRACE_OVER && link) {

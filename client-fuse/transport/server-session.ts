@@ -117,6 +117,8 @@ export class ServerSession {
   onRecall: (inodes: readonly Uint8Array[] | null) => Recall = () => ({ ready: undefined, finish: () => [] });
   /** Blocks of a file's data are not to be used from now on; null: none is. */
   onRecallBlocks: (inode: Uint8Array, blocks: readonly number[] | null) => void = () => {};
+  /** Others look into this directory. Resolves when the server has all that was made there. */
+  onShare: (directory: Uint8Array) => Promise<void> | undefined = () => undefined;
   #denial: Denial | undefined;
   /** End the pauses between attempts: when one lane is opened, the other has no reason to wait. */
   readonly #paused = new Set<() => void>();
@@ -380,6 +382,12 @@ export class ServerSession {
       recallBlocks: (on, id, inode, blocks) => {
         this.onRecallBlocks(inode, blocks);
         on.send([frameKind.RECALLED, id, []]);
+      },
+      share: (on, id, directory) => {
+        const answer = () => on.send([frameKind.RECALLED, id, []]);
+        const ready = this.onShare(directory);
+        if (ready) void ready.then(answer);
+        else answer();
       },
       granted: (on, ticket, code) => {
         this.onGranted(ticket, code);

@@ -56,6 +56,7 @@ export class RemoteFilesystem implements Filesystem {
       const node = this.#context.nodeOf(inode);
       if (node) this.#context.blocks.recalled(node, blocks);
     };
+    session.onShare = (inode) => this.#share(this.#context.nodeOf(inode));
     session.onLost = () => void this.#loseShared();
     session.onForgotten = (isSameServer, isSameMachine) => {
       const lost = this.#loseShared();
@@ -92,12 +93,23 @@ export class RemoteFilesystem implements Filesystem {
 
   // --- leases
 
+  /** Undefined: the reply that names it is on its way, and it is not alone when that is here. Others that it knows of are shared, too. */
+  #share(directory: Node | undefined): Promise<void> | undefined {
+    const { leases, unmade } = this.#context;
+    leases.recalls++;
+    if (directory === undefined) leases.changedUnknown();
+    else {
+      leases.alone.end(directory);
+      leases.changed(directory); // by others, as far as replies go that are on their way
+    }
+    this.#files.shareAlone();
+    return directory && unmade.inside(directory);
+  }
+
   #giveBack(inodes: readonly Uint8Array[]): Recall {
     const { leases, kernel } = this.#context;
     const asked = inodes.map((inode) => this.#context.nodeOf(inode));
     this.#files.releaseNow();
-    // Others look around: they need not ask for each.
-    if (asked.some((node) => node && leases.alone.has(node))) this.#files.shareAlone();
     const next = leases.removedNext(asked, this.#givesUp);
     const { nodes, others } = leases.recall(asked);
     const files = asked.map((node) => node && this.#files.giveBack(node));

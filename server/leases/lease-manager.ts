@@ -60,6 +60,8 @@ export class LeaseManager {
   readonly blocks: LeasedBlocks;
   /** Recalls that were sent and not answered: one a holder and inode, whoever waits for it. */
   readonly #recalls = new Map<LeaseHolder, Map<Inode, Promise<void>>>();
+  /** The same of exclusive leases on directories that are to be shared. */
+  readonly #shares = new Map<Inode, Promise<void>>();
   #recallsSent = 0;
   #revocations = 0;
   #localChanges = 0;
@@ -86,7 +88,7 @@ export class LeaseManager {
   /** For status. */
   get counts() {
     const blocks = this.blocks.counts;
-    let { recallsPending } = blocks;
+    let recallsPending = blocks.recallsPending + this.#shares.size;
     for (const ofHolder of this.#recalls.values()) recallsPending += ofHolder.size;
     return {
       recallsSent: this.#recallsSent + blocks.recallsSent,
@@ -226,7 +228,23 @@ export class LeaseManager {
    */
   settled(session: LeaseHolder, inode: Inode): Promise<void> | undefined {
     const { exclusive } = inode.leases;
-    return exclusive === undefined || exclusive === session ? undefined : this.recallExclusive(inode);
+    if (exclusive === undefined || exclusive === session) return undefined;
+    return this.#exclusive.has(inode) ? this.recallExclusive(inode) : this.#share(exclusive, inode);
+  }
+
+  /** Its holder makes at the server what it has not made yet, and goes on with a shared lease: nothing that it knows is old. */
+  #share(holder: LeaseHolder, directory: Inode): Promise<void> {
+    const pending = this.#shares.get(directory);
+    if (pending) return pending;
+    this.#recallsSent++;
+    directory.leases.beginTakingBack();
+    const shared = isInTime(holder, holder.share(directory)).then((isAnswered) => {
+      if (!isAnswered) this.#revoke(holder);
+      this.#shares.delete(directory);
+      directory.leases.endTakingBack();
+    });
+    this.#shares.set(directory, shared);
+    return shared;
   }
 
   /** Resolves when nobody gathers writes to the inode; undefined when nobody does. */

@@ -28,6 +28,7 @@ export type KeptReply = readonly unknown[];
 export interface RecallChannel {
   sendRecall(id: number, inodes: readonly Uint8Array[] | null): void;
   sendRecallBlocks(id: number, inode: Uint8Array, blocks: readonly number[] | null): void;
+  sendShare(id: number, directory: Uint8Array): void;
   sendGranted(ticket: number, errno: number): void;
   /** `late`: how many clients have lost their locks. */
   sendGraceOver(late: number): void;
@@ -108,6 +109,7 @@ export class Session implements LeaseHolder {
   readonly blockFiles = new Set<Inode>();
   heldBlocks = 0;
   readonly #blockRecalls = new Map<number, BlockRecall>();
+  readonly #shares = new Map<number, { readonly directory: Inode; readonly resolve: () => void }>();
   #lastRecall = 0;
   /** All leases were taken from the client, which has not said that it knows. */
   #untoldRevocation: number | undefined;
@@ -340,6 +342,7 @@ export class Session implements LeaseHolder {
     this.#recallChannel = channel;
     if (this.#untoldRevocation !== undefined) channel.sendRecall(this.#untoldRevocation, null);
     for (const [id, { inodes }] of this.#recalls) channel.sendRecall(id, handlesOf(inodes));
+    for (const [id, { directory }] of this.#shares) channel.sendShare(id, directory.handle);
     for (const [ticket, code] of this.locks.untaken) channel.sendGranted(ticket, code);
   }
 
@@ -363,6 +366,14 @@ export class Session implements LeaseHolder {
     });
   }
 
+  share(directory: Inode): Promise<void> {
+    return new Promise((resolve) => {
+      const id = ++this.#lastRecall;
+      this.#shares.set(id, { directory, resolve });
+      this.#recallChannel?.sendShare(id, directory.handle);
+    });
+  }
+
   /** The client answered a recall, and gave back the leases on other inodes with it. */
   recalled(id: number, others: readonly Uint8Array[]): void {
     if (this.#untoldRevocation === id) {
@@ -370,6 +381,12 @@ export class Session implements LeaseHolder {
       this.#host.told(this);
     }
     const recall = this.#recalls.get(id);
+    const share = this.#shares.get(id);
+    if (share) {
+      this.#shares.delete(id);
+      this.exported.leases.downgrade(this, share.directory);
+      share.resolve();
+    }
     const ofBlocks = this.#blockRecalls.get(id);
     if (ofBlocks) {
       this.#blockRecalls.delete(id);
@@ -416,6 +433,11 @@ export class Session implements LeaseHolder {
       resolve();
     }
     for (const inode of dropped) this.exported.leases.drop(this, inode);
+    for (const [id, { directory, resolve }] of this.#shares) {
+      if (!which(directory)) continue;
+      this.#shares.delete(id);
+      resolve();
+    }
     for (const inode of [...this.blockFiles]) this.exported.leases.blocks.drop(this, inode, null);
     for (const { resolve } of this.#blockRecalls.values()) resolve();
     this.#blockRecalls.clear();

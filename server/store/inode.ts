@@ -58,6 +58,8 @@ export interface LeaseHolder {
   heldBlocks: number;
   /** The same for blocks of a file's data, which are dropped then; null: all that it has of it. */
   recallBlocks(inode: Inode, blocks: readonly number[] | null): Promise<void>;
+  /** Asks that its exclusive lease on the directory be a shared one. Resolves when it is; never, when the client does not answer. */
+  share(directory: Inode): Promise<void>;
   /** Takes all leases away from a client that did not answer, and tells it. */
   revokeLeases(): void;
 }

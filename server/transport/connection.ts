@@ -145,6 +145,10 @@ export class Connection implements TransportEvents, RecallChannel, LaneConnectio
     this.#replies.send(encodeFrame([frameKind.RECALL_BLOCKS, id, inode, blocks]).head);
   }
 
+  sendShare(id: number, directory: Uint8Array): void {
+    this.#replies.send(encodeFrame([frameKind.SHARE, id, directory]).head);
+  }
+
   sendGranted(ticket: number, code: number): void {
     this.#replies.send(encodeFrame([frameKind.GRANTED, ticket, code]).head);
   }

@@ -13,6 +13,7 @@
  *   client -> server   [GIVEN_BACK, inodes]                                  nor are these, unasked
  *   client -> server   [DOWNGRADED, inodes]                                  exclusive leases on these directories are shared ones now
  *   server -> client   [RECALL_BLOCKS, id, inode, blocks | nil]              give back these blocks of its data (nil: all); answered by RECALLED
+ *   server -> client   [SHARE, id, inode]                                    others look into this directory: its lease is a shared one when RECALLED answers
  *   server -> client   [GRANTED, ticket, errno]                              how a lock that was waited for was decided
  *   client -> server   [GRANT_TAKEN, ticket]                                 it is known, and need not be said again
  *   server -> client   [GRACE_OVER, late]                                    new locks may be asked for; so many have lost theirs
@@ -59,6 +60,7 @@ export const frameKind = {
   RECALL_BLOCKS: 10,
   GIVEN_BACK: 11,
   DOWNGRADED: 12,
+  SHARE: 13,
 } as const;
 
 /** The reason with which a client closes its connections when it will not come back. */

@@ -48,6 +48,9 @@ class Holder implements LeaseHolder {
     return true;
   }
 
+  share(): Promise<void> {
+    return Promise.resolve();
+  }
   recallBlocks(): Promise<void> {
     throw new Error('it holds none');
   }
