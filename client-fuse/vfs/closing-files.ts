@@ -30,14 +30,15 @@ export class ClosingFiles {
   }
 
   /** The same of a file that the server has not made yet. */
-  closeUnmade(open: OpenHandle, unmade: UnmadeFile): void {
-    unmade.isClosing = true;
-    const written = async () => {
-      await open.behind?.drain();
+  closeUnmade(open: OpenHandle, unmade: UnmadeFile, written: Promise<void> | undefined): void {
+    const { node } = open;
+    const made = async () => {
+      await written;
       await unmade.made().catch(() => {}); // or else it could not be written
-      open.node.unopened?.delete(open);
+      node.unopened?.delete(open);
+      if (!node.unopened?.size) this.#context.withUnopened.delete(node);
     };
-    this.#unfinished.set(open, this.#finish(open, written(), false));
+    this.#unfinished.set(open, this.#finish(open, made(), false));
   }
 
   get unfinished(): Iterable<OpenHandle> {

@@ -4,6 +4,7 @@
  * RemoteFiles.
  */
 import { type Attributes, mode as modeBits } from '../../shared/attributes.ts';
+import { errno, errnoOf, FsError } from '../../shared/errno.ts';
 import { limits } from '../../shared/limits.ts';
 import { O } from '../../shared/linux/constants.ts';
 import type { ReplyOf } from '../../shared/protocol/messages.ts';
@@ -13,7 +14,7 @@ import { type FileOpening, SENT_FLAGS } from './file-opening.ts';
 import type { Caller, Entry, NodeId, OpenedFile } from './filesystem.ts';
 import { expectedOf } from './gathering.ts';
 import type { Node, OpenHandle } from './node.ts';
-import { canWrite, dropAhead, NOT_OPENED } from './open-handle.ts';
+import { canWrite, dropAhead, ensureOpen, NOT_OPENED } from './open-handle.ts';
 import { checkName, type RemoteContext } from './remote-context.ts';
 import type { RemoteNames } from './remote-names.ts';
 import { type Made, UnmadeFile } from './unmade-file.ts';
@@ -42,7 +43,6 @@ export class FileCreation {
   readonly #opening: FileOpening;
   /** The lease goes: what was gathered is sent. */
   readonly #endGathering: (open: OpenHandle) => Promise<void>;
-  #timer: NodeJS.Timeout | undefined;
 
   constructor(
     context: RemoteContext,
@@ -165,7 +165,6 @@ export class FileCreation {
     unmade.add(directory, file);
     kernel.beginChange(directory)(); // what it lists
     leases.learnUnmade(directory, key, node);
-    this.#shareIdle();
     const opened = this.#opening.gathering(open);
     leases.changed(node);
     open.expected = expectedOf(leases, node);
@@ -192,6 +191,8 @@ export class FileCreation {
       open.server = reply.handle;
       if (reply.handle !== 0) open.epoch = epoch;
       else this.#opening.keepUnopened(open);
+      // Its name may be gone already. An error is told at its next use.
+      if (reply.handle === 0 && leases.wasRecalled(node, asOf)) await ensureOpen(open, session).catch(() => {});
       const isAlone = reply.lease === 'exclusive' && !leases.wasRecalled(node, asOf);
       if (isAlone) leases.learnNew(node, reply.entry.leased, asOf);
       else {
@@ -204,7 +205,9 @@ export class FileCreation {
       nodes.notMade(node);
       // The kernel has its name. Not waited for: somebody may hold the directory, and wait for this.
       void kernel.takeBack([directory])?.then(() => kernel.tookBack([directory]));
-      throw error;
+      // By an earlier server, for this very request? The program has not asked for a new file.
+      const mayBeOwn = epoch !== session.epoch && !(birth.flags & O.EXCL) && errnoOf(error) === errno.EEXIST;
+      throw mayBeOwn ? new FsError(errno.EIO, 'nobody knows who has made the file') : error;
     } finally {
       unmade.remove(directory, file);
     }
@@ -228,31 +231,6 @@ export class FileCreation {
     const extents = places.length > 1 ? places : undefined;
     const request = { ...how, offset, extents, attributes, sync, closes };
     return session.call('createWith', opener, request, { ...(data.length > 0 && { bulk: data }), lane: 'small' });
-  }
-
-  // --- directories that nobody else knows of
-
-  /** Others look around: they need not ask for each. */
-  shareAlone(): void {
-    const { leases, unmade } = this.#context;
-    this.#share(leases.alone.takeAll((directory) => unmade.has(directory)));
-  }
-
-  /** Now, and once in a while. */
-  #shareIdle(): void {
-    this.#timer ??= setTimeout(() => {
-      this.#timer = undefined;
-      const { leases, unmade } = this.#context;
-      this.#share(leases.alone.takeIdle((directory) => unmade.has(directory)));
-      if (leases.alone.size > 0) this.#shareIdle();
-    }, limits.aloneIdleMs / 2).unref();
-  }
-
-  #share(directories: readonly Node[]): void {
-    const most = limits.maxLeasesGivenBack;
-    for (let start = 0; start < directories.length; start += most) {
-      this.#context.session.downgraded(directories.slice(start, start + most).map(({ inode }) => inode));
-    }
   }
 }
 

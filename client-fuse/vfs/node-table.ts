@@ -109,6 +109,7 @@ export class NodeTable {
     node.lookups -= count;
     if (node.lookups > 0) return undefined;
     if (node.given && node.given.changes === 0 && !node.given.takingBack) node.given = undefined;
+    if (node.unmade?.hasFailed) this.#drop(node);
     if (node.unmade) return undefined;
     this.#idle.add(node);
     return this.dropIdle();

@@ -9,6 +9,7 @@ import type { OperationName, ReplyOf, RequestOf } from '../../shared/protocol/me
 import { KernelCaches } from '../leases/kernel-caches.ts';
 import { LeaseCache } from '../leases/lease-cache.ts';
 import type { CallerIdentity, ServerSession } from '../transport/server-session.ts';
+import { AloneSharing } from './alone-sharing.ts';
 import { BlockBudget } from './block-cache.ts';
 import type { AbsentName, AttributesReply, Caller, Entry, NodeId } from './filesystem.ts';
 import { ForgetQueue } from './forget-queue.ts';
@@ -43,6 +44,7 @@ export class RemoteContext {
   readonly unsynced = new Unsynced();
   readonly recentDirectories = new RecentDirectories();
   readonly unmade = new UnmadeFiles();
+  readonly alone: AloneSharing;
   readonly #presentation: Presentation;
   readonly #forgotten: ForgetQueue | undefined;
 
@@ -51,6 +53,7 @@ export class RemoteContext {
     this.#presentation = presentation;
     this.nodes = new NodeTable(session.hello.root.inode, maxIdleNodes);
     this.leases = new LeaseCache(() => session.mayUseLeases);
+    this.alone = new AloneSharing(session, this.leases, this.unmade);
     this.kernel = new KernelCaches(() => {
       session.leaseUsed();
       return session.leasesUsableMs - limits.kernelTakesInMs;
@@ -187,7 +190,8 @@ export class RemoteContext {
 
   attributesReply(node: Node, attributes: Attributes): AttributesReply {
     const isKnown = this.leases.knownAttributes(node) === attributes && !node.known?.isAccessTimeOld;
-    const mayKeep = isKnown && !losesModeBits(attributes);
+    // While files in it are not made yet, a directory's are of before.
+    const mayKeep = isKnown && !losesModeBits(attributes) && !this.unmade.has(node);
     return { attributes: this.#present(attributes), attributesMs: mayKeep ? this.kernel.giveAttributes(node) : 0 };
   }
 

@@ -71,15 +71,11 @@ export class RemoteFiles {
     if (open.isCached) open.node.cached?.delete(open);
     else if (!open.isDirectory) this.#context.blocks.closed(open, this.#context.session.epoch);
     const { unmade } = open.node;
-    if (unmade) return this.#closing.closeUnmade(open, unmade);
+    if (unmade) unmade.isClosing = true;
     const mayWait = open.behind?.isStopped === false && open.node.locks === undefined;
     const hasEnded = open.behind && this.#endGathering(open);
+    if (unmade) return this.#closing.closeUnmade(open, unmade, hasEnded);
     this.#closing.close(open, hasEnded, mayWait);
-  }
-
-  /** Others look around in what only this client knew of. */
-  shareAlone(): void {
-    this.#creation.shareAlone();
   }
 
   /** Before a lease is given back: the server closes nothing itself. */
@@ -228,7 +224,8 @@ export class RemoteFiles {
 
   async fsync(caller: Caller, handle: number, dataOnly: boolean): Promise<void> {
     const open = this.#context.handles.get(handle);
-    const { unsynced } = this.#context;
+    const { unsynced, unmade } = this.#context;
+    if (open.isDirectory) await unmade.inside(open.node);
     if (!(await open.behind?.synchronize(dataOnly ? 'data' : 'all'))) {
       const asOf = unsynced.clock;
       await this.#context.withHandle(open, ({ server: handle }) =>

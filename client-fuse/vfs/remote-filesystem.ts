@@ -102,7 +102,7 @@ export class RemoteFilesystem implements Filesystem {
       leases.alone.end(directory);
       leases.changed(directory); // by others, as far as replies go that are on their way
     }
-    this.#files.shareAlone();
+    this.#context.alone.shareAll();
     return directory && unmade.inside(directory);
   }
 
@@ -128,11 +128,11 @@ export class RemoteFilesystem implements Filesystem {
 
   /** Before the server asks for them, which nobody waits for: one group after the other. */
   async #giveUp(groups: readonly (readonly Node[])[]): Promise<void> {
-    const { leases, kernel, session } = this.#context;
+    const { leases, kernel, session, unmade } = this.#context;
     this.#givesUp = true;
     for (const group of groups) {
       const nodes = leases.giveUp(group);
-      await kernel.takeBack(nodes);
+      await Promise.all([kernel.takeBack(nodes), ...nodes.map((node) => unmade.inside(node))]);
       const unused = this.#gaveBack(nodes, nodes);
       if (unused.length > 0) session.gaveBack(unused);
     }
@@ -300,7 +300,7 @@ export class RemoteFilesystem implements Filesystem {
     const request = { inode: this.#context.inodeOf(node), name, value, flags, killSgid };
     this.#context.leases.mayHaveCapability(node);
     // A default access list says what new files are to be.
-    if (this.#context.leases.alone.has(node)) this.#files.shareAlone();
+    if (this.#context.leases.alone.has(node)) this.#context.alone.shareAll();
     await this.#context.changing(node, async () => {
       await this.#names.openForGood(node); // an access list may take the right to open it
       return this.#context.call('setxattr', caller, request);

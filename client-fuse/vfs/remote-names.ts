@@ -41,8 +41,8 @@ export class RemoteNames {
   async #lookUp(caller: Caller, directory: Node, key: string, name: Uint8Array): Promise<Entry | AbsentName> {
     const { leases } = this.#context;
     const known = leases.name(directory, key);
-    if (known) await this.#context.written(known);
-    // It may be the name of one.
+    if (known && !known.unmade) await this.#context.written(known);
+    // It may be the name of one. Why that could not be made is its maker's to hear.
     else await this.#context.unmade.inside(directory);
     const asOf = leases.clock;
     const request = { parent: this.#context.inodeOf(directory), name };
@@ -126,7 +126,8 @@ export class RemoteNames {
     const { alone, entry } = made.reply;
     // The server takes this caller for the one that it says it is, so it is known whose a file in there will be.
     const isOwn = entry.attributes.uid === caller.uid && entry.attributes.gid === caller.gid;
-    if (alone && !(isOwn && leases.learnAlone(made.node, asOf))) session.downgraded([made.node.inode]);
+    if (alone && isOwn && leases.learnAlone(made.node, asOf)) this.#context.alone.begins();
+    else if (alone) session.downgraded([made.node.inode]);
     return made.entry;
   }
 
@@ -213,6 +214,7 @@ export class RemoteNames {
       ended();
       this.#endChanges([[victim, victimMark]], reply?.changed);
       leases.changedName(directory, key, reply && null, mark, reply?.directory);
+      if (reply && victim) leases.alone.end(victim);
     }
   }
 

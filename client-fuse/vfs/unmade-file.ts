@@ -23,6 +23,7 @@ export class UnmadeFile {
   #made: Promise<void> | undefined;
   /** The thread whose open(2) has not returned yet: see `isOpenedBy`. */
   #opener: number | undefined;
+  hasFailed = false;
   /** The program closes it: when it is made, nobody is to have it open. */
   isClosing = false;
 
@@ -74,7 +75,10 @@ export class UnmadeFile {
     clearTimeout(this.#timer);
     const made = this.#make(write, closes);
     this.#made = made.then(() => {});
-    this.#made.catch(() => {}); // told to whoever asks
+    // Told to whoever asks.
+    this.#made.catch(() => {
+      this.hasFailed = true;
+    });
     return made;
   }
 }

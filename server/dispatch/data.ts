@@ -278,6 +278,8 @@ export async function writeFirst(
     return { written: request.count, isComplete: isWritten };
   } catch (error) {
     if (!(error instanceof FsError)) throw error;
+    // It is said once that data could not be synchronized: they are to be written again.
+    if (sync !== 'none') request.count = 0;
     return { written: request.count, isComplete: false };
   } finally {
     request.applied();

@@ -31,6 +31,7 @@ export function finished(
   const { store, session, leases } = context;
   const work = async () => {
     context.request.applyingAgain();
+    if (operation === 'createWith') context.request.made = inode.handle;
     leases.opensToWrite(inode);
     // With the server's own rights, as its handle is of the last process: it was open for writing.
     const fd = store.open(SERVER, inode, O.WRONLY);

@@ -255,6 +255,11 @@ export class LeaseManager {
     return this.#recall(exclusive, [inode]).then(() => inode.leases.endTakingBack());
   }
 
+  /** Somebody gathers what it writes to the file. */
+  gathersData(inode: Inode): boolean {
+    return this.#exclusive.has(inode);
+  }
+
   /** The holder gathers no more, and holds a shared lease. */
   endExclusive(inode: Inode): void {
     this.#exclusive.end(inode);

@@ -419,7 +419,9 @@ export class Session implements LeaseHolder {
   }
 
   revokeLeases(): void {
-    for (const inode of this.#leases.keys()) if (inode.leases.exclusive === this) this.#host.fenced(this, inode);
+    for (const inode of this.#leases.keys()) {
+      if (inode.leases.exclusive === this && this.exported.leases.gathersData(inode)) this.#host.fenced(this, inode);
+    }
     this.#untoldRevocation = ++this.#lastRecall;
     this.#recallChannel?.sendRecall(this.#untoldRevocation, null);
     this.#giveUpLeases(() => true);

@@ -166,6 +166,25 @@ describe('a new file', () => {
     await close(opened.handle);
   });
 
+  test('is made by what synchronizes its directory', async () => {
+    const { handle } = await client.filesystem.opendir(root, d);
+    const { opened } = await create('f');
+    client.asked = [];
+    await client.filesystem.fsyncdir(root, handle, false);
+    expect(client.asked[0]).toBe('create');
+    expect(client.asked.at(-1)).toBe('fsync');
+    await close(opened.handle);
+  });
+
+  test('that is let go without being closed gathers no more', async () => {
+    const { entry, opened } = await create('f');
+    client.filesystem.release(opened.handle);
+    await vi.waitFor(() => expect(existsSync(at('f'))).toBe(true));
+    await client.quiet();
+    await client.filesystem.setattr(root, entry.node, { mtime: THEN });
+    expect(Math.floor(statSync(at('f')).mtimeMs)).toBe(THEN.sec * 1000 + 123);
+  });
+
   test('with O_SYNC, O_APPEND or a set-ID bit is made at once, and so is one of another user', async () => {
     for (const flags of [O.SYNC, O.DSYNC, O.APPEND, O.DIRECT]) await create(`f${flags}`, O.WRONLY | O.EXCL | flags);
     await create('suid', O.WRONLY | O.EXCL, root, 0o4755);
@@ -256,6 +275,12 @@ describe('who looks for it', () => {
     const seen = await found('f');
     expect(seen?.attributes.size).toBe(8);
     await close(opened.handle);
+    // Who only looks takes nothing from its maker, but that it is alone.
+    client.asked = [];
+    expect(await client.filesystem.lookup(root, d, b('absent'))).toMatchObject({ node: 0 });
+    expect(client.asked).toEqual([]);
+    await create('late');
+    expect(client.asked).toEqual(['create']);
   });
 
   test('the other client lists it, and is told that it is there when it makes one of that name', async () => {
@@ -337,6 +362,15 @@ describe('who looks for it', () => {
     });
   });
 
+  test('also when no file was made in it', async () => {
+    await client[Symbol.asyncDispose]();
+    Object.assign(limits, { aloneIdleMs: 40 });
+    client = await AskingClient.start(directory);
+    const downgraded = vi.spyOn(client.session, 'downgraded');
+    await client.filesystem.mkdir(root, ROOT_NODE, b('e'), 0o755, 0);
+    await vi.waitFor(() => expect(downgraded).toHaveBeenCalledOnce());
+  });
+
   test('a default access list says what new files are to be: they are made at once', async () => {
     // user::rwx, group::---, other::---
     const entry = (tag: number, perm: number) => [tag, 0, perm, 0, 0xff, 0xff, 0xff, 0xff];
@@ -378,6 +412,7 @@ describe('something is in the way', () => {
     await expect(client.filesystem.fsync(root, opened.handle, false)).rejects.toMatchObject({ code: errno.ENOSPC });
     client.filesystem.release(opened.handle);
     client.filesystem.forget(entry.node, 1);
+    expect(() => client.filesystem.getattr(root, entry.node)).toThrow(expect.objectContaining({ code: errno.ESTALE }));
     const again = await create('f');
     await write(again.opened.handle, 0, 'again');
     await close(again.opened.handle);
