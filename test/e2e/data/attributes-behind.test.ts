@@ -80,16 +80,18 @@ describe('what it costs', () => {
   }
 
   // cp(1) looks at what it has made before it writes to it.
-  const programs: [what: string, command: string, requests: Record<string, number>][] = [
-    ['tar', 'tar xpf "$T/plain.tar" -C "$A/tar"', { createWith: FILES }],
-    ['cp', 'cp --preserve=timestamps,ownership "$T"/plain/* "$A/cp"', { create: FILES, write: FILES }],
+  const programs: [what: string, command: string, looks: boolean][] = [
+    ['tar', 'tar xpf "$T/plain.tar" -C "$A/tar"', false],
+    ['cp', 'cp --preserve=timestamps,ownership "$T"/plain/* "$A/cp"', true],
   ];
-  it.each(programs)('%s: at most three requests for a file', async (what, command, requests) => {
+  it.each(programs)('%s: at most three requests for a file', async (what, command, looks) => {
     await run(`mkdir -p "$T/plain" "$A/${what}"; cd "$T/plain";
       for n in $(seq ${FILES}); do echo "$n" > "$n"; done; tar cf ../plain.tar *`);
     const { create = 0, createWith = 0, write = 0, release = 0, ...rest } = await cost(command);
-    const none = { create: 0, createWith: 0, write: 0 };
-    expect({ create, createWith, write }, JSON.stringify(rest)).toEqual({ ...none, ...requests });
+    expect([create + createWith, write], JSON.stringify(rest)).toEqual([FILES, create]);
+    // One that took longer than 10 ms, on a busy machine, was made before it was closed.
+    if (looks) expect(createWith).toBe(0);
+    else expect(createWith).toBeGreaterThan(FILES / 2);
     expect(release).toBeLessThanOrEqual(FILES);
     // How the server's filesystem says that there is no capability is asked once, the directory looked at.
     const others = Object.values(rest).reduce((sum, count) => sum + count, 0);
