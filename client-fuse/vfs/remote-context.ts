@@ -44,7 +44,7 @@ export class RemoteContext {
   readonly unsynced = new Unsynced();
   readonly recentDirectories = new RecentDirectories();
   readonly unmade = new UnmadeFiles();
-  readonly alone: AloneSharing;
+  readonly sharing: AloneSharing;
   readonly #presentation: Presentation;
   readonly #forgotten: ForgetQueue | undefined;
 
@@ -53,7 +53,7 @@ export class RemoteContext {
     this.#presentation = presentation;
     this.nodes = new NodeTable(session.hello.root.inode, maxIdleNodes);
     this.leases = new LeaseCache(() => session.mayUseLeases);
-    this.alone = new AloneSharing(session, this.leases, this.unmade);
+    this.sharing = new AloneSharing(session, this.leases, this.unmade);
     this.kernel = new KernelCaches(() => {
       session.leaseUsed();
       return session.leasesUsableMs - limits.kernelTakesInMs;

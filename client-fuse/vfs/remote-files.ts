@@ -135,7 +135,7 @@ export class RemoteFiles {
   ): Promise<number> {
     const open = this.#context.handles.get(handle);
     const { node, behind } = open;
-    node.unmade?.isOpen();
+    node.unmade?.opened();
     if (behind && !behind.isStopped && !(flags & WRITTEN_THROUGH)) {
       // What was gathered before by somebody who may not keep them goes with this.
       open.killsSuidgid ||= killSuidgid;

@@ -100,9 +100,9 @@ export class RemoteFilesystem implements Filesystem {
     if (directory === undefined) leases.changedUnknown();
     else {
       leases.alone.end(directory);
-      leases.changed(directory); // by others, as far as replies go that are on their way
+      leases.changed(directory); // else the reply that says it is alone could still be on its way through promises
     }
-    this.#context.alone.shareAll();
+    this.#context.sharing.shareAll();
     return directory && unmade.inside(directory);
   }
 
@@ -161,7 +161,7 @@ export class RemoteFilesystem implements Filesystem {
 
   getattr(caller: Caller, id: NodeId, handle?: number): Eventually<AttributesReply> {
     const node = this.#context.nodes.get(id);
-    if (node.unmade?.isOpenedBy(caller.pid)) {
+    if (node.unmade?.takeOpening(caller.pid)) {
       const expected = node.gatherer?.expected?.now(false);
       if (expected) return this.#context.expectedReply(expected);
     }
@@ -194,7 +194,7 @@ export class RemoteFilesystem implements Filesystem {
 
   async setattr(caller: Caller, id: NodeId, changes: AttributeChanges, handle?: number): Promise<AttributesReply> {
     const node = this.#context.nodes.get(id);
-    node.unmade?.isOpen();
+    node.unmade?.opened();
     const expected = gatherAttributes(this.#context.leases, caller, node, changes);
     if (expected) return this.#context.expectedReply(expected);
     await this.#context.written(node);
@@ -300,7 +300,7 @@ export class RemoteFilesystem implements Filesystem {
     const request = { inode: this.#context.inodeOf(node), name, value, flags, killSgid };
     this.#context.leases.mayHaveCapability(node);
     // A default access list says what new files are to be.
-    if (this.#context.leases.alone.has(node)) this.#context.alone.shareAll();
+    if (this.#context.leases.alone.has(node)) this.#context.sharing.shareAll();
     await this.#context.changing(node, async () => {
       await this.#names.openForGood(node); // an access list may take the right to open it
       return this.#context.call('setxattr', caller, request);

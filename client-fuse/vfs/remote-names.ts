@@ -41,9 +41,10 @@ export class RemoteNames {
   async #lookUp(caller: Caller, directory: Node, key: string, name: Uint8Array): Promise<Entry | AbsentName> {
     const { leases } = this.#context;
     const known = leases.name(directory, key);
-    if (known && !known.unmade) await this.#context.written(known);
-    // It may be the name of one. Why that could not be made is its maker's to hear.
-    else await this.#context.unmade.inside(directory);
+    // It may be the name of one that is not made. Why it could not be is its maker's to hear.
+    const isMade = known && !known.unmade;
+    const waits = isMade ? this.#context.written(known) : this.#context.unmade.inside(directory);
+    if (waits) await waits;
     const asOf = leases.clock;
     const request = { parent: this.#context.inodeOf(directory), name };
     const { found, leased } = await this.#context.call('lookup', caller, request);
@@ -126,7 +127,7 @@ export class RemoteNames {
     const { alone, entry } = made.reply;
     // The server takes this caller for the one that it says it is, so it is known whose a file in there will be.
     const isOwn = entry.attributes.uid === caller.uid && entry.attributes.gid === caller.gid;
-    if (alone && isOwn && leases.learnAlone(made.node, asOf)) this.#context.alone.begins();
+    if (alone && isOwn && leases.learnAlone(made.node, asOf)) this.#context.sharing.begins();
     else if (alone) session.downgraded([made.node.inode]);
     return made.entry;
   }
@@ -200,7 +201,8 @@ export class RemoteNames {
     const { nodes, leases, kernel } = this.#context;
     const directory = nodes.get(parent);
     const key = keyOfName(name);
-    await this.#settled(leases.name(directory, key));
+    const unmade = this.#settled(leases.name(directory, key));
+    if (unmade) await unmade;
     const victim = leases.name(directory, key);
     const ended = kernel.beginChange(directory);
     // Before: nothing is opened on the credit of the lease meanwhile.
@@ -232,7 +234,8 @@ export class RemoteNames {
     const from = nodes.get(parent);
     const to = nodes.get(newParent);
     const [key, newKey] = [keyOfName(name), keyOfName(newName)];
-    await this.#settled(leases.name(from, key), leases.name(to, newKey));
+    const unmade = this.#settled(leases.name(from, key), leases.name(to, newKey));
+    if (unmade) await unmade;
     const moved = leases.name(from, key);
     const replaced = leases.name(to, newKey);
     const ended = [kernel.beginChange(from), kernel.beginChange(to)];
@@ -272,10 +275,11 @@ export class RemoteNames {
     await kernel.movedName(from, key, to, newKey, (directory) => leases.isHeld(directory));
   }
 
-  /** Resolves when these, and what is in them, are at the server; null: nothing, undefined: it may be anything. */
-  async #settled(...nodes: readonly (Node | null | undefined)[]): Promise<void> {
+  /** Resolves when these (null: nothing; undefined: it may be anything), and what is in them, are at the server. Undefined: all is. */
+  #settled(...nodes: readonly (Node | null | undefined)[]): Promise<unknown> | undefined {
     const { unmade } = this.#context;
-    if (unmade.size > 0) await Promise.all(nodes.map((node) => (node === null ? undefined : unmade.settled(node))));
+    if (unmade.size === 0) return undefined;
+    return Promise.all(nodes.map((node) => (node === null ? undefined : unmade.settled(node))));
   }
 
   /** An own change of names is done, and changed these inodes' attributes too; or failed, then there is no reply. */

@@ -21,7 +21,7 @@ export class UnmadeFile {
   readonly #make: MakeFile;
   readonly #timer: NodeJS.Timeout;
   #made: Promise<void> | undefined;
-  /** The thread whose open(2) has not returned yet: see `isOpenedBy`. */
+  /** The thread whose open(2) has not returned yet: see `takeOpening`. */
   #opener: number | undefined;
   hasFailed = false;
   /** The program closes it: when it is made, nobody is to have it open. */
@@ -40,17 +40,17 @@ export class UnmadeFile {
   }
 
   /**
-   * It is the kernel that asks for the attributes, once, for it looks at the permissions before open(2) returns (may_open() in fs/namei.c); the
+   * True, once: it is the kernel that asks for the attributes, for it looks at the permissions before open(2) returns (may_open() in fs/namei.c); the
    * program is not shown what it is told. Whatever is done to the file first comes from the program, as anything that another thread asks.
    */
-  isOpenedBy(thread: number): boolean {
+  takeOpening(thread: number): boolean {
     const isOpener = this.isWaiting && this.#opener === thread;
     this.#opener = undefined;
     return isOpener;
   }
 
-  /** The program has it open. */
-  isOpen(): void {
+  /** The program has it open, and uses it. */
+  opened(): void {
     this.#opener = undefined;
   }
 
@@ -61,24 +61,24 @@ export class UnmadeFile {
 
   /** `takes` has said so. Rejects with FsError when it cannot be made. */
   makeWith(write: GatheredWrite): Promise<Made> {
-    return this.#begin(write, this.isClosing);
+    return this.#begin(write, this.isClosing).made;
   }
 
   /** Resolves when it is made. Rejects with FsError when it could not be, each time. */
   made(): Promise<void> {
     // What is closed with nothing in it is often about to be written to, through another descriptor (a shell's `>`).
-    if (this.#made === undefined) void this.#begin(undefined, false).catch(() => {});
-    return this.#made as unknown as Promise<void>;
+    return this.#made ?? this.#begin(undefined, false).done;
   }
 
-  #begin(write: GatheredWrite | undefined, closes: boolean): Promise<Made> {
+  #begin(write: GatheredWrite | undefined, closes: boolean): { made: Promise<Made>; done: Promise<void> } {
     clearTimeout(this.#timer);
     const made = this.#make(write, closes);
-    this.#made = made.then(() => {});
+    const done = made.then(() => {});
+    this.#made = done;
     // Told to whoever asks.
-    this.#made.catch(() => {
+    done.catch(() => {
       this.hasFailed = true;
     });
-    return made;
+    return { made, done };
   }
 }

@@ -11,6 +11,7 @@ import { type AttributeChanges, type Caller, type NodeId, ROOT_NODE } from '../.
 import type { Node } from '../../client-fuse/vfs/node.ts';
 import { NodeTable } from '../../client-fuse/vfs/node-table.ts';
 import type { LeaseManager } from '../../server/leases/lease-manager.ts';
+import type { DescriptorCalls } from '../../server/store/descriptor-calls.ts';
 import { errno, FsError } from '../../shared/errno.ts';
 import { KiB, limits } from '../../shared/limits.ts';
 import { O } from '../../shared/linux/constants.ts';
@@ -183,6 +184,20 @@ describe('a new file', () => {
     await client.quiet();
     await client.filesystem.setattr(root, entry.node, { mtime: THEN });
     expect(Math.floor(statSync(at('f')).mtimeMs)).toBe(THEN.sec * 1000 + 123);
+  });
+
+  test('whose data could not be synchronized is written once more, since the kernel tells of that once', async () => {
+    const calls = client.server.server.exports.get('/')?.store.descriptors as DescriptorCalls;
+    const synchronized = vi.spyOn(calls, 'synchronize').mockRejectedValueOnce(new FsError(errno.EIO, 'fsync'));
+    const writes = vi.spyOn(calls, 'write');
+    const { opened } = await create('f');
+    await write(opened.handle, 0, 'precious');
+    await client.filesystem.fsync(root, opened.handle, false);
+    expect(synchronized).toHaveBeenCalledTimes(2);
+    expect(writes.mock.calls.map(([, data]) => data.length)).toEqual([8, 8]);
+    expect(client.asked).toEqual(['createWith', 'write']);
+    await close(opened.handle);
+    expect(await content(at('f'))).toBe('precious');
   });
 
   test('with O_SYNC, O_APPEND or a set-ID bit is made at once, and so is one of another user', async () => {
@@ -369,6 +384,27 @@ describe('who looks for it', () => {
     const downgraded = vi.spyOn(client.session, 'downgraded');
     await client.filesystem.mkdir(root, ROOT_NODE, b('e'), 0o755, 0);
     await vi.waitFor(() => expect(downgraded).toHaveBeenCalledOnce());
+  });
+
+  test('a walk of removals takes no directory in which one is not made', async () => {
+    const t = (await client.filesystem.mkdir(root, ROOT_NODE, b('t'), 0o755, 0)).node;
+    const nodes: NodeId[] = [];
+    for (let index = 0; index < 6; index++) {
+      nodes.push((await client.filesystem.mkdir(root, t, b(`${index}`), 0o755, 0)).node);
+      await close((await create('f', O.WRONLY | O.EXCL, root, 0o644, nodes.at(-1))).opened.handle);
+    }
+    const { opened } = await create('unmade', O.WRONLY | O.EXCL, root, 0o644, nodes[3]);
+    const { other } = client;
+    const find = async (parent: Uint8Array, name: string) =>
+      (await other.call('lookup', ROOT, { parent, name: b(name) })).found?.inode as Uint8Array;
+    const gaveBack = vi.spyOn(client.session, 'gaveBack');
+    const inT = await find(other.hello.root.inode, 't');
+    for (const name of ['0', '1']) await other.call('unlink', ROOT, { parent: await find(inT, name), name: b('f') });
+    await vi.waitFor(() => expect(gaveBack).toHaveBeenCalled());
+    expect(existsSync(directory.join('t', '3', 'unmade'))).toBe(true);
+    const removed = other.call('rmdir', ROOT, { parent: inT, name: b('3') });
+    await expect(removed).rejects.toMatchObject({ code: errno.ENOTEMPTY });
+    await close(opened.handle);
   });
 
   test('a default access list says what new files are to be: they are made at once', async () => {
